@@ -1,0 +1,1 @@
+"""SyncTec: real-time inventory sync for merchants who sell the same goods in several stores."""

@@ -1,0 +1,359 @@
+"""The whole stack of SyncTec on one machine: servers, migrations, demo data, and our own processes."""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from synctec.local.datafolder import PROJECT, DataFolder, RunningState, Secrets
+from synctec.local.errors import LocalStackError
+from synctec.local.postgres import PostgresServer, remove_data
+from synctec.local.process import ChildSpec, LogStream, accepts_connections, free_ports, is_port_free
+from synctec.local.supervisor import ChildState, Supervisor
+from synctec.local.valkey import ValkeyNode
+
+LOOPBACK = "127.0.0.1"
+# Known to everybody who reads this, so only for a web server that nobody else can reach.
+LOOPBACK_DEMO_PASSWORD = "demo"
+# What tells our processes where their servers are. A caller's own values come in through `external` only.
+SERVER_VARIABLES = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "REDLOCK_URLS")
+OVERRIDABLE = ("SECRET_KEY", "CREDENTIAL_KEYS", "PUBLIC_URL", "ALLOWED_HOSTS", "LOG_LEVEL", "LOG_FORMAT", "DEBUG")
+VALKEY_NODES = 3
+WORKERS = 2
+WORKER_THREADS = 8
+# Two cores: more threads than that only while they wait for the database.
+WEB_THREADS = 8
+
+
+class LocalStack:
+    """One stack on one data folder. Use it as a context manager, or call start() and stop().
+
+    `web_port=None` takes any free port. `services_only` starts the servers and nothing of our own.
+    `external` names servers to use instead of our own (DATABASE_URL, REDIS_URL, ...).
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        web_port: int | None = None,
+        host: str = LOOPBACK,
+        log: LogStream | None = None,
+        services_only: bool = False,
+        is_durable: bool = True,
+        external: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = DataFolder(data_dir.resolve())
+        self._web_port = web_port
+        self._host = host
+        self._services_only = services_only
+        self._is_durable = is_durable
+        self._external = {name: value for name, value in (external or {}).items() if value}
+        self._log = log
+        self._closing = contextlib.ExitStack()
+        self._ports: dict[str, int] = {}
+        self._environment: dict[str, str] = {}
+        self._postgres: PostgresServer | None = None
+        self._valkeys: list[ValkeyNode] = []
+        self._supervisor: Supervisor | None = None
+
+    def __enter__(self) -> "LocalStack":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything and return when the web server says it is ready.
+
+        Raises LocalStackError (AlreadyRunningError, StartFailedError, ...); whatever was started is stopped then.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop everything in order; a second call does nothing. The data stays."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor:
+            workers = tuple(f"worker-{number}" for number in range(1, WORKERS + 1))
+            valkeys = tuple(node.name for node in self._valkeys)
+            supervisor.stop(("beat",), workers, ("web",), ("sandbox",), valkeys, ("postgres",))
+            self.folder.forget_state()
+        self._closing.close()
+
+    def remove_data(self) -> None:
+        """Delete all data of this stack. It must be stopped."""
+        remove_data(self.folder.postgres_home)
+        for path in sorted(self.folder.path.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        self.folder.path.rmdir()
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Where people and tools look: web, admin, sandbox."""
+        web = self._environment["PUBLIC_URL"]
+        return {"web": web, "admin": f"{web}/admin/", "sandbox": self._environment["SANDBOX_URL"]}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables our processes run with; enough to run `manage.py` against this stack."""
+        return dict(self._environment)
+
+    @property
+    def valkeys(self) -> list[ValkeyNode]:
+        return list(self._valkeys)
+
+    @property
+    def demo_password(self) -> str:
+        return LOOPBACK_DEMO_PASSWORD if self._host == LOOPBACK else self.folder.secrets().demo_password
+
+    def children(self) -> list[ChildState]:
+        return self._running_supervisor.children()
+
+    def kill(
+        self, name: str, *, signal_number: signal.Signals = signal.SIGKILL, down_seconds: float = 0
+    ) -> None:
+        """Kill a child by its name. It is restarted on its own, but not before `down_seconds` have passed."""
+        self._running_supervisor.kill(name, signal_number=signal_number, down_seconds=down_seconds)
+
+    # -- starting, step by step --
+
+    def _start(self) -> None:
+        self.folder.create()
+        self._closing.enter_context(self.folder.locked())
+        if self._log is None:
+            file = self._closing.enter_context(self.folder.log_file.open("a"))
+            self._log = LogStream(file, colour=False)
+        secrets = self.folder.secrets()
+        self._choose_ports()
+        self._supervisor = Supervisor(self._log, on_change=self._write_state)
+        self._prepare_servers(secrets)
+        self._environment = self._make_environment(secrets)
+        self._write_state()
+        self._start_servers()
+        if not self._services_only:
+            self._start_own_processes()
+
+    def _choose_ports(self) -> None:
+        if self._web_port and not is_port_free(self._web_port, self._host):
+            raise LocalStackError(
+                f"Port {self._web_port} is in use by another program. Choose another: make run PORT={self._web_port + 1}"
+            )
+        last = self.folder.last_ports()
+        names = ["postgres", *(f"valkey-{number}" for number in range(1, VALKEY_NODES + 1)), "sandbox"]
+        wanted = {"web": self._web_port or last.get("web"), **{name: last.get(name) for name in names}}
+        self._ports = free_ports(wanted)
+        self.folder.remember_ports(self._ports)
+
+    def _prepare_servers(self, secrets: Secrets) -> None:
+        if "DATABASE_URL" not in self._external:
+            wanted_home = self.folder.postgres_home
+            self._postgres = PostgresServer.prepare(
+                wanted_home,
+                port=self._ports["postgres"],
+                password=secrets.postgres_password,
+                is_durable=self._is_durable,
+            )
+            if self._postgres.home != wanted_home:
+                self._say(f"PostgreSQL may not enter {self.folder.path}; its data is in {self._postgres.home}")
+        if "REDIS_URL" not in self._external:
+            names = [f"valkey-{number}" for number in range(1, VALKEY_NODES + 1)]
+            self._valkeys = [
+                ValkeyNode(
+                    name=name,
+                    home=self.folder.path / name,
+                    port=self._ports[name],
+                    password=secrets.valkey_password,
+                    is_durable=self._is_durable,
+                )
+                for name in names
+            ]
+
+    def _make_environment(self, secrets: Secrets) -> dict[str, str]:
+        web_host = LOOPBACK if self._host in ("0.0.0.0", "::") else self._host
+        made = {
+            "SECRET_KEY": secrets.secret_key,
+            "CREDENTIAL_KEYS": secrets.credential_keys,
+            "DEBUG": "false",
+            "ALLOWED_HOSTS": f"localhost,{LOOPBACK},{web_host}",
+            "PUBLIC_URL": f"http://{web_host}:{self._ports['web']}",
+            "SANDBOX_URL": f"http://{LOOPBACK}:{self._ports['sandbox']}",
+            # Nobody ran collectstatic here; the files are served from where they lie.
+            "STATIC_MANIFEST": "false",
+            "LOG_LEVEL": "INFO",
+            "LOG_FORMAT": "console",
+            "DEMO_PASSWORD": self.demo_password,
+        }
+        if self._postgres:
+            made["DATABASE_URL"] = self._postgres.url
+        if self._valkeys:
+            made["REDIS_URL"] = self._valkeys[0].url(0)
+            made["CELERY_BROKER_URL"] = self._valkeys[0].url(1)
+            made["REDLOCK_URLS"] = ",".join(node.url(0) for node in self._valkeys)
+        chosen = {name: self._external[name] for name in (*SERVER_VARIABLES, *OVERRIDABLE) if name in self._external}
+        return {**made, **chosen}
+
+    def _start_servers(self) -> None:
+        specs = [node.child() for node in self._valkeys]
+        if self._postgres:
+            specs.append(self._postgres.child())
+        self._running_supervisor.start(*specs)
+        if self._postgres:
+            self._postgres.create_database()
+
+    def _start_own_processes(self) -> None:
+        supervisor = self._running_supervisor
+        self.folder.sandbox_data.mkdir(mode=0o700, exist_ok=True)
+        is_first_sandbox = not any(self.folder.sandbox_data.iterdir())
+        schema, demo = _schema_stamp(), self._demo_stamp()
+        done = self._postgres.read_stamp() if self._postgres else ""
+        sandbox = self._sandbox()
+        if not done.startswith(schema):
+            self._say("migrating the database")
+            supervisor.run(self._manage("migrate", "--no-input", "--verbosity=0"), timeout_seconds=300)
+        supervisor.start(sandbox)
+        if done != schema + demo or is_first_sandbox:
+            self._say("loading the demo merchant")
+            supervisor.run(self._manage("load_demo"), timeout_seconds=300)
+            if self._postgres:
+                self._postgres.write_stamp(schema + demo)
+        # The page first: workers and beat would only slow down its start, and nothing is lost without them.
+        supervisor.start(self._web())
+        supervisor.start(*(self._worker(number) for number in range(1, WORKERS + 1)), self._beat())
+
+    def _demo_stamp(self) -> str:
+        """Changes with whatever the demo data contains: the command, and the addresses it stores."""
+        command = (PROJECT / "sync/management/commands/load_demo.py").read_bytes()
+        addresses = [self._environment[name] for name in ("PUBLIC_URL", "SANDBOX_URL", "DEMO_PASSWORD")]
+        return _digest([command, *(address.encode() for address in addresses)])
+
+    # -- our own processes --
+
+    def _sandbox(self) -> ChildSpec:
+        port = self._ports["sandbox"]
+        command = ["-m", "channels.sandbox", "--port", str(port), "--data", str(self.folder.sandbox_data)]
+        return self._python("sandbox", *command, is_ready_port=port)
+
+    def _web(self) -> ChildSpec:
+        options = {
+            "--interface": "wsgi",
+            "--host": self._host,
+            "--port": str(self._ports["web"]),
+            "--workers": "1",
+            "--blocking-threads": str(WEB_THREADS),
+            "--log-level": "warning",
+        }
+        words = [word for option in options.items() for word in option]
+        switches = ["--no-ws", "--no-access-log", "--respawn-failed-workers"]
+        command = ["-m", "granian", *words, *switches, "synctec.wsgi:application"]
+        return self._python("web", *command, is_ready_port=self._ports["web"], ready_path="/readyz", is_group=True)
+
+    def _worker(self, number: int) -> ChildSpec:
+        options = ["-P", "threads", "-c", str(WORKER_THREADS), "-n", f"worker-{number}@%h", "-l", "INFO"]
+        # Workers have nothing to tell each other; these only delay the start and fill the broker.
+        quiet = ["--without-gossip", "--without-mingle"]
+        return self._python(f"worker-{number}", "-m", "celery", "-A", "synctec", "worker", *options, *quiet)
+
+    def _beat(self) -> ChildSpec:
+        # No pid file: the supervisor knows whether it runs, and a stale file would keep it from starting.
+        return self._python("beat", "-m", "celery", "-A", "synctec", "beat", "-l", "INFO", "--pidfile=")
+
+    def _manage(self, *arguments: str) -> ChildSpec:
+        return self._python(arguments[0], "manage.py", *arguments)
+
+    def _python(
+        self,
+        name: str,
+        *arguments: str,
+        is_ready_port: int | None = None,
+        ready_path: str | None = None,
+        is_group: bool = False,
+    ) -> ChildSpec:
+        def is_ready() -> bool:
+            assert is_ready_port is not None
+            return answers_ok(is_ready_port, ready_path) if ready_path else accepts_connections(is_ready_port)
+
+        inherited = {name: value for name, value in os.environ.items() if name not in SERVER_VARIABLES}
+        return ChildSpec(
+            name=name,
+            command=[sys.executable, *arguments],
+            environment={
+                **inherited,
+                **self._environment,
+                "DJANGO_SETTINGS_MODULE": "synctec.settings",
+                "PYTHONUNBUFFERED": "1",
+            },
+            working_directory=PROJECT,
+            is_ready=is_ready if is_ready_port else None,
+            # A program with processes of its own must get the chance to end them.
+            death_signal=signal.SIGTERM if is_group else signal.SIGKILL,
+        )
+
+    # -- small things --
+
+    @property
+    def _running_supervisor(self) -> Supervisor:
+        if self._supervisor is None:
+            raise LocalStackError("The stack is not running: call start() first.")
+        return self._supervisor
+
+    def _say(self, text: str) -> None:
+        assert self._log is not None
+        self._log.write("supervisor", text)
+
+    def _write_state(self) -> None:
+        # Before the environment is known there is nothing to attach to; after stop() nobody should.
+        if not self._environment or self._supervisor is None:
+            return
+        children = self._supervisor.children()
+        self.folder.write_state(
+            RunningState(
+                supervisor_pid=os.getpid(),
+                urls=self.urls,
+                ports=self._ports,
+                pids={child.name: child.pid for child in children},
+                environment=self._environment,
+            )
+        )
+
+
+def answers_ok(port: int, path: str) -> bool:
+    """Whether GET on the loopback gives 200."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _schema_stamp() -> str:
+    """Changes when there may be something to migrate: our migrations, or the packages that bring their own.
+
+    Reading files takes a millisecond; asking Django takes a process of several seconds.
+    """
+    return _digest(path.read_bytes() for path in [*_migrations(), PROJECT / "constraints.txt"])
+
+
+def _migrations() -> Iterator[Path]:
+    yield from sorted(PROJECT.glob("*/migrations/*.py"))
+
+
+def _digest(parts: "Iterator[bytes] | list[bytes]") -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,319 @@
+"""All settings, read from the environment. README.md documents every variable; a test keeps that complete.
+
+Values are read lazily and checked together: a start with three bad variables names all three.
+"""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import django_stubs_ext
+from environs import Env, ValidationError, validate
+
+from synctec.lib.crypto import BadKeyRing, KeyRing
+from synctec.logs import configure_structlog, logging_config
+
+# Lets classes of Django be written with their types at run time, such as ModelAdmin[Channel].
+django_stubs_ext.monkeypatch()
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+def _check_public_url(value: str) -> None:
+    """Sessions and webhooks may travel unencrypted only where nobody can listen."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValidationError("Give a full address such as https://sync.example.com.")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+        raise ValidationError("Plain http is for the loopback only: use https.")
+
+
+def _check_key_ring(value: str) -> None:
+    try:
+        KeyRing.parse(value)
+    except BadKeyRing as error:
+        raise ValidationError(str(error)) from None
+
+
+def _with_database(redis_url: str, number: int) -> str:
+    """The same server's other database."""
+    return urlunsplit(urlsplit(redis_url)._replace(path=f"/{number}"))
+
+
+# -- What the environment says --
+
+env = Env(eager=False)
+
+# Pages with tracebacks, for a developer's eyes only.
+DEBUG: bool = env.bool("DEBUG", default=False)
+# Signs sessions and links; changing it logs everybody out. No default, so that nobody runs with a known one.
+SECRET_KEY: str = env.str("SECRET_KEY", validate=validate.Length(min=32))
+# Seals the channels' credentials: "id:base64key,id2:base64key", the first one seals, all of them open.
+CREDENTIAL_KEYS: str = env.str("CREDENTIAL_KEYS", validate=_check_key_ring)
+# Host names we answer to.
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1"])
+# Where browsers and channels reach us; webhook addresses are built from it.
+PUBLIC_URL: str = env.str("PUBLIC_URL", default="http://127.0.0.1:8000", validate=_check_public_url)
+# A proxy in front of us sets X-Forwarded-Proto (and removes it from what clients send).
+BEHIND_PROXY: bool = env.bool("BEHIND_PROXY", default=False)
+# Where the emulated stores are; empty = there are none.
+SANDBOX_URL: str = env.str("SANDBOX_URL", default="")
+# PostgreSQL: the only truth.
+DATABASE: dict[str, Any] = env.dj_db_url("DATABASE_URL")
+# Connections one process keeps at most; 0 = no pool, one connection per thread.
+DATABASE_POOL_SIZE: int = env.int("DATABASE_POOL_SIZE", default=12, validate=validate.Range(min=0, max=200))
+# Redis or Valkey for cache, token buckets and doorbell marks.
+REDIS_URL: str = env.str("REDIS_URL")
+# Celery's broker; by default another database of the same server.
+CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", default="")
+# Independent servers that together hold the locks; an odd number of them.
+REDLOCK_URLS: list[str] = env.list("REDLOCK_URLS", default=[])
+# How far behind an audit looks, so that orders still on their way are not taken for a difference.
+AUDIT_LAG_SECONDS: int = env.int("AUDIT_LAG_SECONDS", default=60, validate=validate.Range(min=1))
+# How often each channel's orders and levels are read and compared.
+RECONCILE_EVERY_SECONDS: int = env.int("RECONCILE_EVERY_SECONDS", default=3 * 3600, validate=validate.Range(min=10))
+# How far before the last watermark orders are read again.
+RECONCILE_OVERLAP_SECONDS: int = env.int("RECONCILE_OVERLAP_SECONDS", default=900, validate=validate.Range(min=0))
+# Serve static files under hashed names made by collectstatic; otherwise from where they lie.
+STATIC_MANIFEST: bool = env.bool("STATIC_MANIFEST", default=True)
+LOG_LEVEL: str = env.str(
+    "LOG_LEVEL", default="INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
+)
+# console = for people, json = one object per line.
+LOG_FORMAT: Any = env.str("LOG_FORMAT", default="console", validate=validate.OneOf(["console", "json"]))
+
+env.seal()
+
+_IS_HTTPS = PUBLIC_URL.startswith("https://")
+PUBLIC_URL = PUBLIC_URL.rstrip("/")
+CELERY_BROKER_URL = CELERY_BROKER_URL or _with_database(REDIS_URL, 1)
+REDLOCK_URLS = REDLOCK_URLS or [REDIS_URL]
+
+# -- Applications --
+
+# Kept short: every process imports all of them before it does anything.
+INSTALLED_APPS = [
+    # Before the admin, whose templates it replaces.
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_celery_beat",
+    # Ours, lower before upper (see docs/architecture.md).
+    "merchants",
+    "inventory",
+    "channels",
+    "locations",
+    "sync",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    # Right after security: a static file needs no session and no database.
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "synctec.urls"
+WSGI_APPLICATION = "synctec.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# -- PostgreSQL --
+
+DATABASES = {
+    "default": {
+        **DATABASE,
+        # The pool keeps connections open, not the request.
+        "CONN_MAX_AGE": 0,
+        # The pool checks a connection before it hands it out, so a restarted server costs no request.
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {
+            **DATABASE.get("OPTIONS", {}),
+            # A server that is away must become a 503 (and a retry by the channel), not a hanging request.
+            "connect_timeout": 5,
+            # A crashed client's transaction must not hold its row locks for ever.
+            "options": "-c idle_in_transaction_session_timeout=60000",
+        },
+    }
+}
+if DATABASE_POOL_SIZE:
+    DATABASES["default"]["OPTIONS"]["pool"] = {
+        # One to start with: every idle connection is a process of the server.
+        "min_size": 1,
+        "max_size": DATABASE_POOL_SIZE,
+        # Seconds to wait for a free connection before giving up.
+        "timeout": 5,
+        # Give up a broken attempt soon and begin a new one: the pauses between tries double, and a server
+        # that was away for 10 seconds should be found again at once.
+        "reconnect_timeout": 3,
+    }
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# -- Cache --
+
+CACHES = {
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "cache",
+        "OPTIONS": {
+            "SOCKET_CONNECT_TIMEOUT": 2,
+            "SOCKET_TIMEOUT": 2,
+            # A cache that is away is an empty cache.
+            "IGNORE_EXCEPTIONS": True,
+        },
+    }
+}
+DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
+
+# -- Who may enter --
+
+AUTH_USER_MODEL = "merchants.User"
+LOGIN_URL = "/login/"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/login/"
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    # For accounts brought along from elsewhere; upgraded at their next login.
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+# -- Browsers: as strict as the address allows. make run is plain http on the loopback --
+
+SESSION_COOKIE_SECURE = _IS_HTTPS
+CSRF_COOKIE_SECURE = _IS_HTTPS
+# Named apart from other programs on the same host, which share cookies whatever their port.
+SESSION_COOKIE_NAME = "synctec_session"
+CSRF_COOKIE_NAME = "synctec_csrf"
+# Eight hours: a working day.
+SESSION_COOKIE_AGE = 8 * 3600
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+SECURE_SSL_REDIRECT = _IS_HTTPS
+# Probes of a load balancer come from inside, in plain http.
+SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$"]
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if _IS_HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = _IS_HTTPS
+SECURE_HSTS_PRELOAD = _IS_HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# Webhooks may be larger; their view reads the raw body with a limit of its own.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 6 * 1024 * 1024
+# An admin action on a full page of rows, and not much more.
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 2000
+
+# -- Static files --
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+_STATIC_STORAGE = (
+    "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    if STATIC_MANIFEST and not DEBUG
+    else "django.contrib.staticfiles.storage.StaticFilesStorage"
+)
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": _STATIC_STORAGE},
+}
+WHITENOISE_USE_FINDERS = DEBUG or not STATIC_MANIFEST
+WHITENOISE_AUTOREFRESH = DEBUG
+
+# -- The HTTP API: JSON in, JSON out, closed unless a view opens itself --
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    # No browsable API: its forms would be a second, untested user interface.
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+
+# -- Celery: doorbells that may be lost or doubled (see docs/architecture.md) --
+
+# A task is acknowledged when it is done, so a killed worker's tasks come back.
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+# Take one message per thread, so that one worker does not sit on what another could do.
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    # After this long an unacknowledged message is delivered again. More than three times the time limit,
+    # because the clock is not renewed for running tasks; no countdown may be longer.
+    "visibility_timeout": 300,
+    # Without it a publish can hang for ever on a peer that vanished.
+    "socket_timeout": 5,
+    "socket_connect_timeout": 2,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# None = never give up: the broker will come back.
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_CONNECTION_TIMEOUT = 2
+# A doorbell that cannot be rung is left to the sweep; the caller must not wait for the broker.
+CELERY_TASK_PUBLISH_RETRY = False
+# Results are rows in PostgreSQL, never values in a backend.
+CELERY_RESULT_BACKEND = None
+CELERY_TASK_IGNORE_RESULT = True
+# Nothing that could execute code when it is read.
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+# Only prefork can enforce them; under threads our own timeouts for database and HTTP do.
+CELERY_TASK_SOFT_TIME_LIMIT = 60
+CELERY_TASK_TIME_LIMIT = 90
+# On a cold shutdown, let running tasks finish for so long before they are given back.
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30
+# Threads cannot be cancelled; a task that runs twice changes nothing.
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+# Logging is set up by LOGGING below, for all processes alike.
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_REDIRECT_STDOUTS = False
+# Nobody listens to remote control; its queues would only add traffic.
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+# Seconds between two looks at the schedule; the sweeps run every few seconds.
+CELERY_BEAT_MAX_LOOP_INTERVAL = 2
+
+# -- Time and language: stored in UTC, shown in the merchant's zone; English only --
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+USE_I18N = False
+LANGUAGE_CODE = "en-us"
+
+# -- Logs --
+
+LOGGING = logging_config(level=LOG_LEVEL, log_format=LOG_FORMAT)
+configure_structlog()
+
+# -- Admin --
+
+UNFOLD = {"SITE_TITLE": "SyncTec", "SITE_HEADER": "SyncTec", "SHOW_HISTORY": True, "SHOW_VIEW_ON_SITE": False}

@@ -1,0 +1,16 @@
+"""All addresses, by the app that answers them."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import include, path
+
+from merchants import views as merchants
+
+urlpatterns = [
+    path("", include("sync.urls")),
+    path("", include("channels.urls")),
+    path("login/", merchants.sign_in, name="login"),
+    path("logout/", merchants.sign_out, name="logout"),
+    path("admin/", admin.site.urls),
+]

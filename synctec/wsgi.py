@@ -1,0 +1,9 @@
+"""What the web server runs: `granian --interface wsgi synctec.wsgi:application`."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "synctec.settings")
+
+application = get_wsgi_application()
