@@ -1,0 +1,270 @@
+"""The one module that writes stock: levels, movements and shortages, always together and set-based.
+
+Invariant: every change of a stock level is written in the same transaction as the movements that explain it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from django.db import connection, transaction
+
+from inventory import ledger
+from inventory.models import Cause
+from merchants import trail
+from merchants.models import User
+from synctec.lib.ids import uuid7
+
+#: Told of every committed change made here by hand: `(merchant_id, sku_ids, correlation_id, now)`. The engine, which
+#: this app must not import, hangs its publishing mark on it (see `sync.apps`). Called inside the transaction.
+on_change: list[Callable[[int, Sequence[int], uuid.UUID, datetime], None]] = []
+
+
+class InsufficientReason(ValueError):
+    """A manual change of stock needs a reason that a colleague will understand."""
+
+
+def ensure_levels(*, merchant_id: int, pairs: Iterable[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """Stock level ids of these (SKU, warehouse) pairs, made with zero stock where there are none yet."""
+    wanted = sorted(set(pairs))
+    if not wanted:
+        return {}
+    skus, warehouses = [sku for sku, _ in wanted], [warehouse for _, warehouse in wanted]
+    select = """
+        SELECT level.sku_id, level.warehouse_id, level.id FROM inventory_stocklevel level
+        JOIN unnest(%s::bigint[], %s::bigint[]) AS pair (sku_id, warehouse_id) USING (sku_id, warehouse_id)
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(select, [skus, warehouses])
+        found = {(sku, warehouse): level for sku, warehouse, level in cursor.fetchall()}
+        missing = [pair for pair in wanted if pair not in found]
+        if missing:
+            cursor.execute(
+                """
+                INSERT INTO inventory_stocklevel (merchant_id, sku_id, warehouse_id)
+                SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[]) ON CONFLICT DO NOTHING
+                """,
+                [merchant_id, [sku for sku, _ in missing], [warehouse for _, warehouse in missing]],
+            )
+            cursor.execute(select, [skus, warehouses])
+            found = {(sku, warehouse): level for sku, warehouse, level in cursor.fetchall()}
+    return found
+
+
+def lock_balances(stock_level_ids: Iterable[int]) -> dict[int, ledger.Balance]:
+    """Lock these stock levels in ascending id and read their balances. Call once per transaction, late."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, on_hand, committed, held, seq FROM inventory_stocklevel
+            WHERE id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE
+            """,
+            [sorted(set(stock_level_ids))],
+        )
+        return {row[0]: ledger.Balance(*row) for row in cursor.fetchall()}
+
+
+def post(*, merchant_id: int, balances: Mapping[int, ledger.Balance], entries: Sequence[ledger.Entry], now: datetime) -> None:
+    """Write the entries to the ledger of stock levels that `lock_balances` has locked.
+
+    Raises:
+        IntegrityError: an entry with the same idempotency key has been posted before.
+    """
+    if not entries:
+        return
+    short = [level for level, balance in balances.items() if balance.available < 0]
+    posting = ledger.post(balances, entries, _open_shortages(short))
+    with connection.cursor() as cursor:
+        _write_movements(cursor, merchant_id, posting.lines)
+        _write_balances(cursor, posting.balances.values(), now)
+        _write_shortages(cursor, merchant_id, posting, now)
+
+
+def _open_shortages(stock_level_ids: Sequence[int]) -> list[ledger.OpenShortage]:
+    if not stock_level_ids:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, stock_level_id, quantity - quantity_covered FROM inventory_shortage
+            WHERE stock_level_id = ANY(%s::bigint[]) AND covered_at IS NULL ORDER BY id
+            """,
+            [list(stock_level_ids)],
+        )
+        return [ledger.OpenShortage(*row) for row in cursor.fetchall()]
+
+
+def _write_movements(cursor, merchant_id: int, lines: Sequence[ledger.Line]) -> None:  # type: ignore[no-untyped-def]
+    cursor.execute(
+        """
+        INSERT INTO inventory_movement (merchant_id, stock_level_id, seq, account, delta, balance_after, cause,
+            idempotency_key, reference, reason, user_id, correlation_id, effective_at)
+        SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::int[], %s::int[], %s::text[], %s::text[],
+            %s::text[], %s::text[], %s::bigint[], %s::uuid[], %s::timestamptz[])
+        """,
+        [
+            merchant_id,
+            [line.entry.stock_level_id for line in lines],
+            [line.seq for line in lines],
+            [line.account for line in lines],
+            [line.delta for line in lines],
+            [line.balance_after for line in lines],
+            [str(line.entry.cause) for line in lines],
+            [line.idempotency_key for line in lines],
+            [line.entry.reference[:200] for line in lines],
+            [line.entry.reason[:500] for line in lines],
+            [line.entry.user_id for line in lines],
+            [line.entry.correlation_id for line in lines],
+            [line.entry.effective_at for line in lines],
+        ],
+    )
+
+
+def _write_balances(cursor, balances: Iterable[ledger.Balance], now: datetime) -> None:  # type: ignore[no-untyped-def]
+    rows = list(balances)
+    cursor.execute(
+        """
+        UPDATE inventory_stocklevel level
+        SET on_hand = new.on_hand, committed = new.committed, held = new.held, seq = new.seq, updated_at = %s
+        FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::bigint[])
+            AS new (id, on_hand, committed, held, seq)
+        WHERE level.id = new.id
+        """,
+        [
+            now,
+            [balance.stock_level_id for balance in rows],
+            [balance.on_hand for balance in rows],
+            [balance.committed for balance in rows],
+            [balance.held for balance in rows],
+            [balance.seq for balance in rows],
+        ],
+    )
+
+
+def _write_shortages(cursor, merchant_id: int, posting: ledger.Posting, now: datetime) -> None:  # type: ignore[no-untyped-def]
+    if posting.shortages:
+        made = [(shortage, shortage.entry) for shortage in posting.shortages]
+        cursor.execute(
+            """
+            INSERT INTO inventory_shortage (merchant_id, stock_level_id, quantity, quantity_covered, covered_at, cause,
+                reference, correlation_id, occurred_at)
+            SELECT %s, * FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::timestamptz[], %s::text[], %s::text[],
+                %s::uuid[], %s::timestamptz[])
+            """,
+            [
+                merchant_id,
+                [shortage.stock_level_id for shortage, _ in made],
+                [shortage.open_units + shortage.covered_units for shortage, _ in made],
+                [shortage.covered_units for shortage, _ in made],
+                [None if shortage.open_units else now for shortage, _ in made],
+                [str(entry.cause) for _, entry in made if entry],
+                [entry.reference[:200] for _, entry in made if entry],
+                [entry.correlation_id for _, entry in made if entry],
+                [entry.effective_at for _, entry in made if entry],
+            ],
+        )
+    if posting.covered:
+        cursor.execute(
+            """
+            UPDATE inventory_shortage shortage
+            SET quantity_covered = shortage.quantity_covered + new.units,
+                covered_at = CASE WHEN shortage.quantity_covered + new.units = shortage.quantity THEN %s END
+            FROM unnest(%s::bigint[], %s::int[]) AS new (id, units) WHERE shortage.id = new.id
+            """,
+            [
+                now,
+                [shortage.id for shortage in posting.covered],
+                [shortage.covered_units for shortage in posting.covered],
+            ],
+        )
+
+
+@transaction.atomic
+def adjust(
+    *,
+    merchant_id: int,
+    sku_id: int,
+    warehouse_id: int,
+    delta: int,
+    reason: str,
+    user: User | None,
+    now: datetime,
+    idempotency_key: str | None = None,
+) -> uuid.UUID:
+    """Change the units on hand by `delta` for a reason somebody gave; returns the correlation id of the change.
+
+    Raises:
+        InsufficientReason: the reason is empty.
+        ValueError: `delta` is zero.
+    """
+    if not reason.strip():
+        raise InsufficientReason("Give a reason: it is shown with the movement for ever.")
+    if not delta:
+        raise ValueError("A change of 0 units changes nothing.")
+    correlation_id = uuid7()
+    levels = ensure_levels(merchant_id=merchant_id, pairs=[(sku_id, warehouse_id)])
+    level_id = levels[(sku_id, warehouse_id)]
+    balances = lock_balances([level_id])
+    before = replace(balances[level_id])
+    entry = ledger.Entry(
+        stock_level_id=level_id,
+        cause=Cause.ADJUSTMENT,
+        key=idempotency_key or f"adjust:{correlation_id}",
+        reference="manual adjustment",
+        correlation_id=correlation_id,
+        effective_at=now,
+        on_hand=delta,
+        reason=reason.strip(),
+        user_id=user.pk if user else None,
+    )
+    post(merchant_id=merchant_id, balances=balances, entries=[entry], now=now)
+    _record_adjustment(merchant_id, level_id, before, balances[level_id], entry, user)
+    for tell in on_change:
+        tell(merchant_id, [sku_id], correlation_id, now)
+    return correlation_id
+
+
+def _record_adjustment(
+    merchant_id: int, level_id: int, before: ledger.Balance, after: ledger.Balance, entry: ledger.Entry, user: User | None
+) -> None:
+    from inventory.models import StockLevel
+
+    trail.record(
+        merchant_id=merchant_id,
+        action="stock.adjust",
+        subject=StockLevel.objects.select_related("sku", "warehouse").get(pk=level_id),
+        user=user,
+        before={"on_hand": before.on_hand},
+        after={"on_hand": after.on_hand},
+        reason=entry.reason,
+        correlation_id=entry.correlation_id,
+    )
+
+
+@transaction.atomic
+def open_stock(*, merchant_id: int, quantities: Mapping[tuple[int, int], int], now: datetime) -> int:
+    """Book opening stock for (SKU, warehouse) pairs that have none booked yet; returns how many were booked."""
+    correlation_id = uuid7()
+    levels = ensure_levels(merchant_id=merchant_id, pairs=quantities)
+    balances = lock_balances(levels.values())
+    entries = [
+        ledger.Entry(
+            stock_level_id=levels[pair],
+            cause=Cause.OPENING,
+            key=f"opening:{levels[pair]}",
+            reference="opening stock",
+            correlation_id=correlation_id,
+            effective_at=now,
+            on_hand=quantity,
+        )
+        for pair, quantity in quantities.items()
+        if quantity and not balances[levels[pair]].seq
+    ]
+    post(merchant_id=merchant_id, balances=balances, entries=entries, now=now)
+    skus = sorted({sku for sku, _ in quantities})
+    for tell in on_change:
+        tell(merchant_id, skus, correlation_id, now)
+    return len(entries)

@@ -1,0 +1,99 @@
+"""Who: merchants, their people, and the trail of what people and the system did."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+from django.db.models.functions import Now
+
+from merchants.tenancy import in_choices
+
+
+class User(AbstractUser):
+    """A person. What they may do for a merchant is on their `Member` rows."""
+
+    email = models.EmailField("e-mail address", unique=True)
+
+    USERNAME_FIELD = "email"
+    REQUIRED_FIELDS: ClassVar[list[str]] = ["username"]
+
+    def __str__(self) -> str:
+        return self.email
+
+
+class Merchant(models.Model):
+    """The tenant: every other row belongs to one."""
+
+    name = models.CharField(max_length=120)
+    slug = models.SlugField(max_length=60, unique=True)
+    timezone = models.CharField(max_length=60, default="UTC", db_default="UTC")
+    is_active = models.BooleanField(default=True, db_default=True)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Role(models.TextChoices):
+    """What a member may do."""
+
+    OWNER = "owner"
+    MANAGER = "manager"
+    VIEWER = "viewer"
+
+
+class Member(models.Model):
+    """A person's role at a merchant."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="members")
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.VIEWER)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["merchant", "user"], name="member_once_per_merchant"),
+            in_choices("member_role_known", "role", Role),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.role})"
+
+
+class ActorKind(models.TextChoices):
+    """Who did it."""
+
+    USER = "user"
+    SYSTEM = "system"
+    CHANNEL = "channel"
+
+
+class AuditEvent(models.Model):
+    """One thing somebody did, with what was before and after. Append-only: a trigger refuses changes."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+")
+    at = models.DateTimeField(db_default=Now(), editable=False)
+    actor_kind = models.CharField(max_length=10, choices=ActorKind.choices)
+    user = models.ForeignKey(User, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    action = models.CharField(max_length=60)
+    object_type = models.CharField(max_length=60)
+    object_id = models.CharField(max_length=64)
+    object_label = models.CharField(max_length=200, blank=True)
+    before = models.JSONField(default=dict, blank=True)
+    after = models.JSONField(default=dict, blank=True)
+    reason = models.CharField(max_length=500, blank=True)
+    correlation_id = models.UUIDField(null=True, blank=True)
+
+    class Meta:
+        constraints = [in_choices("audit_event_actor_known", "actor_kind", ActorKind)]
+        indexes = [
+            # The trail of one merchant, newest first (admin list).
+            models.Index(fields=["merchant", "-id"], name="audit_event_by_merchant"),
+            # The trail of one object (link from its page).
+            models.Index(fields=["object_type", "object_id", "-id"], name="audit_event_by_object"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.object_label or self.object_id}"
