@@ -1,0 +1,293 @@
+"""Admin of the engine's own records, all of them read-only; and the schedule in the admin's looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin import ModelAdmin as PlainModelAdmin
+from django.contrib.admin import SimpleListFilter
+from django.db import models
+from django.db.models import Q
+from django.http import HttpRequest
+from django_celery_beat.admin import ClockedScheduleAdmin as PlainClockedAdmin
+from django_celery_beat.admin import CrontabScheduleAdmin as PlainCrontabAdmin
+from django_celery_beat.admin import PeriodicTaskAdmin as PlainPeriodicTaskAdmin
+from django_celery_beat.admin import PeriodicTaskForm, TaskSelectWidget
+from django_celery_beat.models import (
+    ClockedSchedule,
+    CrontabSchedule,
+    IntervalSchedule,
+    PeriodicTask,
+    SolarSchedule,
+)
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+
+from channels.admin import channel_filter, listing_level_ids
+from channels.models import Channel
+from inventory.admin import sku_ids, stock_level_ids, table
+from merchants.admin_base import (
+    BigTableAdmin,
+    ReadOnlyAdmin,
+    UnfoldModelAdmin,
+    as_uuid,
+    column,
+    merchant_filter,
+    pretty_json,
+    recent,
+    story_link,
+    visible_merchant_ids,
+)
+from sync.models import Allocation, DirtySku, Drift, Heartbeat, OrderLine, ReconcileRun
+
+
+class WaitingFilter(SimpleListFilter):
+    """Lines that wait for a mapping: a partial index holds them and nothing else."""
+
+    title = "booked"
+    parameter_name = "waiting"
+
+    def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("yes", "Waiting for something")]
+
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
+        return queryset.filter(~Q(waiting_for="")) if self.value() == "yes" else queryset
+
+
+@admin.register(OrderLine)
+class OrderLineAdmin(BigTableAdmin):
+    list_display = (
+        "updated_at",
+        "channel",
+        "order_shown",
+        "sku",
+        "committed",
+        "on_hand",
+        "waiting_for",
+        "story",
+    )
+    list_filter = (WaitingFilter, recent("created_at"), channel_filter(), merchant_filter())
+    list_select_related = ("channel", "sku")
+    search_fields = ("order_id",)
+    search_help_text = "Exact order id, SKU or correlation id"
+    fieldsets = (
+        (None, {"fields": ("channel", ("order_name", "order_id", "line_id"), ("sku", "remote_variant_id"), "waiting_for", "merchant")}),
+        ("Booked", {"fields": (("desired_committed", "applied_committed"), ("desired_on_hand", "applied_on_hand"), "postings")}),
+        ("Taken from", {"fields": ("allocations_shown",)}),
+        ("Facts", {"fields": ("facts_shown", "story", ("created_at", "updated_at"))}),
+    )  # fmt: skip
+    readonly_fields = ("story", "facts_shown", "allocations_shown")
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        correlation_id = as_uuid(key)
+        if correlation_id:
+            return Q(correlation_id=correlation_id)
+        channels = Channel.objects.filter(merchant_id__in=visible_merchant_ids(request)).values_list(
+            "pk", flat=True
+        )
+        of_order = Q(channel_id__in=list(channels), order_id=key)
+        skus = sku_ids(request, key)
+        return of_order | Q(sku_id__in=skus) if skus else of_order
+
+    @column("order")
+    def order_shown(self, line: OrderLine) -> str:
+        return f"{line.order_name or line.order_id}"
+
+    @column("committed")
+    def committed(self, line: OrderLine) -> int:
+        return line.applied_committed
+
+    @column("on hand")
+    def on_hand(self, line: OrderLine) -> int:
+        return line.applied_on_hand
+
+    @column("story")
+    def story(self, line: OrderLine) -> str:
+        return story_link(line.correlation_id)
+
+    @column("facts")
+    def facts_shown(self, line: OrderLine) -> str:
+        return pretty_json(line.facts)
+
+    @column("taken from")
+    def allocations_shown(self, line: OrderLine) -> str:
+        rows = line.allocations.select_related("stock_level__sku", "stock_level__warehouse").order_by("pk")  # type: ignore[attr-defined]
+        return table(
+            ("SKU", "Warehouse", "Units per line unit", "Committed", "On hand"),
+            [
+                (
+                    row.stock_level.sku.code,
+                    row.stock_level.warehouse.name,
+                    row.units_per_line_unit,
+                    row.committed,
+                    row.on_hand,
+                )
+                for row in rows[:200]
+            ],
+            empty="Nothing taken yet.",
+        )
+
+
+@admin.register(Allocation)
+class AllocationAdmin(BigTableAdmin):
+    list_display = ("order_line", "sku_code", "warehouse_name", "units_per_line_unit", "committed", "on_hand")
+    list_filter = (merchant_filter(),)
+    list_select_related = ("order_line", "stock_level__sku", "stock_level__warehouse")
+    search_fields = ("stock_level__sku__code",)
+    search_help_text = "Exact SKU"
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(stock_level_id__in=stock_level_ids(request, key))
+
+    @column("SKU")
+    def sku_code(self, allocation: Allocation) -> str:
+        return allocation.stock_level.sku.code
+
+    @column("warehouse")
+    def warehouse_name(self, allocation: Allocation) -> str:
+        return allocation.stock_level.warehouse.name
+
+
+@admin.register(DirtySku)
+class DirtySkuAdmin(BigTableAdmin):
+    list_display = ("sku", "caused_at", "story", "merchant")
+    list_filter = (merchant_filter(),)
+    list_select_related = ("sku", "merchant")
+    search_fields = ("sku__code",)
+    search_help_text = "Exact SKU"
+    fields = ("sku", "caused_at", "story", "merchant")
+    readonly_fields = ("story",)
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(sku_id__in=sku_ids(request, key))
+
+    @column("story")
+    def story(self, mark: DirtySku) -> str:
+        return story_link(mark.correlation_id)
+
+
+@admin.register(Drift)
+class DriftAdmin(BigTableAdmin):
+    list_display = (
+        "found_at",
+        "channel",
+        "listing_title",
+        "expected",
+        "actual",
+        "action_badge",
+        "explanation",
+        "story",
+    )
+    list_filter = (recent("found_at"), "action", "is_ambiguous", channel_filter(), merchant_filter())
+    unindexed_filters = ("action", "is_ambiguous")
+    list_select_related = ("channel", "listing_level__listing")
+    search_fields = ("correlation_id",)
+    search_help_text = "Exact SKU"
+    fields = (
+        "channel", "listing_level", ("expected", "actual"), "action_badge", "explanation", "is_ambiguous",
+        ("previous_confirmed_at", "found_at"), "story", "merchant",
+    )  # fmt: skip
+    readonly_fields = ("story", "action_badge")
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(listing_level_id__in=listing_level_ids(request, key))
+
+    @column("listing")
+    def listing_title(self, drift: Drift) -> str:
+        listing = drift.listing_level.listing
+        return listing.title or listing.remote_sku or listing.remote_variant_id
+
+    @column("action", badge={"explained": "success", "adopted": "warning", "overridden": "info"})
+    def action_badge(self, drift: Drift) -> str:
+        return drift.action
+
+    @column("story")
+    def story(self, drift: Drift) -> str:
+        return story_link(drift.correlation_id)
+
+
+@admin.register(ReconcileRun)
+class ReconcileRunAdmin(BigTableAdmin):
+    list_display = (
+        "started_at",
+        "channel",
+        "state_badge",
+        "orders_read",
+        "orders_recovered",
+        "levels_read",
+        "levels_suspect",
+        "finished_at",
+    )
+    list_filter = ("state", channel_filter(), merchant_filter())
+    unindexed_filters = ("state",)
+    list_select_related = ("channel",)
+    search_fields = ("channel__name",)
+    search_help_text = "Exact name of the channel"
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        found = Channel.objects.filter(merchant_id__in=visible_merchant_ids(request), name=key)
+        return Q(channel_id__in=list(found.values_list("pk", flat=True)))
+
+    @column("state", badge={"running": "info", "done": "success", "failed": "danger"})
+    def state_badge(self, run: ReconcileRun) -> str:
+        return run.state
+
+
+@admin.register(Heartbeat)
+class HeartbeatAdmin(ReadOnlyAdmin):
+    """Of the engine as a whole, so for superusers only."""
+
+    merchant_path = ""
+    list_display = ("name", "beat_at")
+    ordering = ("name",)
+    fields = ("name", "beat_at")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return ["name", "beat_at"]
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_active and request.user.is_superuser)  # type: ignore[union-attr]
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_module_permission(request)
+
+
+# --- the schedule -------------------------------------------------------------------------------------------------
+
+
+class TaskSelect(UnfoldAdminSelectWidget, TaskSelectWidget):  # type: ignore[misc]
+    """The registered tasks, in the admin's looks."""
+
+
+class ScheduledTaskForm(PeriodicTaskForm):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["task"].widget = UnfoldAdminTextInputWidget()
+        self.fields["regtask"].widget = TaskSelect()
+
+
+for _model in (PeriodicTask, IntervalSchedule, CrontabSchedule, ClockedSchedule, SolarSchedule):
+    if admin.site.is_registered(_model):
+        admin.site.unregister(_model)
+
+
+@admin.register(PeriodicTask)
+class ScheduledTaskAdmin(PlainPeriodicTaskAdmin, UnfoldModelAdmin):  # type: ignore[misc]
+    form = ScheduledTaskForm
+    list_display = ("name", "task", "enabled", "interval", "crontab", "last_run_at", "total_run_count")
+    date_hierarchy = None
+
+
+@admin.register(IntervalSchedule)
+class IntervalAdmin(UnfoldModelAdmin):
+    list_display = ("__str__", "every", "period")
+
+
+@admin.register(CrontabSchedule)
+class CrontabAdmin(PlainCrontabAdmin, UnfoldModelAdmin):  # type: ignore[misc]
+    pass
+
+
+@admin.register(ClockedSchedule)
+class ClockedAdmin(PlainClockedAdmin, UnfoldModelAdmin):  # type: ignore[misc]
+    pass

@@ -1,0 +1,68 @@
+"""What the engine does when an app below it has news. Those apps hold lists of callables; here they are filled."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+
+from django.db import transaction
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from channels import inbox, mapping, onboarding, steering
+from channels.models import EventState, InboxEvent, Listing
+from inventory import stock
+from locations import matrix
+from sync import publish, tasks
+from sync.models import OrderLine
+from synctec.lib.ids import uuid7
+
+
+def attach() -> None:
+    """Fill the hooks. Called once, when Django has loaded all apps."""
+    inbox.on_received.append(tasks.ring_apply)
+    stock.on_change.append(_stock_changed)
+    matrix.on_change.append(_matrix_changed)
+    mapping.on_mapped.append(_listings_mapped)
+    steering.on_reconcile.append(tasks.ring_reconcile)
+    onboarding.on_connected.append(tasks.ring_reconcile)
+
+
+def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uuid.UUID, now: datetime) -> None:
+    publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=correlation_id, now=now)
+    transaction.on_commit(partial(tasks.ring_publish, merchant_id))
+
+
+def _matrix_changed(merchant_id: int, sku_ids: Sequence[int] | None, now: datetime) -> None:
+    publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=now)
+    transaction.on_commit(partial(tasks.ring_publish, merchant_id))
+    replay_waiting(merchant_id)
+
+
+def _listings_mapped(merchant_id: int, listing_ids: Sequence[int]) -> None:
+    skus = Listing.objects.filter(pk__in=listing_ids, sku__isnull=False).values_list("sku_id", flat=True)
+    sku_ids = sorted({sku for sku in skus if sku is not None})
+    if sku_ids:
+        publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=timezone.now())
+    transaction.on_commit(partial(tasks.ring_publish, merchant_id))
+    replay_waiting(merchant_id)
+
+
+def replay_waiting(merchant_id: int) -> int:
+    """Take up what waited for a mapping: unmapped events, and the orders of which a line still waits.
+
+    Idempotent: what still cannot be placed is set aside again, with the reason of then.
+    """
+    waiting = OrderLine.objects.filter(merchant_id=merchant_id).exclude(waiting_for="").values("latest_event_id")
+    aside = InboxEvent.objects.filter(merchant_id=merchant_id)
+    events = aside.filter(state=EventState.IGNORED, reason__startswith="unmapped") | aside.filter(
+        pk__in=waiting, state__in=[EventState.IGNORED, EventState.APPLIED]
+    )
+    taken_up = events.update(
+        state=EventState.PENDING, reason="", attempts=0, settled_at=None, next_attempt_at=Now()
+    )
+    if taken_up:
+        transaction.on_commit(partial(inbox.ring, merchant_id))
+    return taken_up

@@ -1,0 +1,210 @@
+"""The engine's own records: order registers, where their units were taken, what waits to be published, findings."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from channels.models import Channel, InboxEvent, Listing, ListingLevel, StoreLocation
+from inventory.models import Sku, StockLevel
+from merchants.models import Merchant
+from merchants.tenancy import SameMerchant, in_choices, tenant_identity
+
+
+class OrderLine(models.Model):
+    """The register of one order line: the joined state of everything its channel ever said of it.
+
+    `desired_*` follows from the facts (see `sync.register`), `applied_*` is what the ledger has booked. They differ
+    only while the line waits for a mapping.
+    """
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
+    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+    order_id = models.CharField(max_length=120)
+    line_id = models.CharField(max_length=120)
+    order_name = models.CharField(max_length=80, blank=True)
+    remote_variant_id = models.CharField(max_length=120, blank=True)
+    listing = models.ForeignKey(Listing, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False)
+    sku = models.ForeignKey(Sku, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False)
+    listing_level = models.ForeignKey(
+        ListingLevel, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False
+    )
+    store_location = models.ForeignKey(
+        StoreLocation, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False
+    )
+    #: The joined facts, as `sync.register.Register` reads and writes them.
+    facts = models.JSONField()
+    desired_committed = models.IntegerField()
+    desired_on_hand = models.IntegerField()
+    applied_committed = models.IntegerField(default=0, db_default=0)
+    applied_on_hand = models.IntegerField(default=0, db_default=0)
+    #: Counts the postings of this line; part of their idempotency keys.
+    postings = models.PositiveIntegerField(default=0, db_default=0)
+    waiting_for = models.CharField(max_length=120, blank=True, db_default="")
+    latest_event = models.ForeignKey(
+        InboxEvent, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False
+    )
+    correlation_id = models.UUIDField()
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    updated_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            tenant_identity("order_line"),
+            SameMerchant(field="channel", name="order_line_channel_of_merchant"),
+            SameMerchant(field="sku", name="order_line_sku_of_merchant"),
+            SameMerchant(field="listing", name="order_line_listing_of_merchant"),
+            SameMerchant(field="listing_level", name="order_line_level_of_merchant"),
+            models.UniqueConstraint(fields=["channel", "order_id", "line_id"], name="order_line_once"),
+            models.CheckConstraint(
+                condition=~Q(waiting_for="")
+                | Q(applied_committed=F("desired_committed"), applied_on_hand=F("desired_on_hand")),
+                name="order_line_applied_is_desired",
+            ),
+            models.CheckConstraint(condition=Q(applied_committed__gte=0), name="order_line_committed_not_negative"),
+        ]
+        indexes = [
+            # Lines to take up again once a mapping exists.
+            models.Index(fields=["channel", "id"], condition=~Q(waiting_for=""), name="order_line_waiting"),
+            # The lines an event touched (story).
+            models.Index(fields=["correlation_id"], name="order_line_by_correlation"),
+            # Orders of a SKU, newest first (page of a SKU).
+            models.Index(fields=["sku", "-id"], name="order_line_by_sku"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.order_name or self.order_id} / {self.line_id}"
+
+
+class Allocation(models.Model):
+    """Units of an order line taken from one stock level; a bundle's line has one row per component and warehouse."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
+    order_line = models.ForeignKey(OrderLine, on_delete=models.CASCADE, related_name="allocations", db_constraint=False)
+    stock_level = models.ForeignKey(StockLevel, on_delete=models.PROTECT, related_name="+", db_constraint=False)
+    #: Units of this stock level in one unit of the line (BOM quantity; 1 for a plain SKU).
+    units_per_line_unit = models.PositiveIntegerField(default=1)
+    committed = models.IntegerField(default=0, db_default=0)
+    on_hand = models.IntegerField(default=0, db_default=0)
+
+    class Meta:
+        constraints = [
+            SameMerchant(field="order_line", name="allocation_order_line_of_merchant"),
+            SameMerchant(field="stock_level", name="allocation_stock_level_of_merchant"),
+            models.UniqueConstraint(fields=["order_line", "stock_level"], name="allocation_once"),
+            models.CheckConstraint(condition=Q(committed__gte=0), name="allocation_committed_not_negative"),
+            models.CheckConstraint(condition=Q(units_per_line_unit__gt=0), name="allocation_units_positive"),
+        ]
+        indexes = [
+            # Orders behind a stock level's committed units (its page, the auditor).
+            models.Index(fields=["stock_level"], name="allocation_by_stock_level"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.order_line} from {self.stock_level}"
+
+
+class DirtySku(models.Model):
+    """A mark: what this SKU's listings should show may have changed. Marks are only added and taken away, so they never wait."""
+
+    id = models.BigAutoField(primary_key=True)
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+    sku = models.ForeignKey(Sku, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+    correlation_id = models.UUIDField()
+    caused_at = models.DateTimeField(help_text="When the event behind it arrived: the start of the sync latency.")
+
+    class Meta:
+        verbose_name = "dirty SKU"
+        indexes = [
+            # What is there to publish for a merchant? (publish, sweep)
+            models.Index(fields=["merchant", "sku"], name="dirty_sku_by_merchant"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.sku_id} since {self.caused_at:%H:%M:%S}"
+
+
+class DriftAction(models.TextChoices):
+    """What was done about a difference."""
+
+    EXPLAINED = "explained", "Explained by orders or pushes"
+    ADOPTED = "adopted", "Taken over into the pool"
+    OVERRIDDEN = "overridden", "Overwritten with the pool's number"
+
+
+class Drift(models.Model):
+    """What a check of a listing level found to differ from what was expected, and what was done about it."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
+    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+    listing_level = models.ForeignKey(ListingLevel, on_delete=models.CASCADE, related_name="drifts", db_constraint=False)
+    expected = models.IntegerField()
+    actual = models.IntegerField()
+    action = models.CharField(max_length=20, choices=DriftAction.choices)
+    explanation = models.CharField(max_length=500, blank=True)
+    is_ambiguous = models.BooleanField(default=False, db_default=False)
+    previous_confirmed_at = models.DateTimeField("last good sync", null=True, blank=True)
+    correlation_id = models.UUIDField()
+    found_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            SameMerchant(field="channel", name="drift_channel_of_merchant"),
+            SameMerchant(field="listing_level", name="drift_listing_level_of_merchant"),
+            in_choices("drift_action_known", "action", DriftAction),
+        ]
+        indexes = [
+            # A merchant's drifts, newest first (admin list); a level's drifts (its page).
+            models.Index(fields=["merchant", "-id"], name="drift_by_merchant"),
+            models.Index(fields=["listing_level", "-id"], name="drift_by_level"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.listing_level}: expected {self.expected}, found {self.actual}"
+
+
+class RunState(models.TextChoices):
+    """How far a pass has come."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class ReconcileRun(models.Model):
+    """One reconciliation pass over a channel: where it stands and what it found."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
+    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="reconcile_runs", db_constraint=False)
+    state = models.CharField(max_length=10, choices=RunState.choices, default=RunState.RUNNING, db_default=RunState.RUNNING)
+    started_at = models.DateTimeField(db_default=Now())
+    finished_at = models.DateTimeField(null=True, blank=True)
+    orders_read = models.PositiveIntegerField(default=0, db_default=0)
+    orders_recovered = models.PositiveIntegerField("orders no webhook had told of", default=0, db_default=0)
+    levels_read = models.PositiveIntegerField(default=0, db_default=0)
+    levels_suspect = models.PositiveIntegerField("levels found to differ", default=0, db_default=0)
+    error = models.CharField(max_length=500, blank=True, db_default="")
+
+    class Meta:
+        constraints = [
+            SameMerchant(field="channel", name="reconcile_run_channel_of_merchant"),
+            in_choices("reconcile_run_state_known", "state", RunState),
+        ]
+        indexes = [
+            # The latest pass of a channel (schedule, channel page).
+            models.Index(fields=["channel", "-id"], name="reconcile_run_by_channel"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.channel} at {self.started_at:%Y-%m-%d %H:%M}"
+
+
+class Heartbeat(models.Model):
+    """Progress, not process ids: when each part of the engine last did its work."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    beat_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,100 @@
+"""The sweep: everything there is to do, found by SQL, so that no message and no webhook is ever needed for it.
+
+Level-triggered and cheap: each question is answered by a partial index that holds only open work.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import connection
+
+from channels import protocol
+from channels.models import Channel, ChannelState
+from sync import world
+from sync.models import Heartbeat
+from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Who has something to do."""
+
+    merchants_to_apply: list[int] = field(default_factory=list)
+    merchants_to_publish: list[int] = field(default_factory=list)
+    channels_to_push: list[int] = field(default_factory=list)
+    channels_to_check: list[int] = field(default_factory=list)
+
+
+def sweep(*, now: datetime) -> Found:
+    """Look for work that is due. It takes no lock: two sweeps at once ring the same bells, which collapse."""
+    Heartbeat.objects.update_or_create(name="sweep", defaults={"beat_at": now})
+    return Found(
+        merchants_to_apply=_ids(
+            """
+            SELECT merchant.id FROM merchants_merchant merchant WHERE EXISTS (
+                SELECT 1 FROM channels_inboxevent event
+                WHERE event.merchant_id = merchant.id AND event.state = 'pending' AND event.next_attempt_at <= now())
+            """
+        ),
+        merchants_to_publish=_ids(
+            """
+            SELECT merchant.id FROM merchants_merchant merchant
+            WHERE EXISTS (SELECT 1 FROM sync_dirtysku mark WHERE mark.merchant_id = merchant.id)
+            """
+        ),
+        channels_to_push=_ids(
+            """
+            SELECT channel.id FROM channels_channel channel
+            WHERE channel.state = 'active' AND channel.next_call_at <= now() AND (
+                EXISTS (
+                    SELECT 1 FROM channels_listinglevel level
+                    WHERE level.channel_id = channel.id AND level.desired IS NOT NULL AND NOT level.desired = level.shown
+                        AND level.next_push_at <= now())
+                OR EXISTS (
+                    SELECT 1 FROM channels_pushbatch batch
+                    WHERE batch.channel_id = channel.id AND batch.state IN ('intent', 'unknown')
+                        AND batch.next_attempt_at <= now()))
+            """
+        ),
+        channels_to_check=_ids(
+            """
+            SELECT channel.id FROM channels_channel channel
+            WHERE channel.state IN ('active', 'paused') AND channel.next_call_at <= now() AND EXISTS (
+                SELECT 1 FROM channels_listinglevel level
+                WHERE level.channel_id = channel.id AND level.suspect_since IS NOT NULL AND level.next_check_at <= now())
+            """
+        ),
+    )
+
+
+def _ids(sql: str) -> list[int]:
+    return [row[0] for row in world.rows(sql, [])]
+
+
+def note_channel_error(*, channel: Channel, error: protocol.ChannelError, rng: random.Random) -> None:
+    """Leave a channel alone for as long as it asks, or for a growing while; say why where people look."""
+    failures = min(channel.failures + 1, MAX_ATTEMPTS)
+    wait = error.retry_after or delay_seconds(failures, rng)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE channels_channel
+            SET next_call_at = now() + %s, failures = failures + %s, last_error = %s,
+                state = CASE WHEN %s AND state = 'active' THEN %s ELSE state END,
+                state_reason = CASE WHEN %s THEN %s ELSE state_reason END
+            WHERE id = %s
+            """,
+            [
+                timedelta(seconds=wait),
+                int(not isinstance(error, protocol.Throttled)),
+                str(error)[:500],
+                isinstance(error, protocol.NotAuthorized),
+                ChannelState.NEEDS_AUTH,
+                isinstance(error, protocol.NotAuthorized),
+                str(error)[:500],
+                channel.pk,
+            ],
+        )

@@ -1,0 +1,191 @@
+"""Suspect levels: read, held, settled."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+from django.db.models.functions import Now
+from pytest_django.fixtures import Settings
+
+from channels.models import Channel, InboxEvent, ListingLevel
+from channels.protocol import PolledOrder
+from inventory.models import Movement
+from sync.check import Checked, check_channel, suspect_levels
+from sync.models import Drift, DriftAction
+from sync.publish import publish_batch
+from sync.reconcile import compare_levels, poll_orders, reconcile
+from tests.factories import NOON, Shop, Trade, deliver, later, level_body, make_trade, order_body, polled_body
+from tests.fakes import FakeChannel
+from tests.sync.test_apply import apply
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _lag(settings: Settings) -> None:
+    settings.AUDIT_LAG_SECONDS = 60
+    settings.RECONCILE_OVERLAP_SECONDS = 600
+
+
+@pytest.fixture
+def alder() -> Trade:
+    return make_trade()
+
+
+@pytest.fixture
+def north(alder: Trade) -> Shop:
+    return alder.shops["north"]
+
+
+@pytest.fixture
+def store(north: Shop) -> FakeChannel:
+    return FakeChannel.of(north)
+
+
+def check(shop: Shop, store: FakeChannel, now: datetime = NOON) -> Checked:
+    ListingLevel.objects.filter(suspect_since__isnull=False).update(next_check_at=Now())
+    return check_channel(channel=Channel.objects.get(pk=shop.channel.pk), connector=store, now=now)
+
+
+def suspect(shop: Shop, code: str) -> None:
+    suspect_levels([shop.level(code).pk], reason="test", now=NOON)
+
+
+def test_a_merchants_loss_is_held_at_once_and_adopted_when_the_orders_are_complete(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    store.levels[store.where(north, "MUG")] = 6
+    suspect(north, "MUG")
+
+    check(north, store)
+    held = alder.stock("MUG")
+    assert (held.on_hand, held.held, held.available) == (10, 4, 6)
+    assert check(north, store, later(61)).needs_orders
+    poll_orders(channel=north.channel, connector=store, now=later(62))
+    done = check(north, store, later(63))
+
+    assert done.adopted == 1
+    stock, level = alder.stock("MUG"), north.level("MUG")
+    assert (stock.on_hand, stock.held, stock.available) == (6, 0, 6)
+    assert (level.reported, level.suspect_since, level.sample, level.held) == (6, None, None, 0)
+    drift = Drift.objects.get()
+    assert (drift.expected, drift.actual, drift.action) == (10, 6, DriftAction.ADOPTED)
+    assert Movement.objects.filter(cause="channel_edit", account="on_hand", delta=-4).count() == 1
+
+
+def test_a_merchants_gain_is_overridden(alder: Trade, north: Shop, store: FakeChannel) -> None:
+    store.levels[store.where(north, "MUG")] = 13
+    suspect(north, "MUG")
+
+    check(north, store)
+    poll_orders(channel=north.channel, connector=store, now=later(62))
+    check(north, store, later(63))
+
+    level = north.level("MUG")
+    assert alder.stock("MUG").available == 10
+    assert (level.shown, level.desired) == (13, 10)
+    assert Drift.objects.get().action == DriftAction.OVERRIDDEN
+
+
+def test_a_sale_whose_webhook_was_lost_is_found_by_reading_the_orders(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    store.sell(north, "MUG", 2)
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 8))
+    apply(alder)
+    check(north, store)
+    assert alder.stock("MUG").held == 2
+    body = polled_body(north, 77, "MUG", 2)
+    store.orders = [PolledOrder("77", later(10), body)]
+
+    read, recovered = poll_orders(channel=north.channel, connector=store, now=later(62))
+    apply(alder)
+    check(north, store, later(63))
+
+    stock = alder.stock("MUG")
+    assert (read, recovered) == (1, 1)
+    assert (stock.committed, stock.held, stock.available) == (2, 0, 8)
+    assert north.level("MUG").suspect_since is None
+    assert not Drift.objects.exists()
+
+
+def test_polling_twice_recovers_an_order_once(alder: Trade, north: Shop, store: FakeChannel) -> None:
+    store.orders = [PolledOrder("77", later(10), polled_body(north, 77, "MUG", 2))]
+
+    poll_orders(channel=north.channel, connector=store, now=later(20))
+    read, recovered = poll_orders(channel=north.channel, connector=store, now=later(30))
+
+    assert (read, recovered) == (1, 0)
+    assert InboxEvent.objects.filter(topic="orders/polled").count() == 1
+    assert Channel.objects.get(pk=north.channel.pk).orders_watermark == later(10)
+
+
+def test_a_reading_during_which_an_order_is_applied_is_not_believed(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    suspect(north, "MUG")
+
+    def meanwhile() -> None:
+        deliver(north, "orders/create", order_body(north, 1, ("MUG", 2)))
+        apply(alder)
+
+    store.while_reading = meanwhile
+    check(north, store)
+
+    level = north.level("MUG")
+    assert (level.sample, alder.stock("MUG").held) == (None, 0)
+    assert level.suspect_since is not None
+    store.while_reading = None
+    store.sell(north, "MUG", 2)
+    assert check(north, store).explained == 1
+
+
+def test_reconciliation_makes_only_differing_levels_suspect(alder: Trade, north: Shop, store: FakeChannel) -> None:
+    store.levels[store.where(north, "TEE")] = 1
+
+    found = compare_levels(channel=north.channel, connector=store, now=NOON)
+
+    assert found == 1
+    assert north.level("TEE").suspect_reason == "reconciliation differs"
+    assert north.level("MUG").suspect_since is None
+
+
+def test_a_pass_counts_what_it_read_and_found(alder: Trade, north: Shop, store: FakeChannel) -> None:
+    store.orders = [PolledOrder("77", later(10), polled_body(north, 77, "MUG", 2))]
+    store.levels[store.where(north, "TEE")] = 1
+
+    run = reconcile(channel=north.channel, connector=store, now=later(20))
+
+    assert (run.state, run.orders_read, run.orders_recovered, run.levels_read, run.levels_suspect) == (
+        "done",
+        1,
+        1,
+        2,
+        1,
+    )
+
+
+def test_a_level_read_for_the_first_time_takes_the_reading_as_its_base(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    ListingLevel.objects.filter(listing=north.listings["MUG"]).update(base=0, source_at=None, confirmed_at=None)
+    store.levels[store.where(north, "MUG")] = 25
+    suspect(north, "MUG")
+
+    check(north, store)
+
+    level = north.level("MUG")
+    assert (level.base, level.suspect_since) == (25, None)
+    assert alder.stock("MUG").available == 10
+
+
+def test_an_item_that_is_no_longer_stocked_is_not_published(alder: Trade, north: Shop, store: FakeChannel) -> None:
+    del store.levels[store.where(north, "MUG")]
+    suspect(north, "MUG")
+
+    check(north, store)
+    publish_batch(merchant_id=alder.merchant.pk, now=NOON)
+
+    level = north.level("MUG")
+    assert (level.is_stocked, level.desired) == (False, None)
