@@ -33,10 +33,11 @@ from merchants.admin_base import (
     column,
     merchant_filter,
     page_action,
+    recent,
     story_link,
     visible_merchant_ids,
 )
-from merchants.admin_lists import choice_filter, recent
+from merchants.admin_lists import choice_filter
 
 #: Rows of a history shown within another row's page.
 LATEST_ROWS = 20
@@ -45,7 +46,9 @@ LATEST_ROWS = 20
 def sku_ids(request: HttpRequest, code: str) -> list[int]:
     """The SKUs with exactly this code that the person sees."""
     return list(
-        Sku.objects.filter(merchant_id__in=visible_merchant_ids(request), code=code).values_list("pk", flat=True)
+        Sku.objects.filter(merchant_id__in=visible_merchant_ids(request), code=code).values_list(
+            "pk", flat=True
+        )
     )
 
 
@@ -64,7 +67,9 @@ def by_event_or_sku(request: HttpRequest, key: str) -> Q:
 
 def _link(url_name: str, key: object, text: object) -> str:
     return format_html(
-        '<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', reverse(url_name, args=[key]), text
+        '<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>',
+        reverse(url_name, args=[key]),
+        text,
     )
 
 
@@ -106,7 +111,9 @@ class BomLineFormSet(TenantInlineFormSet):
         lines = [form.cleaned_data for form in self.forms if _is_kept(form, self)]
         components = [line["component"] for line in lines if line.get("component")]
         if self.instance.kind == SkuKind.STOCKED and components:
-            raise forms.ValidationError("A stocked SKU has no components. Choose the kind Bundle, or remove the lines.")
+            raise forms.ValidationError(
+                "A stocked SKU has no components. Choose the kind Bundle, or remove the lines."
+            )
         if self.instance.kind == SkuKind.BUNDLE and not components:
             raise forms.ValidationError("A bundle needs at least one component.")
         if len({component.pk for component in components}) < len(components):
@@ -129,7 +136,9 @@ def refuse_cycle(bundle: Sku, components: Collection[Sku]) -> None:
     frontier = set(edges[bundle.pk]) - {bundle.pk}
     while frontier:
         below: set[int] = set()
-        for parent, child in BomLine.objects.filter(bundle_id__in=frontier).values_list("bundle_id", "component_id"):
+        for parent, child in BomLine.objects.filter(bundle_id__in=frontier).values_list(
+            "bundle_id", "component_id"
+        ):
             edges.setdefault(parent, []).append(child)
             below.add(child)
         frontier = below - set(edges)
@@ -137,7 +146,9 @@ def refuse_cycle(bundle: Sku, components: Collection[Sku]) -> None:
     if cycle:
         codes = dict(Sku.objects.filter(pk__in=cycle).values_list("pk", "code"))
         way = " > ".join(codes[key] for key in cycle)
-        raise forms.ValidationError(f"The bundle would contain itself: {way}. Remove a component on this way.")
+        raise forms.ValidationError(
+            f"The bundle would contain itself: {way}. Remove a component on this way."
+        )
 
 
 class BomLineInline(TenantInline):
@@ -212,7 +223,9 @@ def post_adjustment(sku: Sku, cleaned: dict[str, Any], request: HttpRequest) -> 
     delta = cleaned["change"]
     if delta is None:
         # The count is compared with the books under the lock that the posting takes too.
-        level = StockLevel.objects.select_for_update(of=("self",)).filter(sku=sku, warehouse=cleaned["warehouse"])
+        level = StockLevel.objects.select_for_update(of=("self",)).filter(
+            sku=sku, warehouse=cleaned["warehouse"]
+        )
         delta = cleaned["counted"] - next(iter(level.values_list("on_hand", flat=True)), 0)
     if delta:
         stock.adjust(
@@ -232,7 +245,9 @@ def adjust_page(
     model_admin: TenantAdmin, request: HttpRequest, *, sku: Sku, warehouse: Warehouse | None, back: str
 ) -> HttpResponse:
     """The page that asks for an adjustment, and posts it."""
-    form = AdjustForm(request.POST or None, merchant_id=sku.merchant_id, warehouse_id=warehouse.pk if warehouse else None)
+    form = AdjustForm(
+        request.POST or None, merchant_id=sku.merchant_id, warehouse_id=warehouse.pk if warehouse else None
+    )
     if form.is_valid():
         try:
             delta = post_adjustment(sku, form.cleaned_data, request)
@@ -252,7 +267,10 @@ def adjust_page(
         intro="The change is written to the ledger as a movement and published to every store.",
         back=back,
         facts=[
-            (level.warehouse.name, f"{level.on_hand} on hand, {level.committed} committed, {level.available} available")
+            (
+                level.warehouse.name,
+                f"{level.on_hand} on hand, {level.committed} committed, {level.available} available",
+            )
             for level in levels
         ],
     )
@@ -339,12 +357,16 @@ class SkuAdmin(TenantAdmin):
                 )
                 for level in levels
             ],
-            empty="No stock booked yet." if sku.kind == SkuKind.STOCKED else "A bundle has no stock of its own.",
+            empty="No stock booked yet."
+            if sku.kind == SkuKind.STOCKED
+            else "A bundle has no stock of its own.",
         )
 
     @column("listings")
     def listings_shown(self, sku: Sku) -> str:
-        related = sku.listings.filter(deleted_at=None).select_related("channel").order_by("channel__name", "pk")  # type: ignore[attr-defined]
+        related = (
+            sku.listings.filter(deleted_at=None).select_related("channel").order_by("channel__name", "pk")
+        )  # type: ignore[attr-defined]
         rows = list(related.prefetch_related("levels")[: LATEST_ROWS * 5])
         return table(
             ("Channel", "Title", "Shown", "Should show"),
@@ -376,7 +398,9 @@ class SkuAdmin(TenantAdmin):
 
 def table(headers: Collection[str], rows: Collection[Collection[object]], *, empty: str) -> str:
     """A small table within an object's page. Cells are escaped unless they are safe already."""
-    return render_to_string("admin/lists/small_table.html", {"headers": headers, "rows": rows, "empty": empty})
+    return render_to_string(
+        "admin/lists/small_table.html", {"headers": headers, "rows": rows, "empty": empty}
+    )
 
 
 def movements_table(stock_levels: Iterable[int]) -> str:
@@ -425,7 +449,16 @@ class WarehouseAdmin(TenantAdmin):
 class StockLevelAdmin(BigTableAdmin):
     """Read-only but for the adjustment, which writes a movement."""
 
-    list_display = ("sku_code", "warehouse", "on_hand", "committed", "held", "available_units", "updated_at", "merchant")
+    list_display = (
+        "sku_code",
+        "warehouse",
+        "on_hand",
+        "committed",
+        "held",
+        "available_units",
+        "updated_at",
+        "merchant",
+    )
     list_filter = (warehouse_filter(lookup="warehouse_id"), merchant_filter())
     list_select_related = ("sku", "warehouse", "merchant")
     search_fields = ("sku__code",)
@@ -474,8 +507,21 @@ class MovementAdmin(BigTableAdmin):
     search_fields = ("correlation_id",)
     search_help_text = "Exact SKU or correlation id"
     fieldsets = (
-        (None, {"fields": (("stock_level", "seq"), ("account", "delta", "balance_after"), ("cause", "reference"), "reason")}),
-        ("Why and when", {"fields": (("user", "story"), ("effective_at", "created_at"), "idempotency_key", "merchant")}),
+        (
+            None,
+            {
+                "fields": (
+                    ("stock_level", "seq"),
+                    ("account", "delta", "balance_after"),
+                    ("cause", "reference"),
+                    "reason",
+                )
+            },
+        ),
+        (
+            "Why and when",
+            {"fields": (("user", "story"), ("effective_at", "created_at"), "idempotency_key", "merchant")},
+        ),
     )
     readonly_fields = ("story",)
 
@@ -524,7 +570,17 @@ class OpenFilter(SimpleListFilter):
 
 @admin.register(Shortage)
 class ShortageAdmin(BigTableAdmin):
-    list_display = ("occurred_at", "sku_code", "warehouse_name", "quantity", "open_units", "cause", "reference", "covered_at", "story")
+    list_display = (
+        "occurred_at",
+        "sku_code",
+        "warehouse_name",
+        "quantity",
+        "open_units",
+        "cause",
+        "reference",
+        "covered_at",
+        "story",
+    )
     list_filter = (OpenFilter, recent("created_at"), "cause", merchant_filter())
     unindexed_filters = ("cause",)
     list_select_related = ("stock_level__sku", "stock_level__warehouse")
@@ -563,7 +619,14 @@ class HoldAdmin(BigTableAdmin):
     list_select_related = ("stock_level__sku", "stock_level__warehouse")
     search_fields = ("reference",)
     search_help_text = "Exact SKU"
-    fields = ("stock_level", ("quantity", "state"), ("created_at", "expires_at"), "reference", "idempotency_key", "merchant")
+    fields = (
+        "stock_level",
+        ("quantity", "state"),
+        ("created_at", "expires_at"),
+        "reference",
+        "idempotency_key",
+        "merchant",
+    )
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
         return Q(stock_level_id__in=stock_level_ids(request, key))

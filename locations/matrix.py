@@ -70,10 +70,10 @@ def set_matrix(
     return changed
 
 
-def announce(merchant_id: int, now: datetime) -> None:
-    """Have everything of a merchant published anew: what its stores may draw on has changed."""
+def announce(merchant_id: int, now: datetime, sku_ids: Sequence[int] | None = None) -> None:
+    """Have these SKUs of a merchant (all of them when None) published anew: what stores may show of them has changed."""
     for tell in on_change:
-        tell(merchant_id, None, now)
+        tell(merchant_id, sku_ids, now)
 
 
 def matrix_of(group: LocationGroup) -> dict[tuple[int, int], int]:
@@ -84,15 +84,23 @@ def matrix_of(group: LocationGroup) -> dict[tuple[int, int], int]:
 
 def default_matrix(group: LocationGroup) -> dict[tuple[int, int], int]:
     """Every store location of the group draws on every warehouse of it, in the order they joined."""
-    locations = GroupLocation.objects.filter(group=group).order_by("pk").values_list("store_location_id", flat=True)
-    warehouses = GroupWarehouse.objects.filter(group=group).order_by("pk").values_list("warehouse_id", flat=True)
+    locations = (
+        GroupLocation.objects.filter(group=group).order_by("pk").values_list("store_location_id", flat=True)
+    )
+    warehouses = (
+        GroupWarehouse.objects.filter(group=group).order_by("pk").values_list("warehouse_id", flat=True)
+    )
     return full_matrix(locations, warehouses)
 
 
-def full_matrix(store_location_ids: Collection[int], warehouse_ids: Collection[int]) -> dict[tuple[int, int], int]:
+def full_matrix(
+    store_location_ids: Collection[int], warehouse_ids: Collection[int]
+) -> dict[tuple[int, int], int]:
     """Every store location draws on every warehouse, in the given order."""
     order = list(enumerate(warehouse_ids, start=1))
-    return {(location, warehouse): priority for location in store_location_ids for priority, warehouse in order}
+    return {
+        (location, warehouse): priority for location in store_location_ids for priority, warehouse in order
+    }
 
 
 def _refuse_bad_priorities(cells: Cells) -> None:
@@ -100,7 +108,9 @@ def _refuse_bad_priorities(cells: Cells) -> None:
     names: list[tuple[int, int]] = []
     for (location, warehouse), priority in cells.items():
         if not 1 <= priority <= 32_767:
-            raise MatrixError(f"Priority {priority} of {_name(location)}: priorities are whole numbers from 1 up.")
+            raise MatrixError(
+                f"Priority {priority} of {_name(location)}: priorities are whole numbers from 1 up."
+            )
         if taken.setdefault((location, priority), warehouse) != warehouse:
             names.append((location, priority))
     if names:
@@ -118,7 +128,9 @@ def _name(store_location_id: int) -> str:
 def _refuse_strangers(group: LocationGroup, locations: Collection[int], warehouses: Collection[int]) -> None:
     """Members are the merchant's own, and in no other group."""
     own_locations = set(
-        StoreLocation.objects.filter(pk__in=locations, merchant=group.merchant_id).values_list("pk", flat=True)
+        StoreLocation.objects.filter(pk__in=locations, merchant=group.merchant_id).values_list(
+            "pk", flat=True
+        )
     )
     own_warehouses = set(
         Warehouse.objects.filter(pk__in=warehouses, merchant=group.merchant_id).values_list("pk", flat=True)
@@ -130,7 +142,9 @@ def _refuse_strangers(group: LocationGroup, locations: Collection[int], warehous
     _refuse_members_of_others(group, locations, warehouses)
 
 
-def _refuse_members_of_others(group: LocationGroup, locations: Collection[int], warehouses: Collection[int]) -> None:
+def _refuse_members_of_others(
+    group: LocationGroup, locations: Collection[int], warehouses: Collection[int]
+) -> None:
     location = (
         GroupLocation.objects.filter(store_location__in=locations)
         .exclude(group=group)
@@ -161,7 +175,9 @@ def _set_members(
     merchant = group.merchant_id
     here = set(GroupLocation.objects.filter(group=group).values_list("store_location_id", flat=True))
     come_locations = [
-        GroupLocation(merchant_id=merchant, group=group, store_location_id=key) for key in locations if key not in here
+        GroupLocation(merchant_id=merchant, group=group, store_location_id=key)
+        for key in locations
+        if key not in here
     ]
     there = set(GroupWarehouse.objects.filter(group=group).values_list("warehouse_id", flat=True))
     come_warehouses = [
@@ -214,7 +230,9 @@ def _set_cells(group: LocationGroup, cells: Cells) -> bool:
 def _described(group: LocationGroup) -> dict[str, list[str]]:
     """The matrix in words, for the trail: each store location with its warehouses in order."""
     drawn: dict[int, list[str]] = defaultdict(list)
-    cells = Cell.objects.filter(group=group).select_related("warehouse").order_by("store_location_id", "priority")
+    cells = (
+        Cell.objects.filter(group=group).select_related("warehouse").order_by("store_location_id", "priority")
+    )
     for cell in cells:
         drawn[cell.store_location_id].append(f"{cell.priority}: {cell.warehouse.name}")
     members = GroupLocation.objects.filter(group=group).select_related("store_location__channel")

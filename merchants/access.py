@@ -110,7 +110,7 @@ def member_page(
             seats = Seats(current=choose_seat(every, slug), every=every)
             if not seats.current.may(minimum):
                 raise PermissionDenied(f"This needs the role of {minimum.label.lower()} or above.")
-            with timezone.override(_timezone_of(seats.current.merchant)):
+            with timezone.override(clock_of(seats.current.merchant)):
                 return view(request, seats, *args, **kwargs)
 
         return guarded
@@ -118,7 +118,7 @@ def member_page(
     return decorate
 
 
-def _timezone_of(merchant: Merchant) -> tzinfo:
+def clock_of(merchant: Merchant) -> tzinfo:
     """The merchant's own clock, by which its pages tell times; UTC when its name means nothing here."""
     try:
         return ZoneInfo(merchant.timezone)

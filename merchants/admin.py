@@ -19,9 +19,9 @@ from merchants.admin_base import (
     merchant_filter,
     pretty_json,
     reach_of,
+    recent,
     story_link,
 )
-from merchants.admin_lists import recent
 from merchants.models import ActorKind, AuditEvent, Member, Merchant, User
 
 # What a person may do follows from their memberships, so Django's groups of permissions would only mislead.
@@ -188,7 +188,11 @@ class AuditEventAdmin(BigTableAdmin):
 
     @column("who")
     def actor(self, event: AuditEvent) -> str:
-        return str(event.user) if event.actor_kind == ActorKind.USER and event.user else event.get_actor_kind_display()
+        return (
+            str(event.user)
+            if event.actor_kind == ActorKind.USER and event.user
+            else event.get_actor_kind_display()
+        )
 
     @column("what to")
     def subject(self, event: AuditEvent) -> str:

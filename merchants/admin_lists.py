@@ -7,7 +7,7 @@ topic, say) looks through the newest rows only, and the page says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin import ModelAdmin as PlainModelAdmin
@@ -16,7 +16,6 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.paginator import EmptyPage, InvalidPage, Page, PageNotAnInteger, Paginator
 from django.db import connection, models
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.functional import cached_property
 
 if TYPE_CHECKING:
@@ -37,7 +36,9 @@ ROWS_OUT_OF_ORDER = 1_000
 class EndlessPage(Page[Any]):
     """A page that knows whether another one follows, since one row more was read than is shown."""
 
-    def __init__(self, rows: Sequence[Any], number: int, paginator: Paginator[Any], *, is_followed: bool) -> None:
+    def __init__(
+        self, rows: Sequence[Any], number: int, paginator: Paginator[Any], *, is_followed: bool
+    ) -> None:
         super().__init__(rows, number, paginator)
         self.is_followed = is_followed
 
@@ -86,7 +87,9 @@ class EndlessChangeList(ChangeList):
         queryset = super().get_queryset(request, exclude_parameters)
         if self.query or not self._unindexed_parameters():
             return queryset
-        oldest = self.root_queryset.order_by("-pk").values_list("pk", flat=True)[WINDOW_ROWS : WINDOW_ROWS + 1]
+        oldest = self.root_queryset.order_by("-pk").values_list("pk", flat=True)[
+            WINDOW_ROWS : WINDOW_ROWS + 1
+        ]
         bound = next(iter(oldest), None)
         if bound is None:
             return queryset
@@ -138,10 +141,13 @@ class EndlessChangeList(ChangeList):
         """Whether a search or a filter is on."""
         return bool(self.query or self.filter_params)
 
+
 def estimated_rows(model: type[models.Model]) -> int | None:
     """The planner's estimate of a table's rows; None when it was never analyzed."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass", [model._meta.db_table])
+        cursor.execute(
+            "SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass", [model._meta.db_table]
+        )
         (rows,) = cursor.fetchone()
     return rows if rows > 0 else None
 
@@ -174,48 +180,21 @@ def oldest_id_since(model: type[models.Model], field: str, instant: datetime) ->
     return int(bound) if bound is not None else None
 
 
-_SPANS = {
-    "1h": ("Past hour", timedelta(hours=1)),
-    "24h": ("Past 24 hours", timedelta(hours=24)),
-    "7d": ("Past 7 days", timedelta(days=7)),
-    "30d": ("Past 30 days", timedelta(days=30)),
-}
-
-
-def recent(field: str) -> type[SimpleListFilter]:
-    """A filter by age on `field`, a time that grows with the id: the index of the ids serves it."""
-
-    class RecentFilter(SimpleListFilter):
-        title = "age"
-        parameter_name = "within"
-
-        def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> Iterable[tuple[str, str]]:
-            return [(key, title) for key, (title, _) in _SPANS.items()]
-
-        def queryset(
-            self, request: HttpRequest, queryset: models.QuerySet[Any]
-        ) -> models.QuerySet[Any] | None:
-            span = _SPANS.get(self.value() or "")
-            if span is None:
-                return queryset
-            instant = timezone.now() - span[1]
-            bound = oldest_id_since(queryset.model, field, instant)
-            if bound is None:
-                return queryset.none()
-            return queryset.filter(**{"pk__gte": bound - ROWS_OUT_OF_ORDER, f"{field}__gte": instant})
-
-    return RecentFilter
-
-
 def choice_filter(
-    *, title: str, parameter: str, choices: Callable[[HttpRequest], Iterable[tuple[str, str]]], lookup: str = ""
+    *,
+    title: str,
+    parameter: str,
+    choices: Callable[[HttpRequest], Iterable[tuple[str, str]]],
+    lookup: str = "",
 ) -> type[SimpleListFilter]:
     """A filter whose choices are asked of `choices` and never of the table that is listed."""
 
     class ChoiceFilter(SimpleListFilter):
         parameter_name = parameter
 
-        def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> Iterable[tuple[str, str]]:
+        def lookups(
+            self, request: HttpRequest, model_admin: PlainModelAdmin[Any]
+        ) -> Iterable[tuple[str, str]]:
             return list(choices(request))
 
         def queryset(

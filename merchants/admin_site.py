@@ -86,7 +86,14 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
             if (request.user.is_superuser or label not in _SUPERUSER_MODELS) and (link := _list_url(label))
         ]
         if items:
-            groups.append({"title": title, "separator": bool(groups), "collapsible": title == "Machine room", "items": items})
+            groups.append(
+                {
+                    "title": title,
+                    "separator": bool(groups),
+                    "collapsible": title == "Machine room",
+                    "items": items,
+                }
+            )
     return groups
 
 
@@ -105,15 +112,37 @@ def stylesheet(request: HttpRequest) -> str:
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """The first page: what needs somebody, as numbers that lead to the rows behind them."""
     context["attention"] = _attention(request)
-    context["menu"] = sidebar(request)
+    # Under another name, since `items` of a dictionary is its method to a template.
+    context["menu"] = [{"title": group["title"], "items_shown": group["items"]} for group in sidebar(request)]
     return context
 
 
 #: Each is answered by a partial index that holds little but the rows counted; and no count goes beyond a thousand.
 _COUNTS = (
-    ("Open shortages", "Units sold beyond stock", "inventory.shortage", "open=yes", "inventory_shortage", "covered_at IS NULL"),
-    ("Dead events", "Could not be applied", "channels.inboxevent", "state=dead", "channels_inboxevent", "state = 'dead'"),
-    ("Waiting events", "Not applied yet", "channels.inboxevent", "state=pending", "channels_inboxevent", "state = 'pending'"),
+    (
+        "Open shortages",
+        "Units sold beyond stock",
+        "inventory.shortage",
+        "open=yes",
+        "inventory_shortage",
+        "covered_at IS NULL",
+    ),
+    (
+        "Dead events",
+        "Could not be applied",
+        "channels.inboxevent",
+        "state=dead",
+        "channels_inboxevent",
+        "state = 'dead'",
+    ),
+    (
+        "Waiting events",
+        "Not applied yet",
+        "channels.inboxevent",
+        "state=pending",
+        "channels_inboxevent",
+        "state = 'pending'",
+    ),
     (
         "Suspect levels",
         "A store shows a number nobody explained",
@@ -152,6 +181,11 @@ def _attention(request: HttpRequest) -> list[dict[str, Any]]:
             (count,) = cursor.fetchone()
             shown = f"{count}+" if count >= _COUNTED_AT_MOST else str(count)
             cards.append(
-                {"title": title, "explanation": explanation, "count": shown, "link": f"{_list_url(label)}?{query}"}
+                {
+                    "title": title,
+                    "explanation": explanation,
+                    "count": shown,
+                    "link": f"{_list_url(label)}?{query}",
+                }
             )
     return cards

@@ -574,7 +574,8 @@ def verdict(*, counts: Counts, stores: int, levels: int) -> Verdict:
     if stores == 0:
         return Verdict("moving", "No store is connected to this group yet")
     if counts.stuck:
-        return Verdict("needs", f"{_levels(counts.stuck, levels)} cannot be set and need somebody")
+        verb = "needs" if counts.stuck == 1 else "need"
+        return Verdict("needs", f"{_levels(counts.stuck, levels)} cannot be set and {verb} somebody")
     if counts.moving:
         verb = "is" if counts.moving == 1 else "are"
         return Verdict("moving", f"{_levels(counts.moving, levels)} {verb} on {'its' if verb == 'is' else 'their'} way")

@@ -27,7 +27,7 @@ def attach() -> None:
     matrix.on_change.append(_matrix_changed)
     mapping.on_mapped.append(_listings_mapped)
     steering.on_reconcile.append(tasks.ring_reconcile)
-    onboarding.on_connected.append(tasks.ring_reconcile)
+    onboarding.on_connected.append(tasks.ring_activate)
 
 
 def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uuid.UUID, now: datetime) -> None:

@@ -88,6 +88,7 @@ class LevelStep:
     store: str
     sku: str
     note: str
+    is_waiting: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class Story:
     @property
     def is_finished(self) -> bool:
         """Nothing more is expected to follow."""
-        return not self.open_pushes and not any(step.level.waiting_since for step in self.levels) and all(
+        return not self.open_pushes and not any(step.is_waiting for step in self.levels) and all(
             arrival.event.settled_at is not None for arrival in self.arrivals
         )
 
@@ -183,7 +184,7 @@ def tell(correlation_id: uuid.UUID, *, merchant_ids: Collection[int]) -> Story |
         movements=tuple(_movement_step(movement) for movement in movements),
         shortages=_shortages(correlation_id, movements),
         levels=tuple(_level_step(level, correlation_id) for level in levels),
-        drifts=_drifts(correlation_id, levels),
+        drifts=_drifts(correlation_id, levels, movements),
         pushes=tuple(_push_step(push, started_at, scale_ms) for push in pushes),
         scale_ms=scale_ms,
     )
@@ -377,28 +378,39 @@ def _levels(
 
 def _level_step(level: ListingLevel, correlation_id: uuid.UUID) -> LevelStep:
     sku = level.listing.sku
-    if correlation_id in level.waiting_correlation_ids:
+    is_told = correlation_id in level.waiting_correlation_ids
+    is_waiting = is_told and level.desired is not None and level.desired != level.shown
+    if is_waiting:
         note = "waits to be written"
     elif level.suspect_since is not None:
         note = f"being checked with the store: {level.suspect_reason}" if level.suspect_reason else "being checked"
     elif level.desired is None:
         note = "not published"
     elif level.desired == level.shown:
-        note = "right"
+        # The store of the sale itself: its own counter fell with it.
+        note = "showed it by itself" if is_told else "right"
     else:
         note = "on its way"
     return LevelStep(
-        level=level, store=level.channel.name, sku=sku.code if sku else level.listing.remote_sku, note=note
+        level=level,
+        store=level.channel.name,
+        sku=sku.code if sku else level.listing.remote_sku,
+        note=note,
+        is_waiting=is_waiting,
     )
 
 
-def _drifts(correlation_id: uuid.UUID, levels: Iterable[ListingLevel]) -> tuple[Drift, ...]:
-    """What checks of those levels found in this story."""
+def _drifts(
+    correlation_id: uuid.UUID, levels: Iterable[ListingLevel], movements: Iterable[Movement]
+) -> tuple[Drift, ...]:
+    """What checks found in this story. Looked for at the levels it is about: a drift is not indexed by its story."""
     level_ids = [level.pk for level in levels]
-    if not level_ids:
+    sku_ids = {movement.stock_level.sku_id for movement in movements}
+    if not level_ids and not sku_ids:
         return ()
+    near = Q(listing_level_id__in=level_ids) | Q(listing_level__listing__sku_id__in=sku_ids)
     return tuple(
-        Drift.objects.filter(listing_level_id__in=level_ids, correlation_id=correlation_id)
+        Drift.objects.filter(near, correlation_id=correlation_id)
         .select_related("channel", "listing_level__listing__sku")
         .order_by("pk")[:STEPS_MAX]
     )
@@ -464,8 +476,10 @@ def find(query: str, *, merchant_ids: Collection[int]) -> tuple[Found, ...]:
         *_by_order(query, merchant_ids),
         *_by_sku(query, merchant_ids),
     ]
-    newest_first = sorted(found, key=lambda story: story.at, reverse=True)
-    return tuple({story.correlation_id: story for story in reversed(newest_first)}.values())[::-1][:RESULTS_MAX]
+    once: dict[uuid.UUID, Found] = {}
+    for one in sorted(found, key=lambda one: one.at, reverse=True):
+        once.setdefault(one.correlation_id, one)
+    return tuple(once.values())[:RESULTS_MAX]
 
 
 def _by_correlation(query: str, merchant_ids: Collection[int]) -> list[Found]:

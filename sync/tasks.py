@@ -15,12 +15,12 @@ from typing import Any
 import redis
 import structlog
 from celery import shared_task
-from channels.connect import connector_for
+from channels.connect import callback_url, connector_for
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from channels import protocol
+from channels import onboarding, protocol
 from channels.models import Channel, ChannelState
 from sync import apply as applying
 from sync import check as checking
@@ -88,6 +88,11 @@ def ring_check(channel_id: int) -> None:
 def ring_reconcile(channel_id: int) -> None:
     """Somebody wants a channel's orders and levels compared now."""
     _ring(reconcile, "reconcile", channel_id)
+
+
+def ring_activate(channel_id: int) -> None:
+    """A channel was connected: bring it in."""
+    _ring(activate, "activate", channel_id)
 
 
 def _shift(work: Callable[[], bool], again: Callable[[], None]) -> None:
@@ -195,10 +200,37 @@ def reconcile(channel_id: int, **_: Any) -> None:
 
 
 @shared_task
+def activate(channel_id: int, **_: Any) -> None:
+    """Bring a channel in that was connected or authorized again: its webhooks, locations, catalogue and levels."""
+    _bell("activate").answer(str(channel_id))
+    channel = Channel.objects.get(pk=channel_id)
+
+    def work() -> None:
+        onboarding.activate(channel, now=timezone.now())
+        ring_reconcile(channel_id)
+
+    _guarded(channel, work)
+
+
+@shared_task
 def reconcile_all(**_: Any) -> None:
     """Start a pass over every active channel (celery-beat)."""
     for channel_id in Channel.objects.filter(state=ChannelState.ACTIVE).values_list("id", flat=True):
         ring_reconcile(channel_id)
+
+
+@shared_task
+def check_webhooks(**_: Any) -> None:
+    """Look after every active channel's webhook subscriptions, and read what was missed if one was gone (celery-beat)."""
+    for channel in Channel.objects.filter(state=ChannelState.ACTIVE):
+
+        def work(channel: Channel = channel) -> None:
+            report = connector_for(channel).ensure_webhooks(callback_url(channel))
+            if report.created or report.repaired:
+                log.warning("webhooks.repaired", channel_id=channel.pk, created=report.created, repaired=report.repaired)
+                ring_reconcile(channel.pk)
+
+        _guarded(channel, work)
 
 
 @shared_task

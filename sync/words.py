@@ -16,7 +16,7 @@ _TOPICS = {
     "orders/partially_fulfilled": "Order partly shipped",
     "orders/delete": "Order deleted",
     "refunds/create": "Refund",
-    "inventory_levels/update": "Stock changed in the store",
+    "inventory_levels/update": "Stock changed",
     "inventory_levels/connect": "Stocked at a location",
     "inventory_levels/disconnect": "No longer stocked at a location",
     "inventory_items/create": "Inventory item added",

@@ -59,6 +59,11 @@ PUBLIC_URL: str = env.str("PUBLIC_URL", default="http://127.0.0.1:8000", validat
 BEHIND_PROXY: bool = env.bool("BEHIND_PROXY", default=False)
 # Where the emulated stores are; empty = there are none.
 SANDBOX_URL: str = env.str("SANDBOX_URL", default="")
+# Our own app at Shopify, for merchants who connect their stores by granting it access; empty = there is none.
+SHOPIFY_CLIENT_ID: str = env.str("SHOPIFY_CLIENT_ID", default="")
+SHOPIFY_CLIENT_SECRET: str = env.str("SHOPIFY_CLIENT_SECRET", default="")
+# The app's secret before this one, while Shopify still signs with it (up to an hour after a rotation).
+SHOPIFY_PREVIOUS_CLIENT_SECRET: str = env.str("SHOPIFY_PREVIOUS_CLIENT_SECRET", default="")
 # PostgreSQL: the only truth.
 DATABASE: dict[str, Any] = env.dj_db_url("DATABASE_URL")
 # Connections one process keeps at most; 0 = no pool, one connection per thread.
@@ -231,7 +236,8 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = 2000
 # -- Static files --
 
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+# Where collectstatic puts them; without hashed names nothing is collected.
+STATIC_ROOT = BASE_DIR / "staticfiles" if STATIC_MANIFEST else None
 STATICFILES_DIRS = [BASE_DIR / "static"]
 _STATIC_STORAGE = (
     "whitenoise.storage.CompressedManifestStaticFilesStorage"

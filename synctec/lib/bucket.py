@@ -19,8 +19,8 @@ from typing import Final
 import redis
 
 _SCRIPT: Final = """
--- Fields: level, at (s), capacity, rate (1/s), blocked (s), and two counters with a current (c) and a former (f)
--- generation: flight (reserved, not settled) and settled (settled a moment ago).
+-- Fields: level, at (s), capacity, rate (1/s), blocked (s), and two counters with a current (c) and a
+-- former (f) generation: flight (reserved, not settled) and settled (settled a moment ago).
 local FLIGHT_S, SETTLED_S = 60, 1
 local key, act = KEYS[1], ARGV[1]
 local capacity, rate = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -129,9 +129,9 @@ class TokenBucket:
         self._script = client.register_script(_SCRIPT)
 
     def reserve(self, cost: float) -> float:
-        """Take `cost` tokens and return 0.0; or take nothing and return the seconds to wait before asking again.
+        """Take `cost` tokens and return 0.0, or take nothing and return the seconds to wait.
 
-        Others may come first, so a wait is no promise. Raises CostAboveCapacity, ValueError for a negative cost.
+        Others may come first, so a wait is no promise. Raises CostAboveCapacity, and ValueError below 0.
         """
         _check_cost(cost)
         wait_seconds, state = self._run("reserve", cost)

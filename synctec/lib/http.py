@@ -13,7 +13,7 @@ Errors tell a caller what may be done next:
     HttpError
     |-- AddressRefused     no usable URL, not allowed by the rule, or not public: nothing was sent
     |-- NotSent            certainly did not reach the server: safe to send again
-    |-- OutcomeUnknown     sent, and no whole answer: it may have been carried out (same idempotency key again)
+    |-- OutcomeUnknown     sent, no whole answer: it may have been carried out (same idempotency key again)
     |-- RedirectRefused    answered with a redirect: a wrong address or a trap, look at the channel's settings
     `-- ResponseTooLarge   answered, but the answer is over the limit: most likely carried out
 
@@ -22,6 +22,7 @@ host and the reason, never a header, path, query or body; and errors are raised 
 because those of the libraries below quote the whole URL.
 """
 
+import errno
 import http.client
 import math
 import re
@@ -32,6 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, ClassVar, Final, Self
 
@@ -109,8 +111,8 @@ class Target:
 class AddressRule:
     """Which scheme, host and port a session may talk to. Rules are joined with `|`.
 
-    Host names are compared in lower case. Except for exact origins, which the operator vouches for, only https
-    on port 443 to a host *name* is allowed, and all addresses of the name must be public.
+    Host names are compared in lower case. Except for exact origins, which the operator vouches for, only
+    https on port 443 to a host *name* is allowed, and all addresses of the name must be public.
     """
 
     origins: frozenset[tuple[str, str, int]] = frozenset()
@@ -139,7 +141,7 @@ class AddressRule:
 
     @classmethod
     def exact_origin(cls, origin: str) -> Self:
-        """Allow one origin such as "http://127.0.0.1:41000", public or not: for addresses the operator sets."""
+        """Allow one origin such as "http://127.0.0.1:41000", public or not: for what the operator sets."""
         url = _parse(origin)
         if url.path not in {None, "/"} or url.query or url.fragment or url.auth:
             raise ValueError("an origin is scheme://host:port and nothing more")
@@ -226,14 +228,17 @@ class _Attempt:
     expires_at: float
     resolve: Callable[[str, int], Sequence[SocketAddress]]
     open_socket: Callable[[SocketAddress, float], socket.socket]
-    #: Set just before the first byte of the request is written: the border between NotSent and OutcomeUnknown.
+    #: Set just before the first byte of the request is written; from then on the outcome can be unknown.
     begun: bool = False
 
     def remaining_seconds(self) -> float:
         remaining = self.expires_at - time.monotonic()
         if remaining <= 0:
-            raise _DeadlineOver
+            raise TimeoutError
         return remaining
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.expires_at
 
     def dial(self, timeout_seconds: float) -> socket.socket:
         """Resolve, check, connect. Raises AddressRefused, or OSError when nobody answers."""
@@ -244,7 +249,7 @@ class _Attempt:
                     raise AddressRefused(f"{self.target.host} resolves to {address.ip}, which is not public")
         stop_at = time.monotonic() + min(timeout_seconds, self.remaining_seconds())
         tried = addresses[:ADDRESSES_TRIED]
-        failure = OSError("the name has no address")
+        failure = OSError(errno.EADDRNOTAVAIL, "the name has no address")
         for index, address in enumerate(tried):
             share_seconds = (stop_at - time.monotonic()) / (len(tried) - index)
             try:
@@ -256,10 +261,6 @@ class _Attempt:
             connection.settimeout(max(stop_at - time.monotonic(), 0.001))
             return connection
         raise failure
-
-
-class _DeadlineOver(TimeoutError):
-    """The time for the whole request is over."""
 
 
 _current: ContextVar[_Attempt | None] = ContextVar("synctec_http_attempt", default=None)
@@ -378,7 +379,8 @@ class _Adapter(requests.adapters.HTTPAdapter):
             return self._exchange(request, attempt, timeout)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             kind = OutcomeUnknown if attempt.begun else NotSent
-            failure = kind(f"{request.method} to {attempt.target.host}: {_reason(error)}")
+            reason = "the time for the whole request is over" if attempt.is_over() else _reason(error)
+            failure = kind(f"{request.method} to {attempt.target.host}: {reason}")
         # Outside the except block, so that the library's error (with the URL in it) is not chained.
         raise failure
 
@@ -424,7 +426,15 @@ class _Adapter(requests.adapters.HTTPAdapter):
                 parts.append(part)
         if size > limit:
             raise ResponseTooLarge(f"{request.method} to {target.host}: the answer is over {limit} bytes")
+        if not parts and _ends_with_connection(request, raw):
+            # The standard library takes a head that was cut off for a whole one; nothing says it was whole.
+            raise OutcomeUnknown(f"{request.method} to {target.host}: the connection ended in the answer")
         return b"".join(parts)
+
+
+def _ends_with_connection(request: requests.PreparedRequest, raw: BaseHTTPResponse) -> bool:
+    has_body = request.method != "HEAD" and raw.status not in {204, 304}
+    return has_body and "Content-Length" not in raw.headers and "Transfer-Encoding" not in raw.headers
 
 
 @contextmanager
@@ -454,8 +464,6 @@ def _reason(error: BaseException) -> str:
     while error.args and isinstance(error.args[-1], Exception):
         error = error.args[-1]
     match error:
-        case _DeadlineOver():
-            return "the time for the whole request is over"
         case TimeoutError() | urllib3.exceptions.TimeoutError():
             return "timed out"
         case socket.gaierror():
@@ -468,6 +476,14 @@ def _reason(error: BaseException) -> str:
             return text.lower()
         case _:
             return type(error).__name__
+
+
+@cache
+def _tls_context(ca_bundle: str) -> ssl.SSLContext:
+    # Shared by all sessions: reading the authorities takes some 60 ms, and there may be a session per store.
+    context = ssl.create_default_context(cafile=ca_bundle)
+    context.sslsocket_class = _TimedTLSSocket
+    return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,9 +507,9 @@ class Dialler:
 class GuardedSession(requests.Session):
     """A `requests.Session` that only talks to addresses of its rule, within its limits. See the module.
 
-    May be shared by threads once its headers are set. Connections are kept alive, up to `pool_size` per host.
-    Bodies are always read whole inside the request: `stream`, `verify=False`, `cert` and `proxies` are refused
-    with ValueError. A `timeout` given with a request replaces the read timeout, or (connect, read).
+    Threads may share it once its headers are set. Connections are kept alive, up to `pool_size` per host.
+    Bodies are always read whole inside the request: `stream`, `verify=False`, `cert` and `proxies` are
+    refused with ValueError. A `timeout` given with a request replaces the read timeout, or (connect, read).
     """
 
     def __init__(
@@ -513,11 +529,8 @@ class GuardedSession(requests.Session):
         self.trust_env = False
         self.headers.update({"User-Agent": "SyncTec", "Accept-Encoding": "gzip, deflate"})
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        tls = ssl.create_default_context(cafile=ca_bundle or certifi.where())
-        tls.sslsocket_class = _TimedTLSSocket
-        adapter = _Adapter(
-            tls=tls, pool_size=pool_size, max_response_bytes=self.limits.max_response_bytes
-        )
+        tls = _tls_context(ca_bundle or certifi.where())
+        adapter = _Adapter(tls=tls, pool_size=pool_size, max_response_bytes=self.limits.max_response_bytes)
         self.adapters.clear()
         self.mount("https://", adapter)
         self.mount("http://", adapter)

@@ -1,20 +1,21 @@
 """Redlock over N independent Redis or Valkey nodes, many keys at a time.
 
-Its place: a contention limiter, not the truth. It keeps two workers from preparing the same SKUs at once. What
-decides is PostgreSQL (row locks, unique keys, the lease token checked in every commit), so a lock that is lost,
-doubled by a node that restarted empty, or refused for want of nodes costs time and nothing else.
+Its place: a contention limiter, not the truth. It keeps two workers from preparing the same SKUs at once.
+What decides is PostgreSQL (row locks, unique keys, the lease token checked in every commit), so a lock that
+is lost, doubled by a node that restarted empty, or refused for want of nodes costs time and nothing else.
 
     locks = Redlock([node_a, node_b, node_c])
     with locks.try_lock({"sku:17", "sku:18"}, auto_extend=True) as held:
         for key in held.keys: ...        # what another worker holds is left for the next batch
 
-After "Distributed Locks with Redis" (redis.io): a key is held when a quorum of nodes set it to our token, within
-the time to live less the time it took to ask and an allowance for clock drift. All keys of a call go to a node in
-one script; the nodes work at the same time, because every request is written before the first reply is read.
-A node that is down or slower than the node timeout counts as "no" and is left alone for a moment.
+After "Distributed Locks with Redis" (redis.io): a key is held when a quorum of nodes set it to our token,
+within the time to live less the time it took to ask and an allowance for clock drift. All keys of a call go
+to a node in one script; the nodes work at the same time, because every request is written before the first
+reply is read. A node that is down or slower than the node timeout counts as "no" and is left alone for a
+moment.
 
-Assumption: a node that crashes without its data stays away for one time to live. Where it comes back sooner, a
-second holder is possible (see above for what that costs).
+Assumption: a node that crashes without its data stays away for one time to live. Where it comes back sooner,
+a second holder is possible (see above for what that costs).
 """
 
 import logging
@@ -85,7 +86,7 @@ class Redlock:
         node_timeout_seconds: float = NODE_TIMEOUT_SECONDS,
         max_hold_seconds: float = MAX_HOLD_SECONDS,
     ) -> None:
-        """Take one client per node. Their addresses and passwords are used, their timeouts and retries not."""
+        """Take one client per node: its address and password are used, its timeouts and retries are not."""
         if not nodes:
             raise ValueError("Redlock needs at least one node")
         self.quorum: Final = len(nodes) // 2 + 1
@@ -98,10 +99,11 @@ class Redlock:
         self._extender = _Extender(interval_seconds=ttl_ms / 3000)
 
     def try_lock(self, keys: Collection[str], *, auto_extend: bool = False) -> "Locked":
-        """Try each key once and return what was granted: all of them, some, or none. Never waits, never raises.
+        """Try each key once and return what was granted: all of them, some, or none. Never raises.
 
-        With `auto_extend` a background thread extends the lock at a third of its time to live until it is
-        released, lost, or held for `max_hold_seconds`.
+        Takes one round trip, or two where others hold some of the keys. With `auto_extend` a background
+        thread extends the lock at a third of its time to live until it is released, lost, or held for
+        `max_hold_seconds`.
         """
         token = secrets.token_hex(16)
         wanted = sorted(set(keys))
@@ -174,10 +176,16 @@ class Locked:
     """Keys granted together under one token. Use it as a context manager, or call `release`."""
 
     def __init__(
-        self, locks: Redlock, *, keys: frozenset[str], token: str, valid_until: float, is_degraded: bool = False
+        self,
+        locks: Redlock,
+        *,
+        keys: frozenset[str],
+        token: str,
+        valid_until: float,
+        is_degraded: bool = False,
     ) -> None:
         self.keys: Final = keys
-        #: Too few nodes answered to grant anything: nobody can lock now, which is not the same as being refused.
+        #: Too few nodes answered to grant anything: nobody can lock now, which is no refusal.
         self.is_degraded: Final = is_degraded
         self.token: Final = token
         #: `time.monotonic()` until which the keys may be counted on.
@@ -190,7 +198,7 @@ class Locked:
 
     @property
     def lost(self) -> bool:
-        """True once some key may be another's: its validity ran out, or a quorum disowned it, before release."""
+        """True once some key may be another's: before release, validity ran out or a quorum disowned it."""
         if self._released or not self.keys:
             return self._gone
         return self._gone or time.monotonic() >= self.valid_until

@@ -15,6 +15,8 @@ from synctec.local.stack import LOOPBACK, LocalStack
 
 DEMO_LOGINS = {"merchant": "demo@synctec.test", "admin": "admin@synctec.test"}
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def main() -> int:
     arguments = _parse_arguments()
@@ -28,7 +30,8 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Start the stack, show its addresses, and stop it on Ctrl-C, SIGTERM or SIGHUP."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell that starts us in the background has told us to ignore it.
+    for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
     log = LogStream(sys.stdout)
     stack = LocalStack(
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         log.write("supervisor", "stopping")
     finally:
         # A second Ctrl-C must not leave half of the stack running; stopping takes seconds at most.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         stack.stop()
     log.write("supervisor", "stopped; the data is kept, `make run` continues with it")

@@ -26,8 +26,19 @@ OVERRIDABLE = ("SECRET_KEY", "CREDENTIAL_KEYS", "PUBLIC_URL", "ALLOWED_HOSTS", "
 VALKEY_NODES = 3
 WORKERS = 2
 WORKER_THREADS = 8
-# Two cores: more threads than that only while they wait for the database.
-WEB_THREADS = 8
+# The rest would only wait for each other: one process runs Python on one core at a time.
+WEB_THREADS = 2 * (os.cpu_count() or 2) + 1
+# Several commands of manage.py in one process, because each process pays for all the imports anew.
+PREPARE_PROGRAM = """
+import sys
+import django
+from django.core.management import call_command
+django.setup()
+for step in sys.argv[1:]:
+    call_command(*step.split())
+"""
+# Said at every start, to people who know: a worker of a local stack may well run as root, in a container or a CI job.
+QUIET_WARNINGS = "ignore:You're running the worker with superuser privileges"
 
 
 class LocalStack:
@@ -191,6 +202,9 @@ class LocalStack:
             "SANDBOX_URL": f"http://{LOOPBACK}:{self._ports['sandbox']}",
             # Nobody ran collectstatic here; the files are served from where they lie.
             "STATIC_MANIFEST": "false",
+            # The sandbox lists an order at once, so audits and reconciliation need not look far back.
+            "AUDIT_LAG_SECONDS": "3",
+            "RECONCILE_OVERLAP_SECONDS": "30",
             "LOG_LEVEL": "INFO",
             "LOG_FORMAT": "console",
             "DEMO_PASSWORD": self.demo_password,
@@ -218,18 +232,23 @@ class LocalStack:
         is_first_sandbox = not any(self.folder.sandbox_data.iterdir())
         schema, demo = _schema_stamp(), self._demo_stamp()
         done = self._postgres.read_stamp() if self._postgres else ""
-        sandbox = self._sandbox()
+        sandbox, web = self._sandbox(), self._web()
+        # Two cores, and the web server spends its first seconds on imports: it need not wait for its tables.
+        supervisor.launch(sandbox, web)
+        steps = []
         if not done.startswith(schema):
-            self._say("migrating the database")
-            supervisor.run(self._manage("migrate", "--no-input", "--verbosity=0"), timeout_seconds=300)
-        supervisor.start(sandbox)
+            steps.append("migrate --no-input --verbosity=0")
         if done != schema + demo or is_first_sandbox:
-            self._say("loading the demo merchant")
-            supervisor.run(self._manage("load_demo"), timeout_seconds=300)
-            if self._postgres:
-                self._postgres.write_stamp(schema + demo)
-        # The page first: workers and beat would only slow down its start, and nothing is lost without them.
-        supervisor.start(self._web())
+            steps.append("load_demo")
+            supervisor.wait_until_ready(sandbox)
+        if steps:
+            self._say(f"preparing the database: {', '.join(step.split()[0] for step in steps)}")
+            supervisor.run(self._python("prepare", "-c", PREPARE_PROGRAM, *steps), timeout_seconds=300)
+        if steps and self._postgres:
+            self._postgres.write_stamp(schema + demo)
+        supervisor.wait_until_ready(sandbox)
+        supervisor.wait_until_ready(web)
+        # Last, because they would slow down the start of the page, and nothing is lost without them.
         supervisor.start(*(self._worker(number) for number in range(1, WORKERS + 1)), self._beat())
 
     def _demo_stamp(self) -> str:
@@ -263,14 +282,11 @@ class LocalStack:
         options = ["-P", "threads", "-c", str(WORKER_THREADS), "-n", f"worker-{number}@%h", "-l", "INFO"]
         # Workers have nothing to tell each other; these only delay the start and fill the broker.
         quiet = ["--without-gossip", "--without-mingle"]
-        return self._python(f"worker-{number}", "-m", "celery", "-A", "synctec", "worker", *options, *quiet)
+        return self._python(f"worker-{number}", "-m", "celery", "-q", "-A", "synctec", "worker", *options, *quiet)
 
     def _beat(self) -> ChildSpec:
         # No pid file: the supervisor knows whether it runs, and a stale file would keep it from starting.
-        return self._python("beat", "-m", "celery", "-A", "synctec", "beat", "-l", "INFO", "--pidfile=")
-
-    def _manage(self, *arguments: str) -> ChildSpec:
-        return self._python(arguments[0], "manage.py", *arguments)
+        return self._python("beat", "-m", "celery", "-q", "-A", "synctec", "beat", "-l", "INFO", "--pidfile=")
 
     def _python(
         self,
@@ -293,6 +309,7 @@ class LocalStack:
                 **self._environment,
                 "DJANGO_SETTINGS_MODULE": "synctec.settings",
                 "PYTHONUNBUFFERED": "1",
+                "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", QUIET_WARNINGS),
             },
             working_directory=PROJECT,
             is_ready=is_ready if is_ready_port else None,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from synctec.local.errors import LocalStackError
 from synctec.local.process import ChildSpec, LogStream, kill_group, spawn, stop, wait_for
@@ -76,14 +77,18 @@ class Supervisor:
 
         Raises StartFailedError.
         """
-        for spec in specs:
-            self._order(lambda spec=spec: self._spawn(spec, is_kept_alive=True))  # type: ignore[misc]
+        self.launch(*specs)
         for spec in specs:
             self.wait_until_ready(spec)
 
+    def launch(self, *specs: ChildSpec) -> None:
+        """Start these children and keep them alive; return at once."""
+        for spec in specs:
+            self._order(partial(self._spawn, spec, is_kept_alive=True))
+
     def run(self, spec: ChildSpec, *, timeout_seconds: float) -> None:
         """Run one program to its end. Raises StartFailedError if it fails or takes too long."""
-        self._order(lambda: self._spawn(spec, is_kept_alive=False))
+        self._order(partial(self._spawn, spec, is_kept_alive=False))
         child = self._children[spec.name]
         has_ended = wait_for(lambda: not child.is_running, timeout_seconds=timeout_seconds)
         del self._children[spec.name]

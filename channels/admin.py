@@ -1,0 +1,990 @@
+"""Admin of channels, listings, the inbox and the pushes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin import ModelAdmin as PlainModelAdmin
+from django.contrib.admin import SimpleListFilter
+from django.db import connection, models
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from unfold import widgets
+
+from channels import connect, credentials, mapping, onboarding, replay, steering
+from channels.models import (
+    BatchState,
+    Channel,
+    ChannelState,
+    EventState,
+    InboxEvent,
+    Listing,
+    ListingLevel,
+    Push,
+    PushBatch,
+    PushState,
+    StoreLocation,
+)
+from channels.protocol import ChannelError
+from inventory.admin import sku_ids, table
+from merchants import trail
+from merchants.admin_base import (
+    BigTableAdmin,
+    ReasonForm,
+    TenantAdmin,
+    TenantForm,
+    acting_user,
+    as_uuid,
+    column,
+    merchant_filter,
+    page_action,
+    preformatted,
+    pretty_json,
+    reach_of,
+    recent,
+    sole_merchant_id,
+    story_link,
+    visible_merchant_ids,
+)
+from merchants.admin_lists import choice_filter
+from merchants.models import Merchant
+from synctec.lib.secret import Secret
+
+#: A longer body is not laid out again, only shown as it came.
+PRETTY_BYTES_MAX = 512 * 1024
+
+_STATE_COLOURS = {
+    "Active": "success",
+    "Connecting": "info",
+    "Paused: nothing is written": "warning",
+    "Needs to be authorized again": "danger",
+    "Uninstalled in the store": "danger",
+}
+_EVENT_COLOURS = {"pending": "info", "applied": "success", "ignored": "", "dead": "danger"}
+_PUSH_COLOURS = {"open": "info", "confirmed": "success", "rejected": "warning"}
+
+
+def channel_filter() -> type[SimpleListFilter]:
+    """A filter by channel; the choices come from the channels, not from the rows listed."""
+
+    def choices(request: HttpRequest) -> Iterable[tuple[str, str]]:
+        found = Channel.objects.filter(merchant_id__in=visible_merchant_ids(request)).order_by("name")
+        return [(str(key), name) for key, name in found.values_list("pk", "name")[:100]]
+
+    return choice_filter(title="channel", parameter="channel", choices=choices, lookup="channel_id")
+
+
+def listing_level_ids(request: HttpRequest, code: str) -> list[int]:
+    """The listing levels of the SKUs with exactly this code."""
+    listings = list(Listing.objects.filter(sku_id__in=sku_ids(request, code)).values_list("pk", flat=True))
+    return list(ListingLevel.objects.filter(listing_id__in=listings).values_list("pk", flat=True))
+
+
+# --- channels -----------------------------------------------------------------------------------------------------
+
+
+class ChannelForm(TenantForm):
+    """Name and starting moment; and a secret that can be replaced, but never read."""
+
+    new_client_secret = forms.CharField(
+        required=False,
+        max_length=255,
+        strip=True,
+        label="Replace client secret",
+        help_text="Stored sealed and never shown again. The old one stays valid until its rotation is ended.",
+        widget=widgets.UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),
+    )
+
+
+class SandboxForm(forms.Form):
+    """Asks for what a practice store is to be called."""
+
+    merchant = forms.ModelChoiceField(
+        queryset=Merchant.objects.none(), widget=widgets.UnfoldAdminSelectWidget, empty_label=None
+    )
+    name = forms.CharField(
+        max_length=80,
+        help_text="Any name you like, such as: Practice store.",
+        widget=widgets.UnfoldAdminTextInputWidget,
+    )
+
+    def __init__(self, data: Any, *, merchants: models.QuerySet[Merchant], sole: int | None) -> None:
+        super().__init__(data)
+        field = self.fields["merchant"]
+        assert isinstance(field, forms.ModelChoiceField)
+        field.queryset = merchants
+        if sole:
+            field.initial = sole
+            field.widget = forms.HiddenInput()
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        merchant, name = cleaned.get("merchant"), cleaned.get("name")
+        if merchant and name and Channel.objects.filter(merchant=merchant, name=name).exists():
+            self.add_error("name", f"{merchant} has a channel of this name. Choose another name.")
+        return cleaned
+
+
+@admin.register(Channel)
+class ChannelAdmin(TenantAdmin):
+    """Channels come by being connected and go by being uninstalled: there is no adding or deleting by hand."""
+
+    form = ChannelForm
+    list_display = ("name", "kind", "account", "state_badge", "failures", "last_error_short", "merchant")
+    list_filter = ("state", "kind", merchant_filter())
+    list_select_related = ("merchant",)
+    search_fields = ("name", "account")
+    search_help_text = "Name or account"
+    ordering = ("name",)
+    actions_list = ("add_practice_store",)
+    actions_detail = ("reconcile_now", "pause", "resume", "check_webhooks")
+    fieldsets = (
+        (None, {"fields": ("merchant", "name", ("kind", "account"), ("state_shown", "state_reason"))}),
+        (
+            "Sync",
+            {
+                "fields": (
+                    "orders_counted_from",
+                    "orders_watermark",
+                    ("failures", "next_call_at"),
+                    "last_error",
+                )
+            },
+        ),
+        ("Webhooks", {"fields": ("webhook_path",)}),
+        ("Credentials", {"fields": ("credentials_shown", "new_client_secret")}),
+        ("Locations", {"fields": ("locations_shown",)}),
+    )
+    readonly_fields = (
+        "kind", "account", "state_shown", "state_reason", "orders_watermark", "failures", "next_call_at", "last_error",
+        "webhook_path", "credentials_shown", "locations_shown",
+    )  # fmt: skip
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        # Not a field of the model: Django would look for it there, for those who may only look at the page.
+        if not self.has_change_permission(request, obj):
+            kwargs["exclude"] = [*(kwargs.get("exclude") or ()), "new_client_secret"]
+        return super().get_form(request, obj, change=change, **kwargs)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is not None and self.has_change_permission(request, obj):
+            return fieldsets
+        return [
+            (
+                title,
+                {**options, "fields": [name for name in options["fields"] if name != "new_client_secret"]},
+            )
+            for title, options in fieldsets
+        ]
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        new_secret = form.cleaned_data.get("new_client_secret")
+        if new_secret:
+            credential = getattr(obj, "credential", None)
+            credentials.store(
+                obj, client_id=credential.client_id if credential else "", client_secret=Secret(new_secret)
+            )
+            trail.record(
+                merchant_id=obj.merchant_id,
+                action="channel.replace_client_secret",
+                subject=obj,
+                user=acting_user(request),
+            )
+
+    @column("state", ordering="state", badge=_STATE_COLOURS)
+    def state_badge(self, channel: Channel) -> str:
+        return channel.get_state_display()
+
+    @column("state")
+    def state_shown(self, channel: Channel) -> str:
+        return channel.get_state_display()
+
+    @column("last error")
+    def last_error_short(self, channel: Channel) -> str:
+        return _short(channel.last_error)
+
+    @column("webhook path")
+    def webhook_path(self, channel: Channel) -> str:
+        return format_html("<code>{}</code>", connect.callback_url(channel))
+
+    @column("stored")
+    def credentials_shown(self, channel: Channel) -> str:
+        credential = getattr(channel, "credential", None)
+        if credential is None:
+            return "None stored."
+        kept = [
+            name
+            for name, sealed in (
+                ("client secret", credential.sealed_client_secret),
+                ("previous client secret", credential.sealed_previous_client_secret),
+                ("access token", credential.sealed_access_token),
+                ("refresh token", credential.sealed_refresh_token),
+            )
+            if sealed
+        ]
+        return f"{', '.join(kept) or 'no secret'}; since {timezone.localtime(credential.updated_at):%Y-%m-%d %H:%M}"
+
+    @column("locations")
+    def locations_shown(self, channel: Channel) -> str:
+        rows = channel.locations.order_by("name")  # type: ignore[attr-defined]
+        return table(
+            ("Location", "Identifier", "Active"),
+            [
+                (location.name, location.remote_id, "yes" if location.is_active else "no")
+                for location in rows[:100]
+            ],
+            empty="No locations read yet.",
+        )
+
+    @page_action("Add a practice store…", path="add-practice-store", icon="add_business", primary=True)
+    def add_practice_store(self, request: HttpRequest) -> HttpResponse:
+        """Connect a sandbox store, to try the system out."""
+        merchants = Merchant.objects.filter(is_active=True).order_by("name")
+        if not reach_of(request).every:
+            merchants = merchants.filter(pk__in=reach_of(request).managed)
+        back = reverse("admin:channels_channel_changelist")
+        form = SandboxForm(request.POST or None, merchants=merchants, sole=sole_merchant_id(request))
+        if form.is_valid():
+            channel = self._connect_practice_store(
+                request, form.cleaned_data["merchant"], form.cleaned_data["name"]
+            )
+            if channel is not None:
+                return HttpResponseRedirect(reverse("admin:channels_channel_change", args=[channel.pk]))
+        return self.form_page(
+            request,
+            title="Add a practice store",
+            form=form,
+            submit="Add the store",
+            intro=(
+                "An emulated store that behaves like the real thing: it sells, sends webhooks and answers the same "
+                "calls. It starts with no goods of its own, so nothing of yours can go wrong."
+            ),
+            back=back,
+        )
+
+    def _connect_practice_store(self, request: HttpRequest, merchant: Merchant, name: str) -> Channel | None:
+        now = timezone.now()
+        try:
+            channel = onboarding.connect_sandbox_store(
+                merchant=merchant, name=name, user=acting_user(request), now=now
+            )
+            onboarding.activate(channel, now=now)
+        except (ChannelError, onboarding.OnboardingError) as error:
+            messages.error(request, f"The practice store could not be added: {error}")
+            return None
+        messages.success(
+            request, f"{name} is connected. Put its location into a location group to have it kept in step."
+        )
+        return channel
+
+    @page_action("Reconcile now", path="reconcile", icon="sync")
+    def reconcile_now(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._ask(
+            request,
+            object_id,
+            title="Reconcile {} now",
+            intro="Its orders since the last pass and all its levels are read and compared, as soon as a worker is free.",
+            submit="Reconcile",
+            act=lambda channel, user, _reason: steering.reconcile_now(channel=channel, user=user),
+            done="{} will be reconciled as soon as a worker is free.",
+        )
+
+    @page_action("Pause…", path="pause", icon="pause")
+    def pause(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._ask(
+            request,
+            object_id,
+            title="Pause {}",
+            intro="Nothing is written to the store until it is resumed. Its sales still arrive and are counted.",
+            submit="Pause",
+            act=lambda channel, user, reason: steering.pause(channel=channel, user=user, reason=reason),
+            done="{} is paused: nothing is written to it.",
+        )
+
+    @page_action("Resume…", path="resume", icon="play_arrow")
+    def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._ask(
+            request,
+            object_id,
+            title="Resume {}",
+            intro="The store is read, then brought to the right numbers at once.",
+            submit="Resume",
+            act=lambda channel, user, reason: steering.resume(
+                channel=channel, user=user, now=timezone.now(), reason=reason
+            ),
+            done="{} is active again.",
+        )
+
+    @page_action("Check webhooks", path="check-webhooks", icon="webhook")
+    def check_webhooks(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._ask(
+            request,
+            object_id,
+            title="Check the webhook subscriptions of {}",
+            intro="Missing subscriptions are created, and wrong ones are repaired.",
+            submit="Check",
+            act=lambda channel, _user, _reason: _check_webhooks(request, channel),
+            done="",
+        )
+
+    def get_actions_detail(self, request: HttpRequest, object_id: int) -> list[Any]:
+        """Pause or resume, whichever the channel's state allows."""
+        channel = (
+            Channel.objects.filter(pk=str(object_id)).only("state").first()
+            if str(object_id).isdigit()
+            else None
+        )
+        state = channel.state if channel else ""
+        hidden = {
+            "pause": state != ChannelState.ACTIVE,
+            "resume": state != ChannelState.PAUSED,
+            "reconcile": state != ChannelState.ACTIVE,
+        }
+        offered: list[Any] = super().get_actions_detail(request, object_id)
+        return [action for action in offered if not hidden.get(action.path, False)]
+
+    def _ask(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        *,
+        title: str,
+        intro: str,
+        submit: str,
+        act: Any,
+        done: str,
+    ) -> HttpResponse:
+        """Ask, then do it: a page changes nothing by being looked at."""
+        channel = self.get_managed(request, object_id)
+        back = reverse("admin:channels_channel_change", args=[channel.pk])
+        form = ReasonForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                act(channel, acting_user(request), form.cleaned_data["reason"])
+            except (steering.CannotSteer, ChannelError) as error:
+                messages.error(request, str(error))
+            else:
+                if done:
+                    messages.success(request, done.format(channel.name))
+            return HttpResponseRedirect(back)
+        return self.form_page(
+            request, title=title.format(channel.name), form=form, submit=submit, intro=intro, back=back
+        )
+
+
+def _check_webhooks(request: HttpRequest, channel: Channel) -> None:
+    report = connect.connector_for(channel).ensure_webhooks(connect.callback_url(channel))
+    trail.record(
+        merchant_id=channel.merchant_id,
+        action="channel.check_webhooks",
+        subject=channel,
+        user=acting_user(request),
+        after={
+            "present": len(report.present),
+            "created": list(report.created),
+            "repaired": list(report.repaired),
+            "failed": [list(failure) for failure in report.failed],
+        },
+    )
+    found = f"{len(report.present)} in order, {len(report.created)} created, {len(report.repaired)} repaired"
+    if report.failed:
+        failures = "; ".join(f"{topic}: {why}" for topic, why in report.failed)
+        messages.error(request, f"Webhook subscriptions: {found}; {len(report.failed)} failed ({failures}).")
+    else:
+        messages.success(request, f"Webhook subscriptions: {found}.")
+
+
+def _short(text: str, characters_max: int = 60) -> str:
+    return text if len(text) <= characters_max else f"{text[: characters_max - 1]}…"
+
+
+@admin.register(StoreLocation)
+class StoreLocationAdmin(TenantAdmin):
+    """What the channel calls its places; read from it, so nothing is typed in here."""
+
+    list_display = ("name", "channel", "group", "is_active", "remote_id")
+    list_filter = (channel_filter(), "is_active", merchant_filter())
+    list_select_related = ("channel", "membership__group")
+    search_fields = ("name", "channel__name")
+    search_help_text = "Name of the location or the channel"
+    ordering = ("channel__name", "name", "pk")
+    fields = ("merchant", "channel", "name", "remote_id", "is_active")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @column("location group")
+    def group(self, location: Any) -> str:
+        membership = getattr(location, "membership", None)
+        return str(membership.group) if membership else "–"
+
+
+# --- listings -----------------------------------------------------------------------------------------------------
+
+
+class MappedFilter(SimpleListFilter):
+    """Listings by what stands between them and being kept in step."""
+
+    title = "mapping"
+    parameter_name = "mapped"
+
+    def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("yes", "Mapped"), ("no", "Not mapped"), ("deleted", "Deleted in the store")]
+
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
+        match self.value():
+            case "yes":
+                return queryset.filter(sku__isnull=False, deleted_at=None)
+            case "no":
+                return queryset.filter(sku__isnull=True, deleted_at=None)
+            case "deleted":
+                return queryset.filter(deleted_at__isnull=False)
+        return queryset
+
+
+@admin.register(Listing)
+class ListingAdmin(TenantAdmin):
+    """Only the mapping is ours; the rest is what the store says."""
+
+    list_display = (
+        "title_shown",
+        "channel",
+        "remote_sku",
+        "sku",
+        "is_tracked",
+        "is_store_bundle",
+        "deleted_at",
+    )
+    list_filter = (MappedFilter, channel_filter(), "is_tracked", "is_store_bundle", merchant_filter())
+    list_select_related = ("channel", "sku")
+    search_fields = ("title", "remote_sku", "sku__code", "barcode")
+    search_help_text = "Title, SKU or barcode"
+    autocomplete_fields = ("sku",)
+    actions = ("map_by_code",)
+    fieldsets = (
+        (None, {"fields": ("merchant", "channel", "title", "sku")}),
+        (
+            "In the store",
+            {
+                "fields": (
+                    ("remote_sku", "barcode"),
+                    ("remote_product_id", "remote_variant_id", "inventory_item_id"),
+                    ("is_tracked", "is_store_bundle", "sells_when_out_of_stock"),
+                    "deleted_at",
+                )
+            },
+        ),
+        ("Levels", {"fields": ("levels_shown",)}),
+    )
+    readonly_fields = (
+        "channel", "title", "remote_sku", "barcode", "remote_product_id", "remote_variant_id", "inventory_item_id",
+        "is_tracked", "is_store_bundle", "sells_when_out_of_stock", "deleted_at", "levels_shown",
+    )  # fmt: skip
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        mapping.map_listing(listing=obj, sku=form.cleaned_data.get("sku"), user=acting_user(request))
+
+    @admin.action(description="Map to the SKU of the same code", permissions=["change"])
+    def map_by_code(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
+        managed = (
+            queryset
+            if reach_of(request).every
+            else queryset.filter(merchant_id__in=reach_of(request).managed)
+        )
+        ids = list(managed.values_list("pk", flat=True))
+        mapped = mapping.map_by_code(listing_ids=ids, user=acting_user(request))
+        messages.success(request, f"{mapped} of {len(ids)} listings mapped by their code.")
+
+    @column("title", ordering="title")
+    def title_shown(self, listing: Listing) -> str:
+        return listing.title or listing.remote_sku or listing.remote_variant_id
+
+    @column("levels")
+    def levels_shown(self, listing: Listing) -> str:
+        levels = listing.levels.select_related("store_location").order_by("store_location__name")  # type: ignore[attr-defined]
+        return table(
+            ("Location", "Shown", "Should show", "Confirmed", "Trouble"),
+            [
+                (
+                    format_html(
+                        '<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>',
+                        reverse("admin:channels_listinglevel_change", args=[level.pk]),
+                        level.store_location.name,
+                    ),
+                    level.shown,
+                    "–" if level.desired is None else level.desired,
+                    _when(level.confirmed_at),
+                    level.suspect_reason or level.last_error,
+                )
+                for level in levels[:200]
+            ],
+            empty="The store has told of no level yet.",
+        )
+
+
+def _when(at: Any) -> str:
+    return f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}" if at else "never"
+
+
+class SyncFilter(SimpleListFilter):
+    """Levels by what is the matter with them: each is served by a partial index."""
+
+    title = "sync"
+    parameter_name = "sync"
+
+    def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("behind", "Shows another number than it should"), ("suspect", "Unexplained reading")]
+
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
+        if self.value() == "behind":
+            return queryset.filter(OutOfStep())
+        if self.value() == "suspect":
+            return queryset.filter(suspect_since__isnull=False)
+        return queryset
+
+
+class OutOfStep(models.Func):
+    """The condition of the index `listing_level_out_of_sync`, to the letter: the ORM's own way of writing it differs."""
+
+    template = "(%(table)s.desired IS NOT NULL AND NOT (%(table)s.desired = %(table)s.shown AND %(table)s.desired IS NOT NULL))"
+    output_field = models.BooleanField()
+    conditional = True
+
+    def as_sql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        quoted = connection.ops.quote_name(ListingLevel._meta.db_table)
+        return super().as_sql(compiler, connection, table=quoted, **extra)
+
+
+@admin.register(ListingLevel)
+class ListingLevelAdmin(BigTableAdmin):
+    list_display = (
+        "listing_title",
+        "channel",
+        "location",
+        "shown",
+        "should_show",
+        "state",
+        "confirmed_at",
+        "last_error_short",
+    )
+    list_filter = (SyncFilter, channel_filter(), merchant_filter())
+    list_select_related = ("listing", "channel", "store_location__channel", "listing__channel")
+    search_fields = ("listing__sku__code",)
+    search_help_text = "Exact SKU"
+    fieldsets = (
+        (None, {"fields": ("listing", "store_location", "is_stocked", "merchant")}),
+        ("Shown", {"fields": (("shown", "desired"), ("base", "order_effects", "pushed", "reported"), ("version", "source_at", "confirmed_at"))}),
+        ("Suspicion", {"fields": (("suspect_since", "suspect_reason"), ("sample", "sampled_at", "next_check_at"), ("held", "held_at"))}),
+        ("Pushing", {"fields": (("next_push_at", "push_failures"), "last_error", "waiting_since")}),
+        ("Latest pushes", {"fields": ("pushes_shown",)}),
+    )  # fmt: skip
+    readonly_fields = ("pushes_shown",)
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(pk__in=listing_level_ids(request, key))
+
+    @column("listing")
+    def listing_title(self, level: ListingLevel) -> str:
+        return level.listing.title or level.listing.remote_sku or level.listing.remote_variant_id
+
+    @column("location")
+    def location(self, level: ListingLevel) -> str:
+        return level.store_location.name
+
+    @column("should show")
+    def should_show(self, level: ListingLevel) -> int | None:
+        return level.desired
+
+    @column(
+        "state", badge={"in step": "success", "behind": "warning", "suspect": "danger", "not published": ""}
+    )
+    def state(self, level: ListingLevel) -> str:
+        if level.suspect_since:
+            return "suspect"
+        if level.desired is None:
+            return "not published"
+        return "in step" if level.desired == level.shown else "behind"
+
+    @column("last error")
+    def last_error_short(self, level: ListingLevel) -> str:
+        return _short(level.last_error, 40)
+
+    @column("latest pushes")
+    def pushes_shown(self, level: ListingLevel) -> str:
+        pushes = level.pushes.order_by("-pk")[:20]  # type: ignore[attr-defined]
+        return table(
+            ("When", "From", "To", "State", "Error"),
+            [
+                (
+                    _when(push.created_at),
+                    push.from_quantity,
+                    push.to_quantity,
+                    push.get_state_display(),
+                    push.error,
+                )
+                for push in pushes
+            ],
+            empty="Nothing was pushed yet.",
+        )
+
+
+# --- what arrived -------------------------------------------------------------------------------------------------
+
+
+class EventStateFilter(SimpleListFilter):
+    """Events by state. What waits and what was set aside has partial indexes; what was applied is nearly everything."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [(state.value, state.label) for state in EventState]
+
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
+        return queryset.filter(state=self.value()) if self.value() in EventState.values else queryset
+
+
+@admin.register(InboxEvent)
+class InboxEventAdmin(BigTableAdmin):
+    list_display = (
+        "received_at",
+        "channel",
+        "topic",
+        "state_badge",
+        "reason_short",
+        "attempts",
+        "duplicates",
+        "story",
+    )
+    list_filter = (EventStateFilter, recent("received_at"), channel_filter(), merchant_filter())
+    list_select_related = ("channel",)
+    search_fields = ("webhook_id",)
+    search_help_text = "Exact webhook id or correlation id"
+    actions = ("apply_again",)
+    actions_detail = ("apply_this_again",)
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    ("channel", "topic"),
+                    ("state_badge", "reason"),
+                    ("attempts", "duplicates"),
+                    "story",
+                    "merchant",
+                )
+            },
+        ),
+        ("When", {"fields": (("triggered_at", "received_at"), ("settled_at", "next_attempt_at"))}),
+        ("Envelope", {"fields": ("webhook_id", "event_id", ("api_version", "hlc"), "body_sha256_shown")}),
+        ("Body", {"fields": ("body_shown",)}),
+    )
+    readonly_fields = ("state_badge", "story", "body_shown", "body_sha256_shown")
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+        # Bodies are large and stored out of line: a list does without them.
+        return super().get_queryset(request).defer("body", "body_sha256")
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        correlation_id = as_uuid(key)
+        # Shopify's webhook ids are UUIDs too, so such a key may be either.
+        found = self._with_webhook_id(request, key)
+        return found | Q(correlation_id=correlation_id) if correlation_id else found
+
+    def _with_webhook_id(self, request: HttpRequest, key: str) -> Q:
+        """Events with this webhook id, looked up channel by channel and topic by topic in the unique index."""
+        channels = Channel.objects.filter(merchant_id__in=visible_merchant_ids(request))
+        with connection.cursor() as cursor:
+            cursor.execute(
+                _BY_WEBHOOK_ID, {"channels": list(channels.values_list("pk", flat=True)), "key": key}
+            )
+            return Q(pk__in=[row[0] for row in cursor.fetchall()])
+
+    @column("state", badge=_EVENT_COLOURS)
+    def state_badge(self, event: InboxEvent) -> str:
+        return event.state
+
+    @column("reason")
+    def reason_short(self, event: InboxEvent) -> str:
+        return _short(event.reason)
+
+    @column("story")
+    def story(self, event: InboxEvent) -> str:
+        return story_link(event.correlation_id)
+
+    @column("SHA-256")
+    def body_sha256_shown(self, event: InboxEvent) -> str:
+        return bytes(event.body_sha256).hex()
+
+    @column("body")
+    def body_shown(self, event: InboxEvent) -> str:
+        return shown_body(bytes(event.body))
+
+    def has_apply_permission(self, request: HttpRequest) -> bool:
+        return self.has_act_permission(request)
+
+    @admin.action(description="Apply again (dead and ignored ones)", permissions=["apply"])
+    def apply_again(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
+        managed = (
+            queryset
+            if reach_of(request).every
+            else queryset.filter(merchant_id__in=reach_of(request).managed)
+        )
+        ids = list(managed.values_list("pk", flat=True))
+        count = replay.replay(ids=ids, user=acting_user(request), now=timezone.now())
+        left = f"; {len(ids) - count} were not set aside and stay as they are" if count < len(ids) else ""
+        messages.success(request, f"{count} events will be applied again{left}.")
+
+    @page_action("Apply again…", path="apply-again", icon="replay")
+    def apply_this_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        event = self.get_managed(request, object_id)
+        back = reverse("admin:channels_inboxevent_change", args=[event.pk])
+        if event.state not in replay.REPLAYABLE:
+            messages.info(
+                request, f"This event is {event.state}: only ignored and dead ones can be applied again."
+            )
+            return HttpResponseRedirect(back)
+        if request.method == "POST":
+            replay.replay(ids=[event.pk], user=acting_user(request), now=timezone.now())
+            messages.success(request, "The event will be applied again.")
+            return HttpResponseRedirect(back)
+        return self.form_page(
+            request,
+            title="Apply the event again",
+            form=forms.Form(),
+            submit="Apply again",
+            intro="Applying an event twice changes nothing the second time, so this is always safe.",
+            back=back,
+            facts=[("Topic", event.topic), ("State", event.state), ("Reason", event.reason)],
+        )
+
+
+_BY_WEBHOOK_ID = """
+    WITH RECURSIVE topic_of (channel_id, topic) AS (
+        SELECT channel_id, (
+            SELECT topic FROM channels_inboxevent event WHERE event.channel_id = known.channel_id ORDER BY topic LIMIT 1)
+        FROM unnest(%(channels)s::bigint[]) AS known (channel_id)
+        UNION ALL
+        SELECT channel_id, (
+            SELECT topic FROM channels_inboxevent event
+            WHERE event.channel_id = topic_of.channel_id AND event.topic > topic_of.topic ORDER BY topic LIMIT 1)
+        FROM topic_of WHERE topic IS NOT NULL
+    )
+    SELECT event.id FROM topic_of JOIN channels_inboxevent event USING (channel_id, topic)
+    WHERE event.webhook_id = %(key)s LIMIT 100
+"""
+
+
+def shown_body(body: bytes) -> str:
+    """A webhook's body for reading: laid out when it is JSON, escaped in any case, cut off when it is very long."""
+    text = body.decode("utf-8", errors="replace")
+    if len(body) > PRETTY_BYTES_MAX:
+        return preformatted(text)
+    try:
+        return pretty_json(json.loads(text))
+    except (ValueError, RecursionError):
+        return preformatted(text)
+
+
+# --- what was sent ------------------------------------------------------------------------------------------------
+
+
+class PushStateFilter(SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [(state.value, state.value.capitalize()) for state in PushState]
+
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
+        return queryset.filter(state=self.value()) if self.value() in PushState.values else queryset
+
+
+@admin.register(Push)
+class PushAdmin(BigTableAdmin):
+    list_display = (
+        "created_at",
+        "channel",
+        "listing_title",
+        "from_to",
+        "state_badge",
+        "error_short",
+        "latency",
+        "settled_at",
+    )
+    list_filter = (PushStateFilter, recent("created_at"), channel_filter(), merchant_filter())
+    unindexed_filters = ("state",)
+    list_select_related = ("channel", "listing_level__listing")
+    search_fields = ("correlation_ids",)
+    search_help_text = "Exact SKU or correlation id"
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    "channel",
+                    "listing_level",
+                    ("from_quantity", "to_quantity"),
+                    "state_badge",
+                    "merchant",
+                )
+            },
+        ),
+        ("Answer", {"fields": (("error_code", "error"), ("batch", "position"))}),
+        ("Why and when", {"fields": ("stories", ("caused_at", "created_at", "settled_at"))}),
+    )
+    readonly_fields = ("state_badge", "stories")
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+        resolved = request.resolver_match
+        queryset = super().get_queryset(request)
+        if resolved and resolved.url_name == "channels_push_change":
+            # The page spells out the level, its listing and its location; a list needs only the listing's title.
+            return queryset.select_related(
+                "listing_level__listing__channel", "listing_level__store_location__channel"
+            )
+        return queryset
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        correlation_id = as_uuid(key)
+        if correlation_id:
+            return Q(correlation_ids__contains=[correlation_id])
+        return Q(listing_level_id__in=listing_level_ids(request, key))
+
+    @column("listing")
+    def listing_title(self, push: Push) -> str:
+        listing = push.listing_level.listing
+        return listing.title or listing.remote_sku or listing.remote_variant_id
+
+    @column("quantity")
+    def from_to(self, push: Push) -> str:
+        return f"{push.from_quantity} → {push.to_quantity}"
+
+    @column("state", badge=_PUSH_COLOURS)
+    def state_badge(self, push: Push) -> str:
+        return push.state
+
+    @column("error")
+    def error_short(self, push: Push) -> str:
+        return _short(push.error_code or push.error, 40)
+
+    @column("since its event")
+    def latency(self, push: Push) -> str:
+        if not push.caused_at or not push.settled_at:
+            return ""
+        return f"{(push.settled_at - push.caused_at).total_seconds() * 1000:,.0f} ms"
+
+    @column("stories")
+    def stories(self, push: Push) -> str:
+        return table(
+            ("Event",),
+            [(story_link(correlation_id),) for correlation_id in push.correlation_ids[:64]],
+            empty="None told.",
+        )
+
+
+class BatchStateFilter(SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [(state.value, state.value.capitalize()) for state in BatchState]
+
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
+        return queryset.filter(state=self.value()) if self.value() in BatchState.values else queryset
+
+
+@admin.register(PushBatch)
+class PushBatchAdmin(BigTableAdmin):
+    """Ids are UUIDs that grow with time, so the newest come first here too."""
+
+    list_display = (
+        "id",
+        "created_at",
+        "channel",
+        "state_badge",
+        "attempts",
+        "sent_at",
+        "answered_at",
+        "error_short",
+    )
+    list_filter = (BatchStateFilter, channel_filter(), merchant_filter())
+    unindexed_filters = ("state",)
+    list_select_related = ("channel",)
+    search_fields = ("id",)
+    search_help_text = "Exact id"
+    fieldsets = (
+        (None, {"fields": ("id", "channel", "state_badge", "attempts", "merchant")}),
+        (
+            "When",
+            {
+                "fields": (
+                    ("created_at", "sent_at", "answered_at"),
+                    "next_attempt_at",
+                    "error",
+                )
+            },
+        ),
+        ("Rows", {"fields": ("rows_shown",)}),
+    )
+    readonly_fields = ("state_badge", "rows_shown")
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        batch_id = as_uuid(key)
+        return Q(pk=batch_id) if batch_id else None
+
+    @column(
+        "state", badge={"intent": "info", "unknown": "warning", "done": "success", "unresolved": "danger"}
+    )
+    def state_badge(self, batch: PushBatch) -> str:
+        return batch.state
+
+    @column("error")
+    def error_short(self, batch: PushBatch) -> str:
+        return _short(batch.error, 40)
+
+    @column("rows")
+    def rows_shown(self, batch: PushBatch) -> str:
+        pushes = batch.pushes.select_related("listing_level__listing").order_by("position")  # type: ignore[attr-defined]
+        return table(
+            ("#", "Listing", "From", "To", "State", "Error"),
+            [
+                (
+                    push.position,
+                    push.listing_level.listing.title or push.listing_level.listing.remote_sku,
+                    push.from_quantity,
+                    push.to_quantity,
+                    push.state,
+                    push.error_code or push.error,
+                )
+                for push in pushes[:250]
+            ],
+            empty="No rows.",
+        )

@@ -1,0 +1,1 @@
+"""Shopify: the GraphQL Admin API and classic webhooks. The sandbox speaks the same."""

@@ -1,0 +1,174 @@
+"""Orders read over GraphQL, each as the JSON that `orders/polled` events carry.
+
+Most orders fit one request with many others. One with longer lists is read on its own, list by list, and
+taken only if it did not change meanwhile, so that its body is one state and not pieces of two.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from channels.connectors.shopify import documents
+from channels.connectors.shopify.client import ShopifyClient
+from channels.connectors.shopify.documents import CAREFUL, GENEROUS, Document, OrderSizes
+from channels.connectors.shopify.parsing import (
+    JsonObject,
+    read_moment,
+    read_object,
+    read_objects,
+    read_remote_id,
+)
+from channels.connectors.shopify.reading import (
+    MAX_COST_EXCEEDED,
+    PAGES_MAX,
+    checking_answer,
+    gid,
+    next_cursor,
+    read_nodes,
+)
+from channels.protocol import MalformedEvent, OrderPage, PolledOrder, Refused, Unavailable
+
+_LONG_READ_TRIES = 3
+
+
+class OrderReader:
+    """Reads orders with lists as long as the store lets a request be."""
+
+    def __init__(self, client: ShopifyClient) -> None:
+        self._client = client
+        self._sizes = GENEROUS
+
+    def read_since(self, since: datetime, cursor: str | None) -> OrderPage:
+        """A page of the orders changed at `since` or later, oldest change first."""
+        moment = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # whole seconds, downwards
+
+        def ask(sizes: OrderSizes) -> JsonObject:
+            variables = {"first": sizes.orders, "after": cursor, "query": f"updated_at:>='{moment}'"}
+            return self._client.query(
+                documents.ORDERS_SINCE, variables | sizes.variables(), size=sizes.orders
+            )
+
+        with checking_answer("its orders"):
+            connection = read_object(self._fitting(ask).get("orders"), "orders")
+            nodes = read_objects(connection.get("nodes"), "orders.nodes")
+            return OrderPage(self._polled(nodes), next_cursor(connection, "orders"))
+
+    def read(self, order_ids: Sequence[str]) -> tuple[PolledOrder, ...]:
+        """These orders as of now; those the store does not show (deleted, too old) are left out."""
+        ids = [gid("Order", order_id) for order_id in dict.fromkeys(order_ids)]
+        polled: list[PolledOrder] = []
+        with checking_answer("its orders"):
+            while ids:
+                nodes = read_nodes(self._fitting(functools.partial(self._ask_for, ids)))
+                ids = ids[self._sizes.orders :]
+                polled += self._polled(nodes)
+        return tuple(polled)
+
+    def _ask_for(self, ids: list[str], sizes: OrderSizes) -> JsonObject:
+        batch = ids[: sizes.orders]
+        return self._client.query(documents.ORDERS, {"ids": batch} | sizes.variables(), size=len(batch))
+
+    def _fitting(self, ask: Callable[[OrderSizes], JsonObject]) -> JsonObject:
+        """The answer, with careful sizes from the moment the generous ones prove too dear."""
+        try:
+            return ask(self._sizes)
+        except Refused as refusal:
+            if refusal.code != MAX_COST_EXCEEDED or self._sizes is CAREFUL:
+                raise
+            self._sizes = CAREFUL
+            return ask(CAREFUL)
+
+    def _polled(self, nodes: Sequence[JsonObject]) -> tuple[PolledOrder, ...]:
+        whole = [self._read_long(node) if _is_cut(node, self._sizes) else node for node in nodes]
+        return tuple(_polled_order(node) for node in whole if node is not None)
+
+    def _read_long(self, node: JsonObject) -> JsonObject | None:
+        order_gid = gid("Order", read_remote_id(node.get("id"), "order.id", kind="Order"))
+        for _ in range(_LONG_READ_TRIES):
+            head = self._read_head(order_gid)
+            if head is None:
+                return None
+            order = self._read_lists(order_gid, head)
+            head_after = self._read_head(order_gid)
+            if head_after is not None and head_after.get("updatedAt") == head.get("updatedAt"):
+                return order
+        raise Unavailable("A long order keeps changing while it is read.", code="ORDER_CHANGING")
+
+    def _read_head(self, order_gid: str) -> JsonObject | None:
+        found = read_nodes(self._client.query(documents.ORDER_HEAD, {"ids": [order_gid]}))
+        return found[0] if found else None
+
+    def _read_lists(self, order_gid: str, head: JsonObject) -> JsonObject:
+        """The order with all its lists, in the form of the ordinary read."""
+        places = [
+            place
+            | {"lineItems": {"nodes": self._read_list(documents.FULFILLMENT_ORDER_LINES, place.get("id"))}}
+            for place in self._read_list(documents.FULFILLMENT_ORDERS, order_gid)
+        ]
+        return head | {
+            "lineItems": {"nodes": self._read_list(documents.ORDER_LINES, order_gid)},
+            "fulfillmentOrders": {"nodes": places},
+            "fulfillments": [
+                shipment
+                | {
+                    "fulfillmentLineItems": {
+                        "nodes": self._read_list(documents.FULFILLMENT_LINES, shipment.get("id"))
+                    }
+                }
+                for shipment in read_objects(head.get("fulfillments"), "fulfillments")
+            ],
+            "refunds": [
+                refund
+                | {"refundLineItems": {"nodes": self._read_list(documents.REFUND_LINES, refund.get("id"))}}
+                for refund in read_objects(head.get("refunds"), "refunds")
+            ],
+        }
+
+    def _read_list(self, document: Document, node_gid: Any) -> list[JsonObject]:
+        nodes: list[JsonObject] = []
+        cursor: str | None = None
+        for _ in range(PAGES_MAX):
+            found = read_nodes(self._client.query(document, {"ids": [node_gid], "after": cursor}))
+            if not found:
+                return nodes  # gone meanwhile: the order's time of change will tell
+            page = read_object(found[0].get("list"), document.name)
+            nodes += read_objects(page.get("nodes"), f"{document.name}.nodes")
+            cursor = next_cursor(page, document.name)
+            if cursor is None:
+                return nodes
+        raise MalformedEvent(f"{document.name}: expected the pages to end, found ever more", code="malformed")
+
+
+def _is_cut(order: JsonObject, sizes: OrderSizes) -> bool:
+    """Whether one of the lists went on beyond what was asked for.
+
+    Those without a cursor tell by being full.
+    """
+    fulfillments = read_objects(order.get("fulfillments"), "fulfillments")
+    refunds = read_objects(order.get("refunds"), "refunds")
+    if len(fulfillments) >= sizes.fulfillments or len(refunds) >= sizes.refunds:
+        return True
+    places = read_object(order.get("fulfillmentOrders"), "fulfillmentOrders")
+    connections = [
+        (order.get("lineItems"), "lineItems"),
+        (places, "fulfillmentOrders"),
+        *((shipment.get("fulfillmentLineItems"), "fulfillmentLineItems") for shipment in fulfillments),
+        *((refund.get("refundLineItems"), "refundLineItems") for refund in refunds),
+        *(
+            (place.get("lineItems"), "lineItems")
+            for place in read_objects(places.get("nodes"), "fulfillmentOrders")
+        ),
+    ]
+    return any(next_cursor(read_object(connection, where), where) for connection, where in connections)
+
+
+def _polled_order(node: JsonObject) -> PolledOrder:
+    return PolledOrder(
+        order_id=read_remote_id(node.get("id"), "order.id", kind="Order"),
+        version=read_moment(node.get("updatedAt"), "order.updatedAt"),
+        body=json.dumps(node, separators=(",", ":")).encode(),
+    )

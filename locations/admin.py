@@ -1,0 +1,284 @@
+"""Admin of location groups, their mapping matrix, and publishing rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.http import HttpRequest
+from django.utils import timezone
+
+from channels.admin import channel_filter
+from locations import matrix
+from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule
+from merchants.admin_base import TenantAdmin, TenantForm, TenantInline, acting_user, column, merchant_filter
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixCell:
+    """One input of the matrix as shown."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """One store location and its cells, in the order of the warehouses."""
+
+    title: str
+    cells: tuple[MatrixCell, ...]
+
+
+def cell_name(store_location_id: int, warehouse_id: int) -> str:
+    """The name of a cell's input."""
+    return f"cell-{store_location_id}-{warehouse_id}"
+
+
+class GroupForm(TenantForm):
+    """A group with its matrix: the cells are inputs of the same page, checked together with its fields."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cells: dict[tuple[int, int], int] = {}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        self.cells = read_cells(self.data)
+        return cleaned
+
+
+def read_cells(data: Mapping[str, Any]) -> dict[tuple[int, int], int]:
+    """The priorities given; an empty cell means that the store location does not draw on that warehouse.
+
+    Raises:
+        ValidationError: a priority is no whole number from 1 up, or a store location has one twice.
+    """
+    cells: dict[tuple[int, int], int] = {}
+    seen: set[tuple[int, int]] = set()
+    for name, value in data.items():
+        kind, _, rest = name.partition("-")
+        location, _, warehouse = rest.partition("-")
+        text = str(value).strip()
+        if kind != "cell" or not location.isdecimal() or not warehouse.isdecimal() or not text:
+            continue
+        if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:6]) <= 32_767:
+            raise ValidationError(
+                f"The matrix has “{text[:20]}” in a cell. Priorities are whole numbers from 1 up."
+            )
+        key, priority = (int(location), int(warehouse)), int(text)
+        if (key[0], priority) in seen:
+            raise ValidationError(
+                f"A store location has priority {priority} twice. Give each of its warehouses a priority of its own."
+            )
+        seen.add((key[0], priority))
+        cells[key] = priority
+    return cells
+
+
+class GroupLocationInline(TenantInline):
+    model = GroupLocation
+    autocomplete_fields = ("store_location",)
+    fields = ("store_location",)
+    verbose_name_plural = "store locations"
+
+
+class GroupWarehouseInline(TenantInline):
+    model = GroupWarehouse
+    autocomplete_fields = ("warehouse",)
+    fields = ("warehouse",)
+    verbose_name_plural = "warehouses"
+
+
+@admin.register(LocationGroup)
+class LocationGroupAdmin(TenantAdmin):
+    form = GroupForm
+    list_display = ("name", "policy", "location_count", "warehouse_count", "merchant")
+    list_filter = ("policy", merchant_filter())
+    list_select_related = ("merchant",)
+    search_fields = ("name",)
+    search_help_text = "Name"
+    ordering = ("name",)
+    autocomplete_fields = ("merchant",)
+    fields = ("merchant", "name", "policy")
+    inlines = (GroupLocationInline, GroupWarehouseInline)
+    change_form_template = "admin/locations/group_form.html"
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+        # Counted per row by their indexes: a group has few members, and joining both would multiply them.
+        def count_of(model: type[models.Model]) -> Any:
+            rows = model._default_manager.filter(group=models.OuterRef("pk")).order_by()
+            counted = rows.values("group").annotate(count=models.Count("pk")).values("count")
+            return models.functions.Coalesce(models.Subquery(counted), 0)
+
+        queryset = super().get_queryset(request)
+        return queryset.annotate(
+            counted_locations=count_of(GroupLocation), counted_warehouses=count_of(GroupWarehouse)
+        )
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
+        # Who may be a member depends on the merchant, which is settled once the group exists.
+        return self.inlines if obj is not None else ()
+
+    @column("store locations")
+    def location_count(self, group: Any) -> int:
+        count: int = group.counted_locations
+        return count
+
+    @column("warehouses")
+    def warehouse_count(self, group: Any) -> int:
+        count: int = group.counted_warehouses
+        return count
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> Any:
+        """A new group is edited further at once: it has no members yet."""
+        if "_addanother" not in request.POST and "_popup" not in request.POST:
+            request.POST = request.POST.copy()  # type: ignore[assignment]
+            request.POST["_continue"] = "1"
+        return super().response_add(request, obj, post_url_continue)
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        """Members are not saved one by one: `save_related` sets them together with the matrix."""
+        formset.save(commit=False)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if not change:
+            return
+        members = {formset.model: _members(formset) for formset in formsets}
+        locations, warehouses = members.get(GroupLocation, []), members.get(GroupWarehouse, [])
+        cells = _with_defaults(form, locations, warehouses)
+        try:
+            matrix.set_matrix(
+                group=form.instance,
+                cells=cells,
+                user=acting_user(request),
+                now=timezone.now(),
+                store_location_ids=locations,
+                warehouse_ids=warehouses,
+            )
+        except matrix.MatrixError as error:
+            messages.error(request, f"The matrix was not saved. {error}")
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        merchant_id = obj.merchant_id
+        super().delete_model(request, obj)
+        matrix.announce(merchant_id, timezone.now())
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        group = context.get("original")
+        if group is not None:
+            context.update(
+                shown_matrix(group, request.POST, may_change=self.has_change_permission(request, group))
+            )
+        return super().render_change_form(request, context, *args, **kwargs)
+
+
+def _members(formset: Any) -> list[int]:
+    """The members a formset asks for, in the order of its rows."""
+    field = "store_location" if formset.model is GroupLocation else "warehouse"
+    kept = [form for form in formset.forms if form not in formset.deleted_forms]
+    rows = [
+        form.cleaned_data.get(field) or getattr(form.instance, field, None)
+        for form in kept
+        if _is_filled(form, field)
+    ]
+    return [row.pk for row in rows]
+
+
+def _is_filled(form: Any, field: str) -> bool:
+    return bool(form.cleaned_data.get(field)) or getattr(form.instance, f"{field}_id", None) is not None
+
+
+def _with_defaults(form: Any, locations: list[int], warehouses: list[int]) -> dict[tuple[int, int], int]:
+    """The cells of those who are members. Who joins now had no row to fill in: it draws on every warehouse in order."""
+    known = set(GroupLocation.objects.filter(group=form.instance).values_list("store_location_id", flat=True))
+    known_warehouses = set(
+        GroupWarehouse.objects.filter(group=form.instance).values_list("warehouse_id", flat=True)
+    )
+    joining = [location for location in locations if location not in known or not known_warehouses]
+    cells = {
+        (location, warehouse): priority
+        for (location, warehouse), priority in form.cells.items()
+        if location in locations and warehouse in warehouses
+    }
+    return {**matrix.full_matrix(joining, warehouses), **cells}
+
+
+def shown_matrix(group: LocationGroup, posted: Mapping[str, Any], *, may_change: bool) -> dict[str, Any]:
+    """The matrix as a table of inputs; what was posted and refused is shown again."""
+    cells = {cell_name(*key): str(priority) for key, priority in matrix.matrix_of(group).items()}
+    members = GroupLocation.objects.filter(group=group).select_related("store_location__channel")
+    warehouses = [
+        row.warehouse
+        for row in GroupWarehouse.objects.filter(group=group).select_related("warehouse").order_by("pk")
+    ]
+    rows = []
+    for member in members.order_by("store_location__channel__name", "store_location__name"):
+        names = [cell_name(member.store_location_id, warehouse.pk) for warehouse in warehouses]
+        shown = tuple(MatrixCell(name, str(posted.get(name, cells.get(name, "")))) for name in names)
+        rows.append(MatrixRow(str(member.store_location), shown))
+    return {"matrix_warehouses": warehouses, "matrix_rows": rows, "matrix_may_change": may_change}
+
+
+class RuleForm(TenantForm):
+    """A rule is for a channel, for a SKU on it, or for one listing of it."""
+
+    merchant_from = "channel"
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        channel, sku, listing = cleaned.get("channel"), cleaned.get("sku"), cleaned.get("listing")
+        if sku and listing:
+            raise ValidationError("Choose a SKU or a listing, or neither for the whole channel; not both.")
+        if channel and listing and listing.channel_id != channel.pk:
+            self.add_error("listing", f"This listing is in {listing.channel}. Choose one of {channel}.")
+        if channel and sku and sku.merchant_id != channel.merchant_id:
+            self.add_error("sku", "This SKU belongs to another merchant. Choose one of your own.")
+        if not any(
+            cleaned.get(name) is not None for name in ("buffer_units", "buffer_percent", "cap", "floor")
+        ):
+            raise ValidationError("Set at least one of buffer, cap and floor; an empty rule says nothing.")
+        return cleaned
+
+
+@admin.register(PublishingRule)
+class PublishingRuleAdmin(TenantAdmin):
+    form = RuleForm
+    list_display = ("target", "channel", "buffer_units", "buffer_percent", "cap", "floor")
+    list_filter = (channel_filter(), merchant_filter())
+    list_select_related = ("channel", "sku", "listing__channel")
+    search_fields = ("channel__name", "sku__code", "listing__title")
+    search_help_text = "Channel, SKU or listing"
+    ordering = ("channel__name", "pk")
+    autocomplete_fields = ("channel", "sku", "listing")
+    fieldsets = (
+        (None, {"fields": ("merchant", "channel", "sku", "listing")}),
+        ("Shown quantity", {"fields": (("buffer_units", "buffer_percent"), ("cap", "floor"))}),
+    )
+
+    @column("for")
+    def target(self, rule: PublishingRule) -> str:
+        if rule.listing:
+            return f"listing {rule.listing.title or rule.listing.remote_sku}"
+        return f"SKU {rule.sku.code}" if rule.sku else "the whole channel"
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        announce_rule(obj)
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        super().delete_model(request, obj)
+        announce_rule(obj)
+
+
+def announce_rule(rule: PublishingRule) -> None:
+    """Have what the rule is about published anew."""
+    sku_id = rule.sku_id or (rule.listing.sku_id if rule.listing else None)
+    matrix.announce(rule.merchant_id, timezone.now(), sku_ids=[sku_id] if sku_id else None)

@@ -1,0 +1,271 @@
+"""The auditor: what must always hold, and what must hold once everything is quiet, asked of the database in SQL.
+
+Each check returns the rows that break it, so that an alarm names its culprits. Constraints refuse most of this already;
+that it is asked again, in other words, is the point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from channels import protocol
+from channels.connect import connector_for
+from channels.models import Channel, ChannelState
+from sync import world
+
+#: Offending rows shown per check.
+SHOWN_ROWS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One invariant: a name, what it says, and a query for rows that break it."""
+
+    name: str
+    says: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """An invariant that does not hold, with the first of its offending rows."""
+
+    name: str
+    says: str
+    rows: tuple[dict[str, Any], ...]
+
+
+#: Safety: at any moment, whatever crashes.
+ALWAYS = (
+    Check(
+        "balances_are_sums",
+        "each account of a stock level is the sum of its movements",
+        """
+        SELECT level.id AS stock_level, account, balance, total FROM inventory_stocklevel level
+        CROSS JOIN LATERAL (
+            VALUES ('on_hand', level.on_hand), ('committed', level.committed), ('held', level.held)
+        ) AS held (account, balance)
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(delta), 0) AS total FROM inventory_movement movement
+            WHERE movement.stock_level_id = level.id AND movement.account = held.account) AS booked
+        WHERE balance <> total
+        """,
+    ),
+    Check(
+        "sequence_is_gapless",
+        "the movements of a stock level are numbered 1 to n without a gap, and the level knows n",
+        """
+        SELECT level.id AS stock_level, level.seq, max(movement.seq) AS highest, count(movement.id) AS movements
+        FROM inventory_stocklevel level LEFT JOIN inventory_movement movement ON movement.stock_level_id = level.id
+        GROUP BY level.id HAVING coalesce(max(movement.seq), 0) <> level.seq OR count(movement.id) <> level.seq
+        """,
+    ),
+    Check(
+        "balance_chain_is_intact",
+        "each movement's balance is the one before it of the same account plus its delta",
+        """
+        SELECT id AS movement, balance_after, expected FROM (
+            SELECT id, balance_after, sum(delta) OVER (PARTITION BY stock_level_id, account ORDER BY seq) AS expected
+            FROM inventory_movement) AS chain
+        WHERE balance_after <> expected
+        """,
+    ),
+    Check(
+        "registers_are_applied",
+        "what an order line has done to stock is what its register says, and its allocations add up to it",
+        """
+        SELECT line.id AS order_line, line.desired_committed, line.applied_committed, line.desired_on_hand,
+            line.applied_on_hand
+        FROM sync_orderline line
+        WHERE (line.waiting_for = '' AND (line.desired_committed <> line.applied_committed
+                OR line.desired_on_hand <> line.applied_on_hand))
+            OR EXISTS (
+                SELECT 1 FROM sync_allocation allocation
+                JOIN inventory_stocklevel level ON level.id = allocation.stock_level_id
+                WHERE allocation.order_line_id = line.id GROUP BY level.sku_id
+                HAVING sum(allocation.committed / allocation.units_per_line_unit) <> line.applied_committed
+                    OR sum(allocation.on_hand / allocation.units_per_line_unit) <> line.applied_on_hand)
+        """,
+    ),
+    Check(
+        "committed_units_have_orders",
+        "the committed units of a stock level are those its order lines have taken",
+        """
+        SELECT level.id AS stock_level, level.committed, coalesce(sum(allocation.committed), 0) AS allocated
+        FROM inventory_stocklevel level LEFT JOIN sync_allocation allocation ON allocation.stock_level_id = level.id
+        GROUP BY level.id HAVING level.committed <> coalesce(sum(allocation.committed), 0)
+        """,
+    ),
+    Check(
+        "own_store_effects_match_orders",
+        "the order effects of a listing level are what the orders of its store have taken",
+        """
+        SELECT level.id AS listing_level, level.order_effects, coalesce(sum(line.applied_on_hand - line.applied_committed), 0)
+            AS orders
+        FROM channels_listinglevel level LEFT JOIN sync_orderline line ON line.listing_level_id = level.id
+        GROUP BY level.id
+        HAVING level.order_effects <> coalesce(sum(line.applied_on_hand - line.applied_committed), 0)
+        """,
+    ),
+    Check(
+        "pushes_add_up",
+        "what was pushed to a listing level is the sum of its confirmed pushes",
+        """
+        SELECT level.id AS listing_level, level.pushed, coalesce(sum(push.to_quantity - push.from_quantity), 0) AS confirmed
+        FROM channels_listinglevel level
+        LEFT JOIN channels_push push ON push.listing_level_id = level.id AND push.state = 'confirmed'
+        GROUP BY level.id HAVING level.pushed <> coalesce(sum(push.to_quantity - push.from_quantity), 0)
+        """,
+    ),
+    Check(
+        "holds_are_accounted_for",
+        "the held units of a stock level are those of its active holds and of levels being checked",
+        """
+        SELECT level.id AS stock_level, level.held, coalesce(checked.units, 0) + coalesce(reserved.units, 0) AS accounted
+        FROM inventory_stocklevel level
+        LEFT JOIN (SELECT held_at_id AS id, sum(held) AS units FROM channels_listinglevel WHERE held > 0 GROUP BY 1)
+            AS checked USING (id)
+        LEFT JOIN (SELECT stock_level_id AS id, sum(quantity) AS units FROM inventory_hold WHERE state = 'active' GROUP BY 1)
+            AS reserved USING (id)
+        WHERE level.held <> coalesce(checked.units, 0) + coalesce(reserved.units, 0)
+        """,
+    ),
+    Check(
+        "shortages_are_declared",
+        "every unit sold beyond stock is an open shortage, and no other is",
+        """
+        SELECT level.id AS stock_level, level.available, coalesce(sum(shortage.quantity - shortage.quantity_covered), 0)
+            AS declared
+        FROM inventory_stocklevel level
+        LEFT JOIN inventory_shortage shortage ON shortage.stock_level_id = level.id AND shortage.covered_at IS NULL
+        GROUP BY level.id
+        HAVING greatest(0, -level.available) <> coalesce(sum(shortage.quantity - shortage.quantity_covered), 0)
+        """,
+    ),
+    Check(
+        "level_webhooks_move_no_stock",
+        "no movement was caused by a level webhook",
+        """
+        SELECT movement.id AS movement, event.id AS event, event.topic FROM inventory_movement movement
+        JOIN channels_inboxevent event USING (correlation_id) WHERE event.topic LIKE 'inventory_levels/%%'
+        """,
+    ),
+    Check(
+        "open_pushes_have_an_open_batch",
+        "a push is open exactly while its batch has no final answer",
+        """
+        SELECT push.id AS push, push.state, batch.state AS batch_state FROM channels_push push
+        JOIN channels_pushbatch batch ON batch.id = push.batch_id
+        WHERE push.state = 'open' AND batch.state = 'done' OR push.state <> 'open' AND batch.state IN ('intent', 'unknown')
+        """,
+    ),
+)
+
+#: Liveness: once faults have ended and two reconciliation passes are over.
+WHEN_QUIET = (
+    Check(
+        "inbox_is_settled",
+        "no acknowledged event is waiting",
+        "SELECT id AS event, topic, attempts, reason FROM channels_inboxevent WHERE state = 'pending'",
+    ),
+    Check(
+        "nothing_is_dead",
+        "no event ended in the dead letters",
+        "SELECT id AS event, topic, reason FROM channels_inboxevent WHERE state = 'dead'",
+    ),
+    Check("all_is_published", "no SKU is dirty", "SELECT sku_id, caused_at FROM sync_dirtysku"),
+    Check(
+        "no_level_is_suspect",
+        "no listing level waits to be read or explained",
+        """
+        SELECT id AS listing_level, suspect_reason, suspect_since, sample, reported FROM channels_listinglevel
+        WHERE suspect_since IS NOT NULL
+        """,
+    ),
+    Check(
+        "every_push_is_answered",
+        "no push is open",
+        "SELECT id AS push, listing_level_id, batch_id, from_quantity, to_quantity FROM channels_push WHERE state = 'open'",
+    ),
+    Check(
+        "reported_is_desired",
+        "every published level of an active channel shows what it should",
+        """
+        SELECT level.id AS listing_level, level.reported, level.desired, level.last_error FROM channels_listinglevel level
+        JOIN channels_channel channel ON channel.id = level.channel_id AND channel.state = 'active'
+        WHERE level.desired IS NOT NULL AND level.desired <> level.reported
+        """,
+    ),
+)
+
+
+def violations(*, when_quiet: bool) -> Iterator[Violation]:
+    """Run the checks; those that only hold in quiet are asked when told so."""
+    for check in (*ALWAYS, *(WHEN_QUIET if when_quiet else ())):
+        rows = _offenders(check.sql)
+        if rows:
+            yield Violation(check.name, check.says, rows)
+
+
+def _offenders(sql: str) -> tuple[dict[str, Any], ...]:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM ({sql}) AS offender LIMIT %s", [SHOWN_ROWS])
+        names = [column.name for column in cursor.description]
+        return tuple(dict(zip(names, row, strict=True)) for row in cursor.fetchall())
+
+
+def stores_that_differ() -> Iterator[Violation]:
+    """Ask every active channel what it really shows, and compare. For quiet times: nothing may be under way."""
+    for channel in Channel.objects.filter(state=ChannelState.ACTIVE).order_by("pk"):
+        rows = list(_differences(channel))
+        if rows:
+            yield Violation(
+                "stores_show_what_is_reported", f"{channel} shows what is reported of it", tuple(rows[:SHOWN_ROWS])
+            )
+
+
+def _differences(channel: Channel) -> Iterator[dict[str, Any]]:
+    connector = connector_for(channel)
+    levels = {
+        (item, location): (level, reported)
+        for level, item, location, reported in world.rows(
+            """
+            SELECT level.id, listing.inventory_item_id, location.remote_id, level.reported
+            FROM channels_listinglevel level
+            JOIN channels_listing listing ON listing.id = level.listing_id AND listing.sku_id IS NOT NULL
+            JOIN channels_storelocation location ON location.id = level.store_location_id
+            WHERE level.channel_id = %s AND level.is_stocked AND listing.deleted_at IS NULL
+            """,
+            [channel.pk],
+        )
+    }
+    items = sorted({item for item, _ in levels})
+    step = connector.capabilities.levels_per_read
+    for start in range(0, len(items), step):
+        for state in _read(connector, items[start : start + step]):
+            known = levels.get((state.inventory_item_id, state.location_id))
+            if known is not None and state.available != known[1]:
+                yield {
+                    "channel": channel.name,
+                    "listing_level": known[0],
+                    "shown": state.available,
+                    "reported": known[1],
+                }
+
+
+def _read(connector: protocol.Connector, items: Sequence[str]) -> tuple[protocol.LevelState, ...]:
+    """Read levels, waiting out the channel's budget."""
+    import time
+
+    for _ in range(60):
+        try:
+            return connector.read_levels(items)
+        except protocol.Throttled as error:
+            time.sleep(error.retry_after or 1.0)
+    raise protocol.Unavailable("the channel kept asking to wait for a minute")
+
+

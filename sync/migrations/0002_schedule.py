@@ -1,0 +1,25 @@
+from django.conf import settings
+from django.db import migrations
+
+SWEEP_EVERY_SECONDS = 3
+WEBHOOKS_EVERY_SECONDS = 3600
+
+
+def create_schedule(apps, schema_editor):
+    """Rows, not settings: people may change them in the admin, and a restart keeps what they chose."""
+    interval_of = apps.get_model("django_celery_beat", "IntervalSchedule").objects
+    task = apps.get_model("django_celery_beat", "PeriodicTask").objects
+    for name, what, seconds in (
+        ("Sweep: find what no doorbell announced", "sync.tasks.sweep", SWEEP_EVERY_SECONDS),
+        ("Reconcile every channel", "sync.tasks.reconcile_all", settings.RECONCILE_EVERY_SECONDS),
+        ("Check webhook subscriptions", "sync.tasks.check_webhooks", WEBHOOKS_EVERY_SECONDS),
+    ):
+        interval, _ = interval_of.get_or_create(every=seconds, period="seconds")
+        # A ring nobody answered in time is worth nothing: the next one comes anyway.
+        task.get_or_create(name=name, defaults={"task": what, "interval": interval, "expire_seconds": seconds})
+
+
+class Migration(migrations.Migration):
+    dependencies = [("sync", "0001_initial"), ("django_celery_beat", "0019_alter_periodictasks_options")]
+
+    operations = [migrations.RunPython(create_schedule, migrations.RunPython.noop)]

@@ -1,0 +1,91 @@
+"""Servers of the tests' own, and the few fixtures every test may want.
+
+The first pytest process starts a real PostgreSQL and real Valkey nodes on free ports, in a temporary folder and
+without fsync, before Django's settings are loaded; xdist's workers inherit their addresses. Each worker has a
+database and Valkey databases of its own. The data of `make run` and servers named in the shell are never touched.
+"""
+
+import base64
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import django
+import pytest
+import redis
+from django.conf import settings
+
+from synctec.local.stack import LocalStack
+
+# Set by the first process; the workers find it in the environment they inherit.
+NODES_VARIABLE = "SYNCTEC_TEST_VALKEY_NODES"
+
+
+def _start_servers() -> LocalStack | None:
+    """Start the servers unless this is a worker, whose controller has done so."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return None
+    stack = LocalStack(Path(tempfile.mkdtemp(prefix="synctec-tests-")), services_only=True, is_durable=False)
+    stack.start()
+    os.environ["DATABASE_URL"] = stack.environment["DATABASE_URL"]
+    os.environ[NODES_VARIABLE] = ",".join(node.url(0).removesuffix("/0") for node in stack.valkeys)
+    return stack
+
+
+def _load_settings() -> None:
+    """Load Django's settings for this process: the servers' addresses with databases of its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    nodes = os.environ[NODES_VARIABLE].split(",")
+    os.environ |= {
+        "REDIS_URL": f"{nodes[0]}/{2 * worker}",
+        "CELERY_BROKER_URL": f"{nodes[0]}/{2 * worker + 1}",
+        "REDLOCK_URLS": ",".join(f"{node}/{2 * worker}" for node in nodes),
+        "SECRET_KEY": "only-for-tests-" * 4,
+        "CREDENTIAL_KEYS": f"test:{base64.b64encode(b'k' * 32).decode()}",
+        "ALLOWED_HOSTS": "testserver,localhost,127.0.0.1",
+        "PUBLIC_URL": "http://127.0.0.1:8000",
+        "SANDBOX_URL": "",
+        "DEBUG": "false",
+        # A thread that a test leaves to itself would keep its connection and starve the pool.
+        "DATABASE_POOL_SIZE": "0",
+        "STATIC_MANIFEST": "false",
+        "LOG_LEVEL": "WARNING",
+        "LOG_FORMAT": "console",
+        "DJANGO_SETTINGS_MODULE": "synctec.settings",
+    }
+    # Passwords in tests protect nothing, and the real hasher is slow on purpose.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    django.setup()
+    # A worker that finds it here would load the settings before it knows its own databases.
+    del os.environ["DJANGO_SETTINGS_MODULE"]
+    if settings.REDIS_URL != os.environ["REDIS_URL"]:
+        pytest.exit("Unset DJANGO_SETTINGS_MODULE: the settings were loaded before the test servers ran.", 4)
+
+
+# Not in a hook: conftest files of sub-folders may import models as soon as this one is loaded.
+_STACK = _start_servers()
+_load_settings()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the servers and remove their data."""
+    if _STACK is not None:
+        _STACK.stop()
+        _STACK.remove_data()
+
+
+@pytest.fixture(scope="session")
+def _valkey_clients() -> Iterator[list[redis.Redis]]:
+    urls = dict.fromkeys([settings.REDIS_URL, settings.CELERY_BROKER_URL, *settings.REDLOCK_URLS])
+    clients = [redis.Redis.from_url(url) for url in urls]
+    yield clients
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture(autouse=True)
+def _empty_valkey(_valkey_clients: list[redis.Redis]) -> None:
+    """Every test starts with empty Valkey databases, as it starts with an empty PostgreSQL one."""
+    for client in _valkey_clients:
+        client.flushdb()
