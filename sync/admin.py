@@ -111,7 +111,7 @@ class OrderLineAdmin(BigTableAdmin):
 
     @column("taken from")
     def allocations_shown(self, line: OrderLine) -> str:
-        rows = line.allocations.select_related("stock_level__sku", "stock_level__warehouse").order_by("pk")  # type: ignore[attr-defined]
+        rows = line.allocations.select_related("stock_level__sku", "stock_level__warehouse").order_by("pk")
         return table(
             ("SKU", "Warehouse", "Units per line unit", "Committed", "On hand"),
             [
@@ -246,7 +246,7 @@ class HeartbeatAdmin(ReadOnlyAdmin):
         return ["name", "beat_at"]
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_superuser)  # type: ignore[union-attr]
+        return bool(request.user.is_active and request.user.is_superuser)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self.has_module_permission(request)

@@ -31,6 +31,8 @@ from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 log = structlog.get_logger(__name__)
 
 BATCH_EVENTS = 300
+#: The first try and the retries after 1, 2, 4, 8 and 16 seconds.
+CLAIMS_MAX = 1 + MAX_ATTEMPTS
 #: How long a claimed event is left alone: a worker that died with it loses no more time than this.
 CLAIM_LEASE = timedelta(seconds=5)
 #: A webhook that shows an unexpected level is mostly ahead of its order: that long the order may take to arrive.
@@ -115,17 +117,17 @@ def _claim(merchant_id: int) -> list[Claimed]:
         Claimed(Envelope(event_id, channel, correlation, received), kind, topic, bytes(body), attempts)
         for event_id, channel, correlation, received, kind, topic, body, attempts in found
     ]
-    worn_out = [claimed for claimed in batch if claimed.attempts > MAX_ATTEMPTS]
+    worn_out = [claimed for claimed in batch if claimed.attempts > CLAIMS_MAX]
     if worn_out:
-        # Five claims without a word of what went wrong: the event kills its workers.
+        # Claimed again and again without a word of what went wrong: the event kills its workers.
         _settle(
             {
-                claimed.envelope.event_id: Verdict(EventState.DEAD, "poison: five workers died or gave up on it")
+                claimed.envelope.event_id: Verdict(EventState.DEAD, f"poison: {CLAIMS_MAX} workers died over it")
                 for claimed in worn_out
             }
         )
     return sorted(
-        (claimed for claimed in batch if claimed.attempts <= MAX_ATTEMPTS), key=lambda claimed: claimed.envelope.event_id
+        (claimed for claimed in batch if claimed.attempts <= CLAIMS_MAX), key=lambda claimed: claimed.envelope.event_id
     )
 
 
@@ -444,7 +446,7 @@ def _fail(claimed: Claimed, error: Exception, rng: random.Random, done: Applied)
     done.failed += 1
     reason = f"{type(error).__name__}: {error}"[:400]
     log.warning("apply.failed", event_id=claimed.envelope.event_id, attempt=claimed.attempts, error=reason)
-    if claimed.attempts >= MAX_ATTEMPTS:
+    if claimed.attempts >= CLAIMS_MAX:
         _settle({claimed.envelope.event_id: Verdict(EventState.DEAD, f"failed {claimed.attempts} times: {reason}")})
         return
     delay = timedelta(seconds=delay_seconds(claimed.attempts, rng))

@@ -1,8 +1,8 @@
 """What the live page shows: one location group as a table of SKUs and stores. Reads only.
 
-The page asks for itself every second or two, so everything here is bounded: pages of SKUs, counts that stop at a limit,
-rows found by an index. `look()` is cheap and yields a fingerprint of all that is shown; only when that changed is the
-rest read (`show()`).
+The page asks for itself every second or two, so everything here is bounded: pages of SKUs, counts that stop
+at a limit, rows found by an index. `look()` is cheap and yields a fingerprint of all that is shown; only when
+that changed is the rest read (`show()`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -27,7 +27,7 @@ EVENTS_SHOWN = 30
 PAGE_MAX = 10_000
 #: Counts stop here; the page then says "500+".
 COUNT_LIMIT = 500
-LEVELS_PER_STORE_LIMIT = 5_000
+LEVELS_PER_STORE_LIMIT = 1_000
 #: A level whose write failed this often in a row will not come right without somebody.
 STUCK_FAILURES = 5
 #: A channel that failed this often in a row is shown as not answering.
@@ -243,7 +243,6 @@ class Board:
     needs: tuple[Need, ...]
     events: tuple[EventLine, ...]
     fingerprint: str
-    levels: int = field(default=0)
 
 
 def groups_of(merchant_id: int) -> tuple[LocationGroup, ...]:
@@ -257,7 +256,7 @@ def has_channels(merchant_id: int) -> bool:
 
 
 def look(view: View) -> Glance:
-    """The page's SKUs with their pools, what is unfinished, and a fingerprint of all that is shown: two queries."""
+    """The page's SKUs with their pools, what is unfinished, and a fingerprint of it all: two queries."""
     lines = _sku_lines(view)
     has_next = len(lines) > SKUS_PER_PAGE
     lines = lines[:SKUS_PER_PAGE]
@@ -277,20 +276,25 @@ def show(view: View, glance: Glance) -> Board:
     rows = _rows(columns, glance.lines)
     needs = _needs(glance.counts, columns)
     levels = sum(column.levels for column in columns)
+    is_counted = all(column.levels < LEVELS_PER_STORE_LIMIT for column in columns)
     return Board(
         columns=columns,
         rows=rows,
         has_next=glance.has_next,
         counts=glance.counts,
-        verdict=verdict(counts=glance.counts, stores=len({column.channel_id for column in columns}), levels=levels),
+        verdict=verdict(
+            counts=glance.counts,
+            stores=len({column.channel_id for column in columns}),
+            levels=levels,
+            is_counted=is_counted,
+        ),
         needs=needs,
         events=newest_events(view.merchant_id),
         fingerprint=glance.fingerprint,
-        levels=levels,
     )
 
 
-# --- the table ------------------------------------------------------------------------------------------------------
+# --- the table ----------------------------------------------------------------------------------------------
 
 _LOCATIONS_OF_GROUP = "SELECT store_location_id FROM locations_grouplocation WHERE group_id = %(group)s"
 
@@ -322,7 +326,7 @@ _ORDERS = {
 
 
 def _sku_lines(view: View) -> list[SkuLine]:
-    """One page of SKUs that the group stocks or lists, and the first of the next page, which tells that there is one."""
+    """One page of SKUs that the group stocks or lists, and the first of the next page, if there is one."""
     pattern = "%" + view.search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     rows = _fetch(
         _SKU_LINES + _ORDERS[view.sort] + " LIMIT %(limit)s OFFSET %(offset)s",
@@ -336,13 +340,24 @@ def _sku_lines(view: View) -> list[SkuLine]:
         },
     )
     return [
-        SkuLine(sku_id, code, title, SkuKind(kind), *map(_int, (on_hand, committed, held, available)), changed_at)
+        SkuLine(
+            sku_id=sku_id,
+            code=code,
+            title=title,
+            kind=SkuKind(kind),
+            on_hand=on_hand,
+            committed=committed,
+            held=held,
+            available=available,
+            changed_at=changed_at,
+        )
         for sku_id, code, title, kind, on_hand, committed, held, available, changed_at in rows
     ]
 
 
 _COLUMNS = """
-    SELECT location.id, channel.id, channel.name, location.name, channel.state, channel.state_reason, channel.failures,
+    SELECT location.id, channel.id, channel.name, location.name,
+           channel.state, channel.state_reason, channel.failures,
            rule.buffer_units, rule.buffer_percent, run.finished_at,
            (SELECT count(*) FROM (
                SELECT 1 FROM channels_listinglevel AS level
@@ -350,7 +365,8 @@ _COLUMNS = """
                 LIMIT %(levels_limit)s) AS counted),
            (SELECT count(*) FROM (
                SELECT 1 FROM channels_listing AS listing
-                WHERE listing.channel_id = channel.id AND listing.sku_id IS NULL AND listing.deleted_at IS NULL
+                WHERE listing.channel_id = channel.id
+                  AND listing.sku_id IS NULL AND listing.deleted_at IS NULL
                 LIMIT %(limit)s) AS counted),
            (SELECT count(*) FROM locations_mapping AS mapping WHERE mapping.store_location_id = location.id)
       FROM locations_grouplocation AS member
@@ -426,7 +442,7 @@ _CELLS = """
 
 
 def _rows(columns: Sequence[Column], lines: Sequence[SkuLine]) -> tuple[Row, ...]:
-    """The lines with a cell for every column, and how long the latest write about the SKU took since its cause."""
+    """The lines with a cell for every column, and how long the latest write of the SKU took."""
     cells: dict[tuple[int, int], Cell] = {}
     synced: dict[int, tuple[datetime, timedelta | None]] = {}
     location_ids = [column.store_location_id for column in columns]
@@ -481,7 +497,7 @@ def merge(one: Cell | None, other: Cell) -> Cell:
     return Cell(graver.state, graver.shown, graver.desired, one.listings + other.listings, graver.detail)
 
 
-# --- what is unfinished -----------------------------------------------------------------------------------------------
+# --- what is unfinished -------------------------------------------------------------------------------------
 
 _PULSE = f"""
     WITH places AS MATERIALIZED (
@@ -490,10 +506,15 @@ _PULSE = f"""
           JOIN channels_storelocation AS location ON location.id = member.store_location_id
          WHERE member.group_id = %(group)s AND member.merchant_id = %(merchant)s
     ), moving AS MATERIALIZED (
+        -- Store by store and in the partial index's order: PostgreSQL thinks that nearly all levels differ,
+        -- and would read the whole table to find the few.
         SELECT level.push_failures
-          FROM channels_listinglevel AS level
-         WHERE level.channel_id IN (SELECT channel_id FROM places) AND level.store_location_id IN (SELECT id FROM places)
-           AND level.desired IS NOT NULL AND level.desired <> level.shown AND level.is_stocked
+          FROM places
+         CROSS JOIN LATERAL (
+               SELECT level.push_failures FROM channels_listinglevel AS level
+                WHERE level.channel_id = places.channel_id AND level.store_location_id = places.id
+                  AND level.desired IS NOT NULL AND level.desired <> level.shown AND level.is_stocked
+                ORDER BY level.next_push_at LIMIT %(limit)s) AS level
          LIMIT %(limit)s
     ), newest AS MATERIALIZED (
         SELECT event.id, event.state, event.duplicates
@@ -531,13 +552,15 @@ _PULSE = f"""
                 WHERE shortage.merchant_id = %(merchant)s AND shortage.covered_at IS NULL
                   AND member.group_id = %(group)s
                 LIMIT %(limit)s) AS counted),
-           (SELECT sum(hashtextextended(concat_ws('/', level.id, level.shown, level.desired, level.is_stocked,
-                                                  level.suspect_since, level.push_failures, level.confirmed_at), 0))
+           (SELECT sum(hashtextextended(concat_ws('/',
+                       level.id, level.shown, level.desired, level.is_stocked, level.suspect_since,
+                       level.push_failures, level.confirmed_at), 0))
               FROM channels_listing AS listing
               JOIN channels_listinglevel AS level ON level.listing_id = listing.id
              WHERE listing.sku_id = ANY(%(skus)s) AND level.store_location_id IN (SELECT id FROM places)),
            (SELECT sum(hashtextextended(concat_ws('/', id, state, duplicates), 0)) FROM newest),
-           (SELECT sum(hashtextextended(concat_ws('/', channel.id, channel.name, channel.state, channel.failures), 0))
+           (SELECT sum(hashtextextended(concat_ws('/',
+                       channel.id, channel.name, channel.state, channel.failures), 0))
               FROM channels_channel AS channel WHERE channel.id IN (SELECT channel_id FROM places)),
            (SELECT max(run.id) FROM sync_reconcilerun AS run
              WHERE run.channel_id IN (SELECT channel_id FROM places) AND run.state = 'done')
@@ -566,22 +589,25 @@ def _pulse(view: View, sku_ids: list[int]) -> tuple[Counts, tuple[Any, ...]]:
     return counts, tuple(digests)
 
 
-def verdict(*, counts: Counts, stores: int, levels: int) -> Verdict:
-    """The one sentence above the table. Pure.
+def verdict(*, counts: Counts, stores: int, levels: int, is_counted: bool = True) -> Verdict:
+    """The one sentence above the table. Pure. `is_counted`: False when there are more levels than counted.
 
     Needs of a person are listed beside it; here they only show where they keep numbers from being right.
     """
+    total = f"{words.grouped(levels)}{'' if is_counted else '+'} {'level' if levels == 1 else 'levels'}"
     if stores == 0:
         return Verdict("moving", "No store is connected to this group yet")
     if counts.stuck:
         verb = "needs" if counts.stuck == 1 else "need"
-        return Verdict("needs", f"{_levels(counts.stuck, levels)} cannot be set and {verb} somebody")
+        return Verdict("needs", f"{_levels(counts.stuck, total)} cannot be set and {verb} somebody")
     if counts.moving:
         verb = "is" if counts.moving == 1 else "are"
-        return Verdict("moving", f"{_levels(counts.moving, levels)} {verb} on {'its' if verb == 'is' else 'their'} way")
+        return Verdict(
+            "moving", f"{_levels(counts.moving, total)} {verb} on {'its' if verb == 'is' else 'their'} way"
+        )
     if counts.suspect:
         verb = "is" if counts.suspect == 1 else "are"
-        return Verdict("moving", f"{_levels(counts.suspect, levels)} {verb} being checked with the store")
+        return Verdict("moving", f"{_levels(counts.suspect, total)} {verb} being checked with the store")
     if counts.pending or counts.unpublished:
         events = words.count(max(counts.pending, 1), "event", limit=COUNT_LIMIT)
         return Verdict("moving", f"{events} being worked in")
@@ -590,9 +616,8 @@ def verdict(*, counts: Counts, stores: int, levels: int) -> Verdict:
     return Verdict("right", f"All {stores} stores show the right numbers")
 
 
-def _levels(number: int, total: int) -> str:
-    limit = f"{COUNT_LIMIT}+" if number >= COUNT_LIMIT else words.grouped(number)
-    return f"{limit} of {words.count(max(total, number), 'level')}"
+def _levels(number: int, total: str) -> str:
+    return f"{words.grouped(number)}{'+' if number >= COUNT_LIMIT else ''} of {total}"
 
 
 def _needs(counts: Counts, columns: Iterable[Column]) -> tuple[Need, ...]:
@@ -645,7 +670,7 @@ def _needs_of_places(columns: Iterable[Column]) -> list[Need]:
     ]
 
 
-# --- the inbox --------------------------------------------------------------------------------------------------------
+# --- the inbox ----------------------------------------------------------------------------------------------
 
 
 def newest_events(merchant_id: int, *, limit: int = EVENTS_SHOWN) -> tuple[EventLine, ...]:
@@ -675,9 +700,5 @@ def newest_events(merchant_id: int, *, limit: int = EVENTS_SHOWN) -> tuple[Event
 def _fetch(query: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(query, parameters)
-        return cursor.fetchall()
-
-
-def _int(value: Any) -> int | None:
-    """PostgreSQL sums integers into bigints and bigints into numerics."""
-    return None if value is None else int(value)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows

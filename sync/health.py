@@ -3,8 +3,8 @@
 | address | asks | answers |
 |---|---|---|
 | /livez | nothing: the process answers | 200 |
-| /readyz | may requests be sent here? PostgreSQL takes writes, Redis answers, nothing to migrate | 200 or 503, each check by name |
-| /healthz | how old is what the engine did last, and what waits? | 200 with `is_ok`, or 503 without a database |
+| /readyz | does PostgreSQL take writes, does Redis answer, is nothing to be migrated? | 200 or 503, by name |
+| /healthz | how old is what the engine did last, and what waits? | 200 with `is_ok`; 503 without a database |
 
 None of them tells anything of a merchant.
 """
@@ -14,28 +14,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from datetime import datetime
-from typing import Any
 
 import redis
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from sync.models import Heartbeat
-
 CHECK_TIMEOUT_SECONDS = 1.0
 #: Older than this, a heartbeat or a waiting event means that something stands still.
 LATE_SECONDS = 60
 
-#: The checks run beside the request, so that a database that accepts and never answers cannot hold the answer up. A few
-#: threads and no more: checks of a dead database queue here, and are answered "timed out" meanwhile.
+#: The checks run beside the request, so that a database that accepts and never answers does not hold it up.
+#: A few threads and no more: checks of a dead database queue here, and are answered "timed out" meanwhile.
 _probes = ThreadPoolExecutor(max_workers=4, thread_name_prefix="readyz")
 _is_migrated = threading.Event()
 
@@ -124,31 +119,32 @@ def _look_for_migrations() -> None:
 @require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
     """Ages in seconds of what the engine did last, and of the oldest event that waits."""
-    now = timezone.now()
     try:
-        beats = {beat.name: _age_seconds(beat.beat_at, now) for beat in Heartbeat.objects.all()}
-        oldest = _oldest()
+        beats, waiting = _ages()
     except (DatabaseError, InterfaceError) as error:
         return JsonResponse({"is_ok": False, "late": ["database"], "error": type(error).__name__}, status=503)
-    waiting = {name: None if at is None else _age_seconds(at, now) for name, at in oldest.items()}
-    ages: dict[str, Any] = {**{f"heartbeat {name}": age for name, age in beats.items()}, **waiting}
+    ages = {f"heartbeat {name}": age for name, age in beats.items()} | waiting
     late = sorted(name for name, age in ages.items() if age is not None and age > LATE_SECONDS)
     return JsonResponse({"is_ok": not late, "late": late, "heartbeats": beats, **waiting})
 
 
-def _age_seconds(at: datetime, now: datetime) -> float:
-    return round((now - at).total_seconds(), 3)
-
-
-def _oldest() -> dict[str, datetime | None]:
-    """When the oldest of each kind of unfinished work began; None: there is none. All by partial indexes."""
+def _ages() -> tuple[dict[str, float], dict[str, float | None]]:
+    """Ages by the database's own clock: of heartbeats, and of the oldest unfinished work of each kind."""
     with connection.cursor() as cursor:
+        cursor.execute("SELECT name, extract(epoch FROM clock_timestamp() - beat_at) FROM sync_heartbeat")
+        beats = {name: round(float(age), 3) for name, age in cursor.fetchall()}
+        # All by partial indexes, or tables that are empty when nothing waits.
         cursor.execute(
             """
-            SELECT (SELECT min(received_at) FROM channels_inboxevent WHERE state = 'pending'),
-                   (SELECT min(caused_at) FROM sync_dirtysku),
-                   (SELECT min(created_at) FROM channels_pushbatch WHERE state IN ('intent', 'unknown'))
+            SELECT extract(epoch FROM clock_timestamp() - oldest.at)
+              FROM (VALUES
+                  (1, (SELECT min(received_at) FROM channels_inboxevent WHERE state = 'pending')),
+                  (2, (SELECT min(caused_at) FROM sync_dirtysku)),
+                  (3, (SELECT min(created_at) FROM channels_pushbatch WHERE state IN ('intent', 'unknown')))
+              ) AS oldest (place, at)
+             ORDER BY oldest.place
             """
         )
-        pending, dirty, unanswered = cursor.fetchone()
-    return {"oldest_pending_event": pending, "oldest_unpublished_change": dirty, "oldest_unanswered_write": unanswered}
+        ages = [None if age is None else round(float(age), 3) for (age,) in cursor.fetchall()]
+    names = ("oldest_pending_event", "oldest_unpublished_change", "oldest_unanswered_write")
+    return beats, dict(zip(names, ages, strict=True))

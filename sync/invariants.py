@@ -6,15 +6,20 @@ that it is asked again, in other words, is the point.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from channels import protocol
 from channels.connect import connector_for
-from channels.models import Channel, ChannelState
+from channels.models import Channel, ChannelKind, ChannelState
+from channels.origins import sandbox_url
 from sync import world
+from sync.store_books import PracticeStores
 
+#: What the books of practice stores are compared for.
+ACKNOWLEDGED = "acknowledged_webhooks_are_stored"
+SALES_KNOWN = "every_sale_is_known"
 #: Offending rows shown per check.
 SHOWN_ROWS = 10
 
@@ -226,6 +231,46 @@ def stores_that_differ() -> Iterator[Violation]:
             yield Violation(
                 "stores_show_what_is_reported", f"{channel} shows what is reported of it", tuple(rows[:SHOWN_ROWS])
             )
+
+
+def practice_books_that_differ() -> Iterator[Violation]:
+    """Compare ours with the books of the practice stores, which know what really happened."""
+    channels = list(Channel.objects.filter(kind=ChannelKind.SANDBOX, state=ChannelState.ACTIVE).order_by("pk"))
+    if not channels:
+        return
+    stores = PracticeStores(sandbox_url())
+    unstored: list[dict[str, Any]] = []
+    unknown: list[dict[str, Any]] = []
+    for channel in channels:
+        handle = channel.account.split(".")[0]
+        acknowledged = stores.stats(handle).get("webhooks_delivered", 0)
+        [(stored,)] = world.rows(
+            """
+            SELECT coalesce(sum(1 + duplicates), 0) FROM channels_inboxevent
+            WHERE channel_id = %s AND topic <> 'orders/polled'
+            """,
+            [channel.pk],
+        )
+        if stored < acknowledged:
+            unstored.append({"channel": channel.name, "acknowledged": acknowledged, "stored": stored})
+        unknown += _sales_that_differ(channel, stores.net_units_sold(handle))
+    if unstored:
+        yield Violation(ACKNOWLEDGED, "every webhook answered with 200 is in the inbox", tuple(unstored[:SHOWN_ROWS]))
+    if unknown:
+        yield Violation(SALES_KNOWN, "every unit the stores sold is in the registers", tuple(unknown[:SHOWN_ROWS]))
+
+
+def _sales_that_differ(channel: Channel, sold: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    for item, known in world.rows(
+        """
+        SELECT listing.inventory_item_id, -sum(level.order_effects) FROM channels_listinglevel level
+        JOIN channels_listing listing ON listing.id = level.listing_id AND listing.sku_id IS NOT NULL
+        WHERE level.channel_id = %s GROUP BY 1
+        """,
+        [channel.pk],
+    ):
+        if sold.get(item, 0) != known:
+            yield {"channel": channel.name, "inventory_item": item, "sold": sold.get(item, 0), "known": known}
 
 
 def _differences(channel: Channel) -> Iterator[dict[str, Any]]:

@@ -396,7 +396,7 @@ def _suspect(level_ids: Sequence[int], reason: str, check_after: timedelta) -> N
 @transaction.atomic
 def _commit_unknown(channel: Channel, batch: Batch, error: protocol.ChannelError, rng: random.Random) -> None:
     """No whole answer: the same key again, later; after the last attempt the store is read instead."""
-    if batch.attempt >= MAX_ATTEMPTS:
+    if batch.attempt > MAX_ATTEMPTS:
         if _fenced(batch, "unresolved", error=str(error)):
             _lock_levels(batch)
             _suspect([row.level_id for row in batch.rows], "outcome of a write unknown", timedelta(0))

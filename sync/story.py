@@ -1,7 +1,7 @@
-"""The story of one event: what arrived, what it meant, which units moved, what was written to the stores. Reads only.
+"""The story of one event: what arrived, what it meant, which units moved, what stores were told. Reads.
 
-Every step of the engine carries the correlation id of the event that caused it, so the story is one indexed query per
-kind of step.
+Every step of the engine carries the correlation id of the event that caused it, so the story is one indexed
+query per kind of step.
 """
 
 from __future__ import annotations
@@ -133,8 +133,10 @@ class Story:
     @property
     def is_finished(self) -> bool:
         """Nothing more is expected to follow."""
-        return not self.open_pushes and not any(step.is_waiting for step in self.levels) and all(
-            arrival.event.settled_at is not None for arrival in self.arrivals
+        return (
+            not self.open_pushes
+            and not any(step.is_waiting for step in self.levels)
+            and all(arrival.event.settled_at is not None for arrival in self.arrivals)
         )
 
     @property
@@ -143,7 +145,7 @@ class Story:
         if any(step.line.waiting_for for step in self.lines):
             return "Nothing was written to the stores: the order waits for a mapping."
         if self.movements:
-            return "Nothing was written to the stores: either they showed the right number, or a newer change did it."
+            return "Nothing was written to the stores: they showed it already, or a newer change did it."
         return "No unit moved, so nothing was written to the stores."
 
     @property
@@ -198,7 +200,7 @@ def _ms(at: datetime, started_at: datetime) -> int:
     return round((at - started_at).total_seconds() * 1000)
 
 
-# --- what arrived -----------------------------------------------------------------------------------------------------
+# --- what arrived -------------------------------------------------------------------------------------------
 
 Said = tuple[protocol.Event, ...] | protocol.MalformedEvent
 
@@ -249,13 +251,15 @@ def _saying(event: protocol.Event) -> str:
             return f"Order {event.order_id} is to be read: {event.why}"
         case protocol.LevelTouched():
             shown = "no number" if event.available is None else f"{event.available} available"
-            return f"Item {event.inventory_item_id} shows {shown}; a reason to read it again, never arithmetic"
+            return (
+                f"Item {event.inventory_item_id} shows {shown}; a reason to read it again, never arithmetic"
+            )
         case protocol.CatalogueTouched():
-            return f"Product {event.product_id} {'was deleted' if event.is_deleted else 'changed'}"
+            return f"Product {event.product_id} {_fate(event.is_deleted)}"
         case protocol.ItemTouched():
-            return f"Inventory item {event.inventory_item_id} {'was deleted' if event.is_deleted else 'changed'}"
+            return f"Inventory item {event.inventory_item_id} {_fate(event.is_deleted)}"
         case protocol.LocationTouched():
-            return f"Location {event.name or event.location_id} {'was deleted' if event.is_deleted else 'changed'}"
+            return f"Location {event.name or event.location_id} {_fate(event.is_deleted)}"
         case protocol.AppUninstalled():
             return "The app was removed from the store"
         case protocol.BulkFinished():
@@ -266,17 +270,28 @@ def _saying(event: protocol.Event) -> str:
             return event.reason
 
 
-# --- what it meant ----------------------------------------------------------------------------------------------------
+def _fate(is_deleted: bool) -> str:
+    return "was deleted" if is_deleted else "changed"
+
+
+# --- what it meant ------------------------------------------------------------------------------------------
 
 
 def _lines(
-    correlation_id: uuid.UUID, events: Sequence[InboxEvent], said: dict[int, Said], merchant_ids: Collection[int]
+    correlation_id: uuid.UUID,
+    events: Sequence[InboxEvent],
+    said: dict[int, Said],
+    merchant_ids: Collection[int],
 ) -> list[OrderLine]:
-    """Lines that carry the story's id, and all lines of the orders its events speak of: a later event of the same
-    order puts its own id on the line."""
+    """Lines that carry the story's id, and all lines of the orders its events speak of.
+
+    The latter because a later event of the same order puts its own id on the line.
+    """
     mine = Q(correlation_id=correlation_id)
     for event in events:
-        order_ids = _named(said[event.pk], "order_id", (protocol.OrderState, protocol.RefundMade, protocol.OrderTouched))
+        order_ids = _named(
+            said[event.pk], "order_id", (protocol.OrderState, protocol.RefundMade, protocol.OrderTouched)
+        )
         if order_ids:
             mine |= Q(channel_id=event.channel_id, order_id__in=order_ids)
     return list(
@@ -315,7 +330,7 @@ def _effect(*, committed: int, on_hand: int) -> str:
     return ", ".join(parts) or "nothing taken"
 
 
-# --- which units moved ------------------------------------------------------------------------------------------------
+# --- which units moved --------------------------------------------------------------------------------------
 
 
 def _movements(correlation_id: uuid.UUID, merchant_ids: Collection[int]) -> list[Movement]:
@@ -348,7 +363,7 @@ def _shortages(correlation_id: uuid.UUID, movements: Iterable[Movement]) -> tupl
     )
 
 
-# --- what the stores show -----------------------------------------------------------------------------------------------
+# --- what the stores show -----------------------------------------------------------------------------------
 
 
 def _levels(
@@ -383,7 +398,11 @@ def _level_step(level: ListingLevel, correlation_id: uuid.UUID) -> LevelStep:
     if is_waiting:
         note = "waits to be written"
     elif level.suspect_since is not None:
-        note = f"being checked with the store: {level.suspect_reason}" if level.suspect_reason else "being checked"
+        note = (
+            f"being checked with the store: {level.suspect_reason}"
+            if level.suspect_reason
+            else "being checked"
+        )
     elif level.desired is None:
         note = "not published"
     elif level.desired == level.shown:
@@ -403,7 +422,7 @@ def _level_step(level: ListingLevel, correlation_id: uuid.UUID) -> LevelStep:
 def _drifts(
     correlation_id: uuid.UUID, levels: Iterable[ListingLevel], movements: Iterable[Movement]
 ) -> tuple[Drift, ...]:
-    """What checks found in this story. Looked for at the levels it is about: a drift is not indexed by its story."""
+    """What checks found in this story. Looked for at its levels: a drift is not indexed by its story."""
     level_ids = [level.pk for level in levels]
     sku_ids = {movement.stock_level.sku_id for movement in movements}
     if not level_ids and not sku_ids:
@@ -452,7 +471,7 @@ def _push_step(push: Push, started_at: datetime, scale_ms: int) -> PushStep:
     )
 
 
-# --- finding a story ------------------------------------------------------------------------------------------------------
+# --- finding a story ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,7 +485,7 @@ class Found:
 
 
 def find(query: str, *, merchant_ids: Collection[int]) -> tuple[Found, ...]:
-    """Stories by order name or number, order id, SKU, webhook id or correlation id; newest first, each once."""
+    """Stories by order name, number or id, SKU, webhook id or correlation id; newest first, each once."""
     query = query.strip()
     if not query:
         return ()
@@ -532,7 +551,8 @@ def _by_order(query: str, merchant_ids: Collection[int]) -> list[Found]:
     stock_level_ids = {part.stock_level_id for line in lines for part in line.allocations.all()}
     if stock_level_ids:
         movements = Movement.objects.filter(
-            stock_level_id__in=stock_level_ids, reference__in={line.order_name or line.order_id for line in lines}
+            stock_level_id__in=stock_level_ids,
+            reference__in={line.order_name or line.order_id for line in lines},
         ).order_by("-pk")
         found.extend(
             Found(
@@ -549,10 +569,14 @@ def _by_order(query: str, merchant_ids: Collection[int]) -> list[Found]:
 def _by_sku(query: str, merchant_ids: Collection[int]) -> list[Found]:
     """The newest movements of the SKU, each stock level's read from the end of its ledger."""
     with connection.cursor() as cursor:
-        cursor.execute(_NEWEST_OF_SKU, {"code": query, "merchants": list(merchant_ids), "limit": RESULTS_MAX * 2})
+        cursor.execute(
+            _NEWEST_OF_SKU, {"code": query, "merchants": list(merchant_ids), "limit": RESULTS_MAX * 2}
+        )
         movements = cursor.fetchall()
     return [
-        Found(correlation_id, at, f"{code}: {Cause(cause).label}{f', {reference}' if reference else ''}", "SKU")
+        Found(
+            correlation_id, at, f"{code}: {Cause(cause).label}{f', {reference}' if reference else ''}", "SKU"
+        )
         for correlation_id, at, code, cause, reference in movements
     ]
 

@@ -36,7 +36,7 @@ class Address:
     page: int
 
     def url(self, name: str = "board", **changes: Any) -> str:
-        """The address with some of its parts changed; a change other than the page's starts at the first page."""
+        """The address with some parts changed; a change other than the page's starts at the first page."""
         if "page" not in changes and changes:
             changes["page"] = 1
         state = replace(self, **changes)
@@ -59,7 +59,9 @@ def _address(request: HttpRequest, seats: Seats, group: LocationGroup | None) ->
         group=str(group.pk) if group and request.GET.get("group") else "",
         search=request.GET.get("q", "").replace("\0", "").strip()[:100],
         sort=boards.Sort(sort) if sort in set(boards.Sort) else boards.Sort.CODE,
-        page=min(boards.PAGE_MAX, max(1, int(asked_page))) if asked_page.isascii() and asked_page.isdigit() else 1,
+        page=min(boards.PAGE_MAX, max(1, int(asked_page)))
+        if asked_page.isascii() and asked_page.isdigit()
+        else 1,
     )
 
 
@@ -76,7 +78,11 @@ def board(request: HttpRequest, seats: Seats) -> HttpResponse:
     if group is None:
         return render(request, "sync/board.html", context | _empty_links(request))
     view = _view(address, group)
-    return render(request, "sync/board.html", context | _live(request, seats, address, boards.show(view, boards.look(view))))
+    return render(
+        request,
+        "sync/board.html",
+        context | _live(request, seats, address, boards.show(view, boards.look(view))),
+    )
 
 
 @own_page
@@ -84,7 +90,7 @@ def board(request: HttpRequest, seats: Seats) -> HttpResponse:
 @require_safe
 @member_page()
 def live(request: HttpRequest, seats: Seats) -> HttpResponse:
-    """The part of the live page that changes; 304 and nothing else while its fingerprint is what the page has."""
+    """The part of the live page that changes; 304 while its fingerprint is the one the page has."""
     group = _chosen(boards.groups_of(seats.current.merchant.pk), request.GET.get("group", ""))
     if group is None:
         raise Http404("No such group.")
@@ -94,7 +100,12 @@ def live(request: HttpRequest, seats: Seats) -> HttpResponse:
     etag = f'"{glance.fingerprint}"'
     if request.headers.get("If-None-Match") == etag:
         return HttpResponse(status=304, headers={"ETag": etag})
-    context = {"seats": seats, "group": group, "address": address, **_live(request, seats, address, boards.show(view, glance))}
+    context = {
+        "seats": seats,
+        "group": group,
+        "address": address,
+        **_live(request, seats, address, boards.show(view, glance)),
+    }
     response = render(request, "sync/_live.html", context)
     response.headers["ETag"] = etag
     return response
@@ -126,7 +137,11 @@ def _view(address: Address, group: LocationGroup) -> boards.View:
 
 def _live(request: HttpRequest, seats: Seats, address: Address, shown: boards.Board) -> dict[str, Any]:
     needs = [
-        {"tone": need.tone, "text": need.text, "url": _admin_url(request, need.admin_page, "changelist", need.query)}
+        {
+            "tone": need.tone,
+            "text": need.text,
+            "url": _admin_url(request, need.admin_page, "changelist", need.query),
+        }
         for need in shown.needs
     ]
     return {
@@ -169,7 +184,7 @@ def _admin_url(request: HttpRequest, page: str, what: str, query: str = "") -> s
     return f"{url}?{query}" if query else url
 
 
-# --- stories ----------------------------------------------------------------------------------------------------------
+# --- stories ------------------------------------------------------------------------------------------------
 
 
 @own_page
@@ -177,7 +192,7 @@ def _admin_url(request: HttpRequest, page: str, what: str, query: str = "") -> s
 @require_safe
 @member_page()
 def story(request: HttpRequest, seats: Seats, correlation_id: uuid.UUID) -> HttpResponse:
-    """Everything that followed from one event. While it may grow, the page asks for its changing part again."""
+    """Everything that followed from one event. While it may grow, the page asks for that again."""
     told = stories.tell(correlation_id, merchant_ids=[seat.merchant.pk for seat in seats.every])
     if told is None:
         raise Http404("No such story.")

@@ -60,7 +60,7 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def duration(span: timedelta) -> str:
-    """A time span in milliseconds, seconds or minutes, three digits or so: "84 ms", "1.24 s", "12.4 s", "3.1 min"."""
+    """A time span with three digits or so: "84 ms", "1.24 s", "12.4 s", "3.1 min"."""
     ms = span.total_seconds() * 1000
     if abs(ms) < 999.5:
         return f"{ms:.0f} ms"

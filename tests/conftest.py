@@ -59,7 +59,7 @@ def _load_settings() -> None:
     django.setup()
     # A worker that finds it here would load the settings before it knows its own databases.
     del os.environ["DJANGO_SETTINGS_MODULE"]
-    if settings.REDIS_URL != os.environ["REDIS_URL"]:
+    if os.environ["REDIS_URL"] != settings.REDIS_URL:
         pytest.exit("Unset DJANGO_SETTINGS_MODULE: the settings were loaded before the test servers ran.", 4)
 
 
@@ -71,8 +71,7 @@ _load_settings()
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the servers and remove their data."""
     if _STACK is not None:
-        _STACK.stop()
-        _STACK.remove_data()
+        _STACK.discard()
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,9 @@ def make_shop(merchant: Merchant, handle: str, *, kind: ChannelKind = ChannelKin
 
 
 def signed_headers(channel: Channel, body: bytes, **changes: str | None) -> dict[str, str]:
-    """The headers of a good delivery; `changes` are by name in lower case with _, None leaves the header out."""
+    """The headers of a good delivery; `changes` are by name in lower case with _, None leaves the header
+    out.
+    """
     headers: dict[str, str | None] = {
         "x_shopify_topic": "orders/create",
         "x_shopify_shop_domain": channel.account,
@@ -62,14 +64,23 @@ def path_of(channel: Channel) -> str:
     return f"/webhooks/{channel.kind}/{channel.webhook_token}/"
 
 
-def deliver(channel: Channel, body: bytes = b'{"id": 1}', *, at: Channel | None = None, **changes: str | None) -> Any:
-    """POST a delivery as the shop would, to its own address or another channel's."""
+def deliver_with(
+    channel: Channel, changes: dict[str, str | None], body: bytes = b'{"id": 1}', *, at: Channel | None = None
+) -> Any:
+    """POST a delivery with these headers changed, to the channel's own address or another's."""
     return client().post(
         path_of(at or channel),
         data=body,
         content_type="application/json",
         **signed_headers(channel, body, **changes),  # type: ignore[arg-type]  # headers, not named arguments
     )
+
+
+def deliver(
+    channel: Channel, body: bytes = b'{"id": 1}', *, at: Channel | None = None, **changes: str | None
+) -> Any:
+    """POST a delivery as the shop would; `changes` are headers by name in lower case with _."""
+    return deliver_with(channel, changes, body, at=at)
 
 
 def all_at_once(count: int, act: Callable[[], Result]) -> list[Result]:

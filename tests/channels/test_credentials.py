@@ -72,10 +72,16 @@ class TestStoring:
 
     def test_keeps_the_secret_before_until_it_is_forgotten(self, north: Channel) -> None:
         credentials.store(north, client_id="app-of-north", client_secret=Secret("second"))
-        assert credentials.webhook_secrets(Channel.objects.get(pk=north.pk)) == ["second", "norths-client-secret"]
+        assert credentials.webhook_secrets(Channel.objects.get(pk=north.pk)) == [
+            "second",
+            "norths-client-secret",
+        ]
 
         credentials.store(north, client_id="app-of-north", client_secret=Secret("second"))
-        assert credentials.webhook_secrets(Channel.objects.get(pk=north.pk)) == ["second", "norths-client-secret"]
+        assert credentials.webhook_secrets(Channel.objects.get(pk=north.pk)) == [
+            "second",
+            "norths-client-secret",
+        ]
 
         credentials.forget_previous_client_secret(north)
         assert credentials.webhook_secrets(Channel.objects.get(pk=north.pk)) == ["second"]
@@ -89,7 +95,9 @@ class TestStoring:
         assert Credential.objects.get(channel=north).sealed_access_token == ""
 
     def test_wipes_tokens_and_keeps_what_signs(self, north: Channel) -> None:
-        credentials.store(north, client_id="app-of-north", access_token=Secret("t"), refresh_token=Secret("r"))
+        credentials.store(
+            north, client_id="app-of-north", access_token=Secret("t"), refresh_token=Secret("r")
+        )
 
         credentials.wipe(north)
 
@@ -114,7 +122,9 @@ class TestRotatingKeys:
     def test_seals_everything_with_the_first_key(
         self, old_and_new_key: Callable[[str], None], north: Channel, elsewhere: Channel
     ) -> None:
-        credentials.store(north, client_id="app-of-north", access_token=Secret("t"), refresh_token=Secret("r"))
+        credentials.store(
+            north, client_id="app-of-north", access_token=Secret("t"), refresh_token=Secret("r")
+        )
         old_and_new_key("both")
 
         report = credentials.rotate_all()
@@ -180,7 +190,9 @@ class Asked:
             self.calls.append(told)
             number = len(self.calls)
         if self._refuse:
-            raise protocol.NotAuthorized("The store refuses the app's credentials (HTTP 401): connect it again.")
+            raise protocol.NotAuthorized(
+                "The store refuses the app's credentials (HTTP 401): connect it again."
+            )
         return grant(number, refresh=f"{self._refresh_token}-{number}" if self._refresh_token else None)
 
 
@@ -279,7 +291,11 @@ class TestATokenByAuthorizationCode:
         settings.SHOPIFY_CLIENT_ID = "our-app"
         settings.SHOPIFY_CLIENT_SECRET = "of-our-app"
         channel = Channel.objects.create(
-            merchant=alder, kind="shopify", name="Lake", account="lake.myshopify.com", state=ChannelState.ACTIVE
+            merchant=alder,
+            kind="shopify",
+            name="Lake",
+            account="lake.myshopify.com",
+            state=ChannelState.ACTIVE,
         )
         credentials.store(
             channel,
@@ -323,7 +339,9 @@ class TestATokenByAuthorizationCode:
 
 @pytest.mark.django_db(transaction=True)
 class TestAgainstThePracticeStores:
-    def test_a_refused_token_is_replaced_in_the_middle_of_the_work(self, alder: Merchant, sandbox: str) -> None:
+    def test_a_refused_token_is_replaced_in_the_middle_of_the_work(
+        self, alder: Merchant, sandbox: str
+    ) -> None:
         store = onboarding.connect_sandbox_store(merchant=alder, name="Expiring", user=None)
         connector = connect.connector_for(store)
         assert [location.name for location in connector.read_locations()] == ["Main"]

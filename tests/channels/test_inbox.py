@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -33,7 +32,11 @@ def delivery(webhook_id: str = "w-1", topic: str = "orders/create") -> Delivery:
 
 def receive(channel: Channel, *, what: Delivery | None = None, body: bytes = b"{}") -> inbox.Receipt:
     return inbox.receive(
-        channel_id=channel.pk, merchant_id=channel.merchant_id, delivery=what or delivery(), body=body, now=NOON
+        channel_id=channel.pk,
+        merchant_id=channel.merchant_id,
+        delivery=what or delivery(),
+        body=body,
+        now=NOON,
     )
 
 
@@ -71,7 +74,9 @@ class TestReceiving:
         ) as another:
             assert another.execute("SELECT count(*) FROM channels_inboxevent").fetchone() == (1,)
 
-    def test_takes_one_round_trip(self, north: Channel, django_assert_num_queries: Callable[..., object]) -> None:
+    def test_takes_one_round_trip(
+        self, north: Channel, django_assert_num_queries: Callable[..., object]
+    ) -> None:
         receive(north)  # the process's clock is set by the first one
 
         with django_assert_num_queries(1):  # type: ignore[attr-defined]
@@ -92,7 +97,9 @@ class TestReceiving:
         event = InboxEvent.objects.get()
         assert (bytes(event.body), event.duplicates) == (b"first", 1)
 
-    def test_keeps_the_same_id_of_another_topic_or_channel_apart(self, north: Channel, elsewhere: Channel) -> None:
+    def test_keeps_the_same_id_of_another_topic_or_channel_apart(
+        self, north: Channel, elsewhere: Channel
+    ) -> None:
         receipts = [
             receive(north),
             receive(north, what=delivery(topic="orders/updated")),
@@ -155,7 +162,9 @@ class TestRinging:
 
 
 def polled(order_id: str, seconds: int = 0) -> PolledOrder:
-    return PolledOrder(order_id=order_id, version=NOON + timedelta(seconds=seconds), body=f"{order_id}".encode())
+    return PolledOrder(
+        order_id=order_id, version=NOON + timedelta(seconds=seconds), body=f"{order_id}".encode()
+    )
 
 
 @pytest.mark.django_db
@@ -195,13 +204,15 @@ class TestReceivingPolledOrders:
         class ChangedMyMind(Exception):
             pass
 
-        with pytest.raises(ChangedMyMind), transaction.atomic():
-            self.receive(north, polled("1"))
-            raise ChangedMyMind
+        def change_my_mind() -> None:
+            with transaction.atomic():
+                self.receive(north, polled("1"))
+                raise ChangedMyMind
+
+        with pytest.raises(ChangedMyMind):
+            change_my_mind()
 
         assert not InboxEvent.objects.exists()
 
     def test_has_nothing_to_do_for_no_orders(self, north: Channel) -> None:
         assert self.receive(north) == 0
-
-

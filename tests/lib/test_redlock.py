@@ -240,6 +240,13 @@ def test_an_expired_key_is_free(make_locks: MakeLocks) -> None:
     assert eventually(lambda: locks.try_lock({"a"}).keys == {"a"})
 
 
+def test_a_lock_that_ran_out_stays_lost_after_its_release(make_locks: MakeLocks) -> None:
+    with make_locks(ttl_ms=50).try_lock({"a"}) as locked:
+        assert eventually(lambda: locked.lost)
+
+    assert locked.lost
+
+
 def test_an_extension_lasts_the_whole_time_to_live_again(
     make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]"
 ) -> None:

@@ -37,7 +37,9 @@ def test_what_the_shell_names_is_kept(running: dict[str, str], monkeypatch: pyte
     assert attach.complete_environment(["audit"]) == {"DATABASE_URL": "postgresql://running"}
 
 
-def test_a_database_named_in_the_shell_needs_no_stack(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_named_in_the_shell_needs_no_stack(
+    folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://of-the-shell")
 
     assert attach.complete_environment(["audit"]) == {}

@@ -46,7 +46,9 @@ def home() -> Iterator[Path]:
 
 
 def prepare(home: Path, *, password: str = "secret") -> PostgresServer:
-    return PostgresServer.prepare(home, port=free_ports({"pg": None})["pg"], password=password, is_durable=False)
+    return PostgresServer.prepare(
+        home, port=free_ports({"pg": None})["pg"], password=password, is_durable=False
+    )
 
 
 def start(server: PostgresServer, supervisor: Supervisor) -> None:
@@ -77,6 +79,17 @@ def test_data_survives_a_restart(home: Path, make_supervisor: Callable[[], Super
     start(again, make_supervisor())
 
     assert again.query("SELECT number FROM kept") == "7"
+
+
+def test_a_server_left_over_by_a_killed_stack_is_ended_first(
+    home: Path, make_supervisor: Callable[[], Supervisor]
+) -> None:
+    left_over = prepare(home)
+    start(left_over, make_supervisor())
+
+    again = prepare(home)
+
+    assert not (again.data / "postmaster.pid").exists()
 
 
 def test_nobody_gets_in_without_the_password(home: Path, supervisor: Supervisor) -> None:

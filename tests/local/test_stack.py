@@ -110,6 +110,15 @@ def test_the_well_known_password_is_for_the_loopback_only(data_dir: Path) -> Non
     assert in_public.demo_password == in_public.folder.secrets().demo_password
 
 
+def test_discarding_leaves_neither_processes_nor_data(stack: LocalStack) -> None:
+    pids = [child.pid for child in stack.children() if child.pid]
+
+    stack.discard()
+
+    assert [is_gone(pid) for pid in pids] == [True] * 4
+    assert not stack.folder.path.exists()
+
+
 def test_removing_the_data_removes_all_of_it(data_dir: Path) -> None:
     stack = LocalStack(data_dir, services_only=True, is_durable=False)
     stack.start()

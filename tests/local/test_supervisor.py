@@ -34,7 +34,9 @@ def pid_of(supervisor: Supervisor, name: str) -> int:
     return pid
 
 
-def test_a_killed_child_is_started_again(supervisor: Supervisor, python_child: Describe, log_text: io.StringIO) -> None:
+def test_a_killed_child_is_started_again(
+    supervisor: Supervisor, python_child: Describe, log_text: io.StringIO
+) -> None:
     supervisor.start(python_child("sleeper", SLEEPER))
     first_pid = pid_of(supervisor, "sleeper")
 
@@ -56,7 +58,9 @@ def test_the_wait_doubles_while_a_child_keeps_dying(
     assert "failing ended (exit status 3); restart in 1.0 s" in log_text.getvalue()
 
 
-def test_a_child_that_is_held_down_stays_down(supervisor: Supervisor, python_child: Describe, log_text: io.StringIO) -> None:
+def test_a_child_that_is_held_down_stays_down(
+    supervisor: Supervisor, python_child: Describe, log_text: io.StringIO
+) -> None:
     supervisor.start(python_child("sleeper", SLEEPER))
 
     supervisor.kill("sleeper", down_seconds=60)
@@ -65,7 +69,9 @@ def test_a_child_that_is_held_down_stays_down(supervisor: Supervisor, python_chi
     assert supervisor.children()[0].is_running is False
 
 
-def test_killing_a_child_kills_what_it_started(supervisor: Supervisor, python_child: Describe, log_text: io.StringIO) -> None:
+def test_killing_a_child_kills_what_it_started(
+    supervisor: Supervisor, python_child: Describe, log_text: io.StringIO
+) -> None:
     supervisor.start(python_child("parent", PARENT))
     until(lambda: "parent     | " in log_text.getvalue())
     grandchild = int(log_text.getvalue().split("|")[1])
@@ -98,23 +104,33 @@ def test_a_child_that_ignores_the_request_is_killed(
     assert "stubborn did not stop in 1 s and was killed" in log_text.getvalue()
 
 
-def test_starting_returns_when_the_child_is_ready(supervisor: Supervisor, python_child: Describe, tmp_path: Path) -> None:
+def test_starting_returns_when_the_child_is_ready(
+    supervisor: Supervisor, python_child: Describe, tmp_path: Path
+) -> None:
     mark = tmp_path / "mark"
-    spec = python_child("maker", f"import pathlib, time; pathlib.Path({str(mark)!r}).touch(); time.sleep(300)", is_ready=mark.exists)
+    spec = python_child(
+        "maker",
+        f"import pathlib, time; pathlib.Path({str(mark)!r}).touch(); time.sleep(300)",
+        is_ready=mark.exists,
+    )
 
     supervisor.start(spec)
 
     assert mark.exists()
 
 
-def test_a_child_that_dies_before_it_is_ready_fails_the_start(supervisor: Supervisor, python_child: Describe) -> None:
+def test_a_child_that_dies_before_it_is_ready_fails_the_start(
+    supervisor: Supervisor, python_child: Describe
+) -> None:
     spec = python_child("failing", FAILING, is_ready=lambda: False)
 
     with pytest.raises(StartFailedError, match="failing ended while starting: exit status 3"):
         supervisor.start(spec)
 
 
-def test_a_program_that_fails_is_reported_and_not_repeated(supervisor: Supervisor, python_child: Describe) -> None:
+def test_a_program_that_fails_is_reported_and_not_repeated(
+    supervisor: Supervisor, python_child: Describe
+) -> None:
     with pytest.raises(StartFailedError, match="failing failed: exit status 3"):
         supervisor.run(python_child("failing", FAILING), timeout_seconds=20)
 
@@ -124,7 +140,11 @@ def test_a_program_that_fails_is_reported_and_not_repeated(supervisor: Superviso
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties children to their parent's life")
 def test_a_killed_supervisor_takes_its_children_along() -> None:
     program = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR_PROGRAM], cwd=PROJECT, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+        [sys.executable, "-c", SUPERVISOR_PROGRAM],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
     )
     assert program.stdout is not None
     child_pid = int(program.stdout.readline())

@@ -21,7 +21,9 @@ def olive() -> User:
 
 
 def join(person: User, name: str, role: Role, *, is_active: bool = True) -> Merchant:
-    merchant = Merchant.objects.create(name=name, slug=name.lower(), is_active=is_active, timezone="Asia/Tokyo")
+    merchant = Merchant.objects.create(
+        name=name, slug=name.lower(), is_active=is_active, timezone="Asia/Tokyo"
+    )
     Member.objects.create(merchant=merchant, user=person, role=role)
     return merchant
 
@@ -45,7 +47,10 @@ def test_seats_are_those_at_active_merchants_by_name(olive: User) -> None:
 
     seats = seats_of(olive)
 
-    assert [(seat.merchant.name, seat.role) for seat in seats] == [("Alder", Role.OWNER), ("Birch", Role.VIEWER)]
+    assert [(seat.merchant.name, seat.role) for seat in seats] == [
+        ("Alder", Role.OWNER),
+        ("Birch", Role.VIEWER),
+    ]
 
 
 def test_nobody_has_no_seats() -> None:
@@ -68,7 +73,11 @@ def test_a_merchant_one_is_no_member_of_does_not_exist(olive: User) -> None:
 
 @pytest.mark.parametrize(
     ("role", "may"),
-    [(Role.OWNER, [True, True, True]), (Role.MANAGER, [False, True, True]), (Role.VIEWER, [False, False, True])],
+    [
+        (Role.OWNER, [True, True, True]),
+        (Role.MANAGER, [False, True, True]),
+        (Role.VIEWER, [False, False, True]),
+    ],
 )
 def test_each_role_may_do_what_the_ones_below_it_may(role: Role, may: list[bool]) -> None:
     seat = Seat(merchant=Merchant(), role=role)

@@ -1,4 +1,4 @@
-"""How the tests speak to a sandbox: as its operator, as an app, as a shopper; and what they receive from it."""
+"""How the tests speak to a sandbox, as operator, app and shopper; and what they receive from it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ mutation Subscribe($topic: WebhookSubscriptionTopic!, $input: WebhookSubscriptio
 def call(
     method: str, url: str, body: object = None, headers: dict[str, str] | None = None
 ) -> tuple[int, Any]:
-    """One request; the answer's JSON, or its text. Raises OSError where the connection was closed."""
+    """One request; the answer's JSON, or its text. Raises ConnectionError where it was closed."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, method=method, headers=headers or {})  # noqa: S310
     try:

@@ -1,4 +1,6 @@
-"""A sandbox serving in a thread of the test process, stores of a test's own in it, and a receiver for their webhooks."""
+"""A sandbox serving in a thread of the test process, stores of a test's own in it, and a receiver for their
+webhooks.
+"""
 
 from __future__ import annotations
 
@@ -112,5 +114,3 @@ def receiver(loop: Loop) -> Iterator[Receiver]:
     taken.url = f"{url}/hooks"
     yield taken
     loop.run(runner.cleanup())
-
-

@@ -78,7 +78,8 @@ def test_a_key_in_flight_is_reported_as_concurrent(store: StoreClient) -> None:
     payload = store.set(rows, key="once")
     sender.join()
 
-    # The second waited as long as the first, so by then the first may be through: never applied twice either way.
+    # The second waited as long as the first, so by then the first may be through: never applied twice either
+    # way.
     assert codes(payload) == ["IDEMPOTENCY_CONCURRENT_REQUEST"]
     assert codes(first[0]) == []
     assert store.available("APPLE") == 9

@@ -62,7 +62,9 @@ def test_leaving_out_change_from_quantity_is_an_error_of_the_request(store: Stor
 
     (error,) = answer["errors"]
     assert error["extensions"]["code"] == "INVALID_FIELD_ARGUMENTS"
-    assert error["message"] == "InventoryQuantityInput must include the following argument: changeFromQuantity."
+    assert (
+        error["message"] == "InventoryQuantityInput must include the following argument: changeFromQuantity."
+    )
     assert error["path"] == ["inventorySetQuantities"]
     assert answer["data"] == {"inventorySetQuantities": None}
 
@@ -191,7 +193,7 @@ def test_setting_twice_at_an_inactive_place_without_comparison_adds(store: Store
     assert store.available("PEAR", "Back") == 8
 
 
-# --- adjust and move --------------------------------------------------------------------------------------------
+# --- adjust and move ----------------------------------------------------------------------------------------
 
 
 def adjustment(store: StoreClient, sku: str, delta: int, expected: int | None) -> dict[str, object]:
@@ -265,7 +267,7 @@ def test_moving_changes_the_state_of_units_and_not_their_number(store: StoreClie
     assert (store.level("APPLE")["available"], store.level("APPLE")["on_hand"]) == (3, 5)
 
 
-# --- activation ---------------------------------------------------------------------------------------------------
+# --- activation ---------------------------------------------------------------------------------------------
 
 ACTIVATE = """
 mutation Activate($item: ID!, $location: ID!, $available: Int, $onHand: Int, $key: String!) {
@@ -274,7 +276,9 @@ mutation Activate($item: ID!, $location: ID!, $available: Int, $onHand: Int, $ke
 }
 """
 DEACTIVATE = """
-mutation Deactivate($level: ID!) { inventoryDeactivate(inventoryLevelId: $level) { userErrors { field message } } }
+mutation Deactivate($level: ID!) {
+  inventoryDeactivate(inventoryLevelId: $level) { userErrors { field message } }
+}
 """
 
 
@@ -306,7 +310,8 @@ def test_an_active_place_takes_no_quantity_by_activation(store: StoreClient) -> 
     assert payload["userErrors"] == [
         {
             "field": ["available"],
-            "message": "Not allowed to set available quantity when the item is already active at the location.",
+            "message": "Not allowed to set available quantity when the item is already active at the "
+            "location.",
         }
     ]
     assert store.available("APPLE", "Back") == 3

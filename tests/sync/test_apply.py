@@ -230,14 +230,14 @@ def test_nonsense_is_dead_with_a_reason_and_blocks_nothing(alder: Trade, body: b
     assert outcome(good)[0] == EventState.APPLIED
 
 
-def test_an_event_that_kills_its_workers_is_dead_after_five(alder: Trade) -> None:
+def test_an_event_that_kills_its_workers_is_dead_after_six(alder: Trade) -> None:
     north = alder.shops["north"]
     event = deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
-    InboxEvent.objects.filter(pk=event.pk).update(attempts=5)
+    InboxEvent.objects.filter(pk=event.pk).update(attempts=6)
 
     apply(alder)
 
-    assert outcome(event) == (EventState.DEAD, "poison: five workers died or gave up on it")
+    assert outcome(event) == (EventState.DEAD, "poison: 6 workers died over it")
 
 
 def test_a_topic_nobody_uses_is_ignored_visibly(alder: Trade) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db.migrations.executor import MigrationExecutor
 from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
@@ -55,16 +57,18 @@ class TestReadyz:
 
         assert (response.status_code, response.json()["database"]) == (503, "read-only")
 
-    def test_a_check_that_never_answers_is_timed_out(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_check_that_never_answers_is_timed_out(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(health, "CHECK_TIMEOUT_SECONDS", 0.05)
-        monkeypatch.setattr(health, "_check_database", lambda: health.threading.Event().wait(0.5))
+        monkeypatch.setattr(health, "_check_database", lambda: threading.Event().wait(0.5))
 
         response = client.get("/readyz")
 
         assert (response.status_code, response.json()["database"]) == (503, "timed out")
 
     def test_a_missing_migration_is_counted(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(health.MigrationExecutor, "migration_plan", lambda *_: ["one", "two"])
+        monkeypatch.setattr(MigrationExecutor, "migration_plan", lambda *_: ["one", "two"])
 
         response = client.get("/readyz")
 

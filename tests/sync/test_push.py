@@ -251,11 +251,11 @@ def test_a_sender_whose_lease_was_taken_over_has_nothing_to_say(
     assert south.level("MUG").reported == 7
 
 
-def test_five_times_no_answer_leaves_it_to_a_reading(alder: Trade, south: Shop, store: FakeChannel) -> None:
-    store.faults = ["lost before"] * 5
+def test_six_times_no_answer_leaves_it_to_a_reading(alder: Trade, south: Shop, store: FakeChannel) -> None:
+    store.faults = ["lost before"] * 6
     sell_in_north(alder, 3)
 
-    for _ in range(5):
+    for _ in range(6):
         run(south, store)
         let_leases_run_out()
 

@@ -13,7 +13,16 @@ NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(-5, "now"), (0, "now"), (1.9, "now"), (2, "2 s"), (59.9, "59 s"), (60, "1 min"), (7_199, "1 h"), (86_400, "1 d")],
+    [
+        (-5, "now"),
+        (0, "now"),
+        (1.9, "now"),
+        (2, "2 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (7_199, "1 h"),
+        (86_400, "1 d"),
+    ],
 )
 def test_an_age_is_one_short_word(seconds: float, said: str) -> None:
     assert words.ago(NOON - timedelta(seconds=seconds), NOON) == said
@@ -21,7 +30,14 @@ def test_an_age_is_one_short_word(seconds: float, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("milliseconds", "said"),
-    [(0, "0 ms"), (84.4, "84 ms"), (999.4, "999 ms"), (999.6, "1.00 s"), (12_345, "12.3 s"), (186_000, "3.1 min")],
+    [
+        (0, "0 ms"),
+        (84.4, "84 ms"),
+        (999.4, "999 ms"),
+        (999.6, "1.00 s"),
+        (12_345, "12.3 s"),
+        (186_000, "3.1 min"),
+    ],
 )
 def test_a_duration_has_about_three_digits(milliseconds: float, said: str) -> None:
     assert words.duration(timedelta(milliseconds=milliseconds)) == said

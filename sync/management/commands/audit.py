@@ -30,14 +30,17 @@ class Command(BaseCommand):
             for _ in range(2):
                 quiet.reconcile_all_now(timeout_seconds=options["timeout"])
         is_quiet = options["live"] or quiet.wait(timeout_seconds=options["timeout"])
+        checks = [check.name for check in invariants.ALWAYS]
         found = list(invariants.violations(when_quiet=not options["live"]))
         if not options["live"]:
+            checks += [check.name for check in invariants.WHEN_QUIET]
+            checks += ["stores_show_what_is_reported", invariants.ACKNOWLEDGED, invariants.SALES_KNOWN]
             found += invariants.stores_that_differ()
+            found += invariants.practice_books_that_differ()
         report = {
             "ok": not found,
             "quiet": is_quiet,
-            "checks": [check.name for check in invariants.ALWAYS]
-            + ([] if options["live"] else [check.name for check in invariants.WHEN_QUIET] + ["stores_show_what_is_reported"]),
+            "checks": checks,
             "violations": [{"name": v.name, "says": v.says, "rows": v.rows} for v in found],
             "seconds": round(time.monotonic() - started, 2),
         }

@@ -307,6 +307,7 @@ def fill_shelves(merchant: Merchant, store: DemoStore, wanted: Wanted) -> int:
     """Put what the store does not carry yet on its shelves, in the quantity it should show; returns how many SKUs."""
     carried = {variant["sku"] for variant in _ask("GET", f"/_control/stores/{store.handle}/variants").body}
     shown = quantities_to_show(merchant, buffer_units=store.buffer_units)
+    offered: list[Good | Bundle] = [*wanted.goods, *wanted.bundles]
     rows = [
         {
             "sku": row.code,
@@ -315,7 +316,7 @@ def fill_shelves(merchant: Merchant, store: DemoStore, wanted: Wanted) -> int:
             "price": f"{row.price}.00",
             "levels": {store.location: shown.get(row.code, 0)},
         }
-        for row in (*wanted.goods, *wanted.bundles)
+        for row in offered
         if row.code not in carried
     ]
     if rows:

@@ -15,7 +15,7 @@ from channels.models import Channel, ChannelKind, ChannelState
 from channels.shoppers import NoGoods, Shoppers
 from sync import quiet, world
 from sync.measure import measure
-from sync.practice import PracticeStores
+from sync.store_books import PracticeStores
 
 #: The promise that is measured: this long after the last sale no store shows a wrong number.
 SETTLE_SECONDS = 2.0

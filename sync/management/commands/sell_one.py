@@ -14,7 +14,7 @@ from channels.models import Channel, ChannelKind, ChannelState
 from sync import quiet
 from sync.management.commands.measure_sync import plain_skus
 from sync.measure import measure
-from sync.practice import PracticeStores
+from sync.store_books import PracticeStores
 
 
 class Command(BaseCommand):

@@ -37,7 +37,7 @@ def callback(**changes: str) -> dict[str, str]:
 
 
 def check(params: dict[str, str], **changes: Any) -> auth.Callback:
-    given = {"expected_state": "nonce", "client_secret": CLIENT_SECRET, "now": NOW} | changes
+    given: dict[str, Any] = {"expected_state": "nonce", "client_secret": CLIENT_SECRET, "now": NOW} | changes
     return auth.check_callback(params, **given)
 
 

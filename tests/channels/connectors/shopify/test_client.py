@@ -1,7 +1,7 @@
 """Every way a request can end, against a store that answers as told."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,16 +26,14 @@ from synctec.lib.secret import Secret
 from tests.channels.connectors.shopify.scripted import HANG_UP, Answer, Ledger, ScriptedStore
 
 NO_LOCATIONS = {"locations": {"nodes": [], "pageInfo": {"hasNextPage": False, "endCursor": None}}}
-WRITTEN = {"inventorySetQuantities": {"inventoryAdjustmentGroup": None, "userErrors": []}}
+WRITTEN: dict[str, Any] = {"inventorySetQuantities": {"inventoryAdjustmentGroup": None, "userErrors": []}}
 CHANGES = [QuantityChange("71", "41", from_quantity=5, to_quantity=3)]
 THROTTLE_STATUS = {"maximumAvailable": 2000.0, "currentlyAvailable": 20, "restoreRate": 100.0}
 
 
 @pytest.fixture(autouse=True)
-def costs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CostBook]:
-    book = CostBook()
-    monkeypatch.setattr(client, "_COSTS", book)
-    yield book
+def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_COSTS", CostBook())
 
 
 def write(connector: ShopifyConnector) -> object:

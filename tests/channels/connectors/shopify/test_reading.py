@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from channels.connectors.shopify import reading
 from channels.connectors.shopify.connector import ShopifyConnector
-from channels.connectors.shopify.documents import CAREFUL, GENEROUS
+from channels.connectors.shopify.documents import CAREFUL, GENEROUS, WIDE
 from channels.connectors.shopify.events import ORDERS_POLLED, ShopifyEventReader
-from channels.connectors.shopify.reading import VARIANTS_PER_SWEEP
 from channels.protocol import LevelState, LocationState, OrderState, Refused, Unavailable, VariantState
 from tests.channels.connectors.shopify.scripted import Answer, ScriptedStore
 
@@ -95,18 +95,19 @@ class TestCatalogue:
         ]
 
     def test_a_very_long_catalogue_goes_on_behind_its_last_id(
-        self, store: ScriptedStore, connector: ShopifyConnector
+        self, store: ScriptedStore, connector: ShopifyConnector, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(reading, "VARIANTS_PER_SWEEP", 300)
         full = [
             {"productVariants": page(*(variant(100 * n + i) for i in range(100)), cursor=f"c{n}")}
-            for n in range(VARIANTS_PER_SWEEP // 100)
+            for n in range(3)
         ]
         store.answers_data(*full, {"productVariants": page(variant(99_999))})
 
         count = sum(len(one) for one in connector.read_catalogue())
 
-        assert count == VARIANTS_PER_SWEEP + 1
-        assert store.variables[-1]["query"] == f"id:>{VARIANTS_PER_SWEEP - 1}"
+        assert count == 301
+        assert store.variables[-1]["query"] == "id:>299"
         assert store.variables[-1]["after"] is None
         assert store.variables[-2]["query"] is None
 
@@ -252,8 +253,9 @@ class TestOrders:
 
         assert len(store.asked) == 2
 
-    def test_a_long_order_is_read_list_by_list(
-        self, store: ScriptedStore, connector: ShopifyConnector
+    @pytest.mark.parametrize("is_wide_too_dear", [False, True])
+    def test_a_very_long_order_is_read_list_by_list(
+        self, store: ScriptedStore, connector: ShopifyConnector, is_wide_too_dear: bool
     ) -> None:
         short = order(1)
         cut = order(1, lineItems=page(*short["lineItems"]["nodes"], cursor="c1"))
@@ -281,11 +283,18 @@ class TestOrders:
             *(one["fulfillmentLineItems"] for one in short["fulfillments"]),
             *(one["refundLineItems"] for one in short["refunds"]),
         ]
-        store.answers_data(
-            {"nodes": [cut]},
-            {"nodes": [head]},
-            *({"nodes": [{"list": one}]} for one in lists),
-            {"nodes": [head]},
+        still_cut = Answer({"data": {"nodes": [cut]}})
+        store.answers(
+            still_cut,
+            TOO_DEAR if is_wide_too_dear else still_cut,
+            *(
+                Answer({"data": data})
+                for data in (
+                    {"nodes": [head]},
+                    *({"nodes": [{"list": one}]} for one in lists),
+                    {"nodes": [head]},
+                )
+            ),
         )
 
         (polled,) = connector.read_orders(["1"])
@@ -305,7 +314,7 @@ class TestOrders:
             for n in range(6)
         ]
         rounds = [part for n in range(3) for part in (heads[2 * n], empty, empty, heads[2 * n + 1])]
-        store.answers_data({"nodes": [cut]}, *rounds)
+        store.answers_data({"nodes": [cut]}, {"nodes": [cut]}, *rounds)
 
         with pytest.raises(Unavailable, match="keeps changing"):
             connector.read_orders(["1"])
@@ -315,10 +324,19 @@ class TestOrders:
         self, store: ScriptedStore, connector: ShopifyConnector, name: str
     ) -> None:
         entries = order(1)[name][:1] * getattr(GENEROUS, name)
-        store.answers_data({"nodes": [order(1, **{name: entries})]}, {"nodes": [None]})
+        store.answers_data({"nodes": [order(1, **{name: entries})]}, {"nodes": [order(1)]})
 
-        assert connector.read_orders(["1"]) == ()  # gone by the time it was read on its own
-        assert store.asked[1].body["operationName"] == "HeadOfOrder"
+        (polled,) = connector.read_orders(["1"])
+
+        assert json.loads(polled.body) == order(1)
+        assert [variables["lines"] for variables in store.variables] == [GENEROUS.lines, WIDE.lines]
+
+    def test_a_long_order_that_is_gone_by_then_is_left_out(
+        self, store: ScriptedStore, connector: ShopifyConnector
+    ) -> None:
+        store.answers_data({"nodes": [order(1, lineItems=page(cursor="c1"))]}, {"nodes": [None]})
+
+        assert connector.read_orders(["1"]) == ()
 
 
 class TestActivation:

@@ -11,7 +11,7 @@ from channels.protocol import Unavailable
 from tests.channels.connectors.shopify.scripted import HANG_UP, Answer, ScriptedStore
 
 CALLBACK = "https://hub.example/webhooks/shopify/token/"
-DONE = {"data": {"done": {"userErrors": []}}}
+DONE: dict[str, Any] = {"data": {"done": {"userErrors": []}}}
 
 
 def subscription(number: int, topic: str, **changes: Any) -> dict[str, Any]:

@@ -27,6 +27,13 @@ class PracticeStores:
             for level in variant["levels"]
         }
 
+    def net_units_sold(self, handle: str) -> dict[str, int]:
+        """Units sold and not put back, by inventory item, over the life of the store."""
+        return {
+            str(variant["inventory_item_id"]): variant["units_sold"] - variant["units_restocked"]
+            for variant in self._get(f"/_control/stores/{handle}/shelf")["variants"]
+        }
+
     def skus(self, handle: str) -> list[str]:
         """The SKUs of the store that have something left to sell."""
         variants = self._get(f"/_control/stores/{handle}/shelf")["variants"]

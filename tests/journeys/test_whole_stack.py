@@ -1,0 +1,129 @@
+"""The whole stack, as `make run` starts it, through the troubles that real ones have.
+
+Real processes and servers on free ports, in a folder of their own; shoppers buy while things are killed and channels
+fail. Afterwards nothing may be lost and every store must show the right number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from channels.shoppers import Shoppers
+from synctec.local.datafolder import PROJECT
+from synctec.local.stack import LocalStack
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.xdist_group("stack")]
+
+STORES = 4
+FAULTS = {
+    "webhook_double_rate": 0.3,
+    "webhook_reorder_rate": 0.3,
+    "webhook_lost_rate": 0.2,
+    "webhook_delay_ms": [0, 800],
+    "timeout_after_rate": 0.1,
+    "timeout_before_rate": 0.05,
+    "error_rate": 0.05,
+    "throttle_rate": 0.05,
+}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    local = LocalStack(tmp_path_factory.mktemp("stack") / "data", demo_options=(f"--stores={STORES}", "--skus=40"))
+    with local:
+        yield local
+    local.remove_data()
+
+
+def manage(stack: LocalStack, *arguments: str) -> dict[str, Any]:
+    """What a command prints as JSON when it is run against the stack."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", *arguments, "--json"],
+        cwd=PROJECT,
+        env={**os.environ, **stack.environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.stdout.strip(), done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def handles(stack: LocalStack) -> list[str]:
+    answer: list[str] = requests.get(f"{stack.urls['sandbox']}/_control/health", timeout=5).json()["stores"]
+    return answer
+
+
+def set_faults(stack: LocalStack, faults: dict[str, object]) -> None:
+    requests.put(f"{stack.urls['sandbox']}/_control/faults", json=faults, timeout=5).raise_for_status()
+
+
+def shoppers(stack: LocalStack, rate: float) -> Shoppers:
+    return Shoppers(stack.urls["sandbox"], handles(stack), rate, random.Random(7), max_quantity=3, return_share=0.1)
+
+
+def test_one_sale_reaches_every_other_store(stack: LocalStack) -> None:
+    report = manage(stack, "sell_one")
+
+    assert report["converged"] is True
+    assert report["stores"] == STORES
+
+
+def test_nothing_is_lost_when_channels_fail_and_workers_are_killed(stack: LocalStack) -> None:
+    buyers = shoppers(stack, rate=8)
+    set_faults(stack, FAULTS)
+    buyers.start()
+    for victim in ("worker-1", "valkey-3", "worker-2", "worker-1"):
+        time.sleep(3)
+        stack.kill(victim)
+    time.sleep(3)
+    tally = buyers.stop()
+    set_faults(stack, {})
+
+    report = manage(stack, "audit", "--settle")
+
+    assert report["violations"] == []
+    assert report["quiet"] is True
+    assert tally.orders > 50
+
+
+@pytest.mark.parametrize("victims", [("valkey-1", "valkey-2", "valkey-3"), ("postgres",)])
+def test_nothing_is_lost_when_servers_are_away(stack: LocalStack, victims: tuple[str, ...]) -> None:
+    buyers = shoppers(stack, rate=4)
+    buyers.start()
+    time.sleep(2)
+    for victim in victims:
+        stack.kill(victim, down_seconds=10)
+    time.sleep(13)
+    tally = buyers.stop()
+
+    # Without anyone's help: no reconciliation is asked for.
+    report = manage(stack, "audit")
+
+    assert report["violations"] == []
+    assert report["quiet"] is True
+    assert tally.orders > 20
+
+
+def test_every_acknowledged_webhook_is_in_the_inbox(stack: LocalStack) -> None:
+    report = manage(stack, "audit")
+
+    assert "acknowledged_webhooks_are_stored" in report["checks"]
+    assert report["violations"] == []
+
+
+def test_the_data_folder_is_of_this_test_alone(stack: LocalStack) -> None:
+    assert stack.folder.path != Path(PROJECT / ".local")
