@@ -13,7 +13,10 @@ def main() -> None:
         os.environ.update(complete_environment(sys.argv[1:]))
     except NotRunningError as error:
         sys.exit(str(error))
-    from django.core.management import execute_from_command_line  # after the environment is complete
+    # After the environment is complete. Commands ring doorbells too, and they must find our broker.
+    from django.core.management import execute_from_command_line
+
+    from synctec import celery  # noqa: F401
 
     execute_from_command_line(sys.argv)
 

@@ -12,13 +12,14 @@ from django.contrib.admin import ModelAdmin as PlainModelAdmin
 from django.contrib.admin import SimpleListFilter
 from django.db import connection, models
 from django.db.models import Q
+from django.db.models.expressions import RawSQL
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from unfold import widgets
 
-from channels import connect, credentials, mapping, onboarding, replay, steering
+from channels import connect, credentials, mapping, onboarding, practice, replay, steering
 from channels.models import (
     BatchState,
     Channel,
@@ -115,6 +116,14 @@ class SandboxForm(forms.Form):
         widget=widgets.UnfoldAdminTextInputWidget,
     )
 
+    with_goods = forms.BooleanField(
+        required=False,
+        initial=True,
+        label="Carry my SKUs",
+        help_text=f"Puts up to {practice.SKUS_MAX} of your SKUs on its shelves.",
+        widget=widgets.UnfoldBooleanSwitchWidget,
+    )
+
     def __init__(self, data: Any, *, merchants: models.QuerySet[Merchant], sole: int | None) -> None:
         super().__init__(data)
         field = self.fields["merchant"]
@@ -172,12 +181,6 @@ class ChannelAdmin(TenantAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        # Not a field of the model: Django would look for it there, for those who may only look at the page.
-        if not self.has_change_permission(request, obj):
-            kwargs["exclude"] = [*(kwargs.get("exclude") or ()), "new_client_secret"]
-        return super().get_form(request, obj, change=change, **kwargs)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         fieldsets = super().get_fieldsets(request, obj)
@@ -241,7 +244,7 @@ class ChannelAdmin(TenantAdmin):
 
     @column("locations")
     def locations_shown(self, channel: Channel) -> str:
-        rows = channel.locations.order_by("name")  # type: ignore[attr-defined]
+        rows = channel.locations.order_by("name")
         return table(
             ("Location", "Identifier", "Active"),
             [
@@ -260,8 +263,9 @@ class ChannelAdmin(TenantAdmin):
         back = reverse("admin:channels_channel_changelist")
         form = SandboxForm(request.POST or None, merchants=merchants, sole=sole_merchant_id(request))
         if form.is_valid():
+            asked = form.cleaned_data
             channel = self._connect_practice_store(
-                request, form.cleaned_data["merchant"], form.cleaned_data["name"]
+                request, asked["merchant"], asked["name"], with_goods=asked["with_goods"]
             )
             if channel is not None:
                 return HttpResponseRedirect(reverse("admin:channels_channel_change", args=[channel.pk]))
@@ -271,19 +275,22 @@ class ChannelAdmin(TenantAdmin):
             form=form,
             submit="Add the store",
             intro=(
-                "An emulated store that behaves like the real thing: it sells, sends webhooks and answers the same "
-                "calls. It starts with no goods of its own, so nothing of yours can go wrong."
+                "An emulated store that behaves like the real thing: it sells, sends webhooks and answers the "
+                "same calls. Put its location into a location group, and it is kept in step with the others."
             ),
             back=back,
         )
 
-    def _connect_practice_store(self, request: HttpRequest, merchant: Merchant, name: str) -> Channel | None:
-        now = timezone.now()
+    def _connect_practice_store(
+        self, request: HttpRequest, merchant: Merchant, name: str, *, with_goods: bool
+    ) -> Channel | None:
         try:
             channel = onboarding.connect_sandbox_store(
-                merchant=merchant, name=name, user=acting_user(request), now=now
+                merchant=merchant, name=name, user=acting_user(request)
             )
-            onboarding.activate(channel, now=now)
+            if with_goods:
+                practice.stock_shelves(channel)
+            onboarding.activate(channel, now=timezone.now(), user=acting_user(request))
         except (ChannelError, onboarding.OnboardingError) as error:
             messages.error(request, f"The practice store could not be added: {error}")
             return None
@@ -355,7 +362,7 @@ class ChannelAdmin(TenantAdmin):
             "resume": state != ChannelState.PAUSED,
             "reconcile": state != ChannelState.ACTIVE,
         }
-        offered: list[Any] = super().get_actions_detail(request, object_id)
+        offered: list[Any] = super().get_actions_detail(request, object_id)  # type: ignore[misc]
         return [action for action in offered if not hidden.get(action.path, False)]
 
     def _ask(
@@ -528,7 +535,7 @@ class ListingAdmin(TenantAdmin):
 
     @column("levels")
     def levels_shown(self, listing: Listing) -> str:
-        levels = listing.levels.select_related("store_location").order_by("store_location__name")  # type: ignore[attr-defined]
+        levels = listing.levels.select_related("store_location").order_by("store_location__name")
         return table(
             ("Location", "Shown", "Should show", "Confirmed", "Trouble"),
             [
@@ -564,22 +571,19 @@ class SyncFilter(SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
         if self.value() == "behind":
-            return queryset.filter(OutOfStep())
+            return queryset.filter(OUT_OF_STEP)
         if self.value() == "suspect":
             return queryset.filter(suspect_since__isnull=False)
         return queryset
 
 
-class OutOfStep(models.Func):
-    """The condition of the index `listing_level_out_of_sync`, to the letter: the ORM's own way of writing it differs."""
-
-    template = "(%(table)s.desired IS NOT NULL AND NOT (%(table)s.desired = %(table)s.shown AND %(table)s.desired IS NOT NULL))"
-    output_field = models.BooleanField()
-    conditional = True
-
-    def as_sql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        quoted = connection.ops.quote_name(ListingLevel._meta.db_table)
-        return super().as_sql(compiler, connection, table=quoted, **extra)
+#: The condition of the index `listing_level_out_of_sync`, to the letter: the ORM's own way of writing it differs.
+OUT_OF_STEP = RawSQL(
+    "(channels_listinglevel.desired IS NOT NULL AND NOT ("
+    "channels_listinglevel.desired = channels_listinglevel.shown AND channels_listinglevel.desired IS NOT NULL))",
+    [],
+    output_field=models.BooleanField(),
+)
 
 
 @admin.register(ListingLevel)
@@ -638,7 +642,7 @@ class ListingLevelAdmin(BigTableAdmin):
 
     @column("latest pushes")
     def pushes_shown(self, level: ListingLevel) -> str:
-        pushes = level.pushes.order_by("-pk")[:20]  # type: ignore[attr-defined]
+        pushes = level.pushes.order_by("-pk")[:20]
         return table(
             ("When", "From", "To", "State", "Error"),
             [
@@ -972,7 +976,7 @@ class PushBatchAdmin(BigTableAdmin):
 
     @column("rows")
     def rows_shown(self, batch: PushBatch) -> str:
-        pushes = batch.pushes.select_related("listing_level__listing").order_by("position")  # type: ignore[attr-defined]
+        pushes = batch.pushes.select_related("listing_level__listing").order_by("position")
         return table(
             ("#", "Listing", "From", "To", "State", "Error"),
             [

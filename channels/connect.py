@@ -9,6 +9,8 @@ from functools import cache
 import redis
 from django.conf import settings
 from django.urls import reverse
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from channels import credentials, origins, pacing, protocol
 from channels.connectors import REGISTRY
@@ -20,7 +22,9 @@ TOKEN_SECONDS = 5.0
 
 
 def reader_for(kind: str) -> protocol.EventReader:
-    """Who understands what channels of this kind send. Raises KeyError for a kind there is no connector for."""
+    """Who understands what channels of this kind send. Raises KeyError for a kind there is no connector
+    for.
+    """
     return REGISTRY[kind].reader
 
 
@@ -41,16 +45,23 @@ def connector_for(channel: Channel) -> protocol.Connector:
 
 def callback_url(channel: Channel) -> str:
     """Where the channel delivers its webhooks."""
-    return settings.PUBLIC_URL + reverse("webhook", kwargs={"kind": channel.kind, "token": channel.webhook_token})
+    return settings.PUBLIC_URL + reverse(
+        "webhook", kwargs={"kind": channel.kind, "token": channel.webhook_token}
+    )
 
 
 @cache
 def _redis() -> redis.Redis:
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=0.5, socket_connect_timeout=0.5)
+    # No retries: with Redis away a push waits for the sweep, not in a worker.
+    return redis.Redis.from_url(
+        settings.REDIS_URL, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0)
+    )
 
 
 class TokenSource:
-    """Gives a connector its token: `source(False)` one that should do, `source(True)` after that one was refused."""
+    """Gives a connector its token: `source(False)` one that should do, `source(True)` after that one was
+    refused.
+    """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel

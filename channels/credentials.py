@@ -1,10 +1,12 @@
-"""Channel secrets: sealed at rest, opened where they are used, refreshed once however many ask at the same time.
+"""Channel secrets: sealed at rest, opened where they are used, refreshed once however many ask at the same
+time.
 
-Each column is sealed on its own and bound to its row and name, so that a sealed text copied to another row or column,
-even by somebody who can write to the database, does not open there. Nobody else reads or writes these columns.
+Each column is sealed on its own and bound to its row and name, so that a sealed text copied to another row or
+column, even by somebody who can write to the database, does not open there. Nobody else reads or writes these
+columns.
 
-An app that serves many merchants' stores has its client secret in the settings; such a channel's row names the app by
-its client id and has no client secret of its own.
+An app that serves many merchants' stores has its client secret in the settings; such a channel's row names
+the app by its client id and has no client secret of its own.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def key_ring() -> KeyRing:
     return _ring(settings.CREDENTIAL_KEYS)
 
 
-# --- one row ----------------------------------------------------------------------------------------------------------
+# --- one row ------------------------------------------------------------------------------------------------
 
 
 def _place(credential: Credential, name: str) -> str:
@@ -57,7 +59,9 @@ def _place(credential: Credential, name: str) -> str:
 
 
 def _set(credential: Credential, name: str, secret: Secret | None) -> None:
-    """Seal into the row in memory; an empty secret empties the column. The row has its primary key already."""
+    """Seal into the row in memory; an empty secret empties the column. The row has its primary key
+    already.
+    """
     sealed = key_ring().seal(secret, bound_to=_place(credential, name)) if secret else ""
     setattr(credential, f"sealed_{name}", sealed)
 
@@ -85,9 +89,9 @@ def store(
 ) -> Credential:
     """Keep what is given and leave the rest as it is, in the caller's transaction or one of its own.
 
-    A client secret that takes the place of another of the same app keeps that one beside it, since the channel signs
-    with the old one until it is revoked (`forget_previous_client_secret`). A new access token replaces the refresh
-    token and the expiry with it. Another client id starts from nothing.
+    A client secret that takes the place of another of the same app keeps that one beside it, since the
+    channel signs with the old one until it is revoked (`forget_previous_client_secret`). A new access token
+    replaces the refresh token and the expiry with it. Another client id starts from nothing.
     """
     with transaction.atomic():
         credential, _ = Credential.objects.select_for_update().get_or_create(
@@ -125,8 +129,8 @@ def forget_previous_client_secret(channel: Channel) -> None:
 def wipe(channel: Channel) -> None:
     """Forget every token, as after an uninstall.
 
-    The client secret stays: it is the app's and not the store's, and the last webhooks (`shop/redact` comes two days
-    later) are signed with it.
+    The client secret stays: it is the app's and not the store's, and the last webhooks (`shop/redact` comes
+    two days later) are signed with it.
     """
     Credential.objects.filter(channel=channel).update(
         sealed_access_token="",
@@ -137,12 +141,14 @@ def wipe(channel: Channel) -> None:
     )
 
 
-# --- secrets that sign ------------------------------------------------------------------------------------------------
+# --- secrets that sign --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SealedSecrets:
-    """What a channel may sign its webhooks with, still sealed: (sealed text, place) each; or the app's own."""
+    """What a channel may sign its webhooks with, still sealed: (sealed text, place) each; or the app's
+    own.
+    """
 
     sealed: tuple[tuple[str, str], ...] = ()
     of_app: tuple[Secret, ...] = ()
@@ -183,10 +189,10 @@ def app_secrets(client_id: str) -> tuple[Secret, ...]:
     return tuple(Secret(secret) for secret in configured if secret)
 
 
-# --- tokens -----------------------------------------------------------------------------------------------------------
+# --- tokens -------------------------------------------------------------------------------------------------
 
-#: While one asks the channel for a token under the row's lock, the others wait: longer than usual, as the call may take
-#: `synctec.lib.http.DEADLINE_SECONDS`.
+#: While one asks the channel for a token under the row's lock, the others wait: longer than usual, as the
+#: call may take `synctec.lib.http.DEADLINE_SECONDS`.
 _PATIENCE = """
     SELECT set_config('lock_timeout', '40s', true), set_config('statement_timeout', '45s', true),
            set_config('idle_in_transaction_session_timeout', '60s', true)
@@ -196,8 +202,9 @@ _PATIENCE = """
 def access_token(channel: Channel, *, refused: Secret | None = None) -> Secret:
     """A token to call the channel with; asked for or refreshed when the one at hand ends soon.
 
-    `refused` is the token the channel just turned down: another one is got, unless somebody did so already. Of callers
-    that need a new token at the same time, one asks for it under the row's lock and the others take what it got.
+    `refused` is the token the channel just turned down: another one is got, unless somebody did so already.
+    Of callers that need a new token at the same time, one asks for it under the row's lock and the others
+    take what it got.
 
     Raises:
         protocol.NotAuthorized: a person has to authorize again; the channel's state says so from now on.
@@ -205,7 +212,10 @@ def access_token(channel: Channel, *, refused: Secret | None = None) -> Secret:
         CredentialError: the stored secrets do not open.
         RuntimeError: called inside a transaction, which could undo the storing of a token pair.
     """
-    credential = Credential.objects.filter(channel=channel).first()
+    # Durable, though nothing is written here: whoever calls a channel inside a transaction shall learn it now
+    # and not when the token ends a day later.
+    with transaction.atomic(durable=True):
+        credential = Credential.objects.filter(channel=channel).first()
     token = _usable(credential, refused=refused)
     if token is not None:
         return token
@@ -229,8 +239,8 @@ def _usable(credential: Credential | None, *, refused: Secret | None) -> Secret 
 def _renewed(channel: Channel, *, refused: Secret | None) -> Secret:
     """A new token, asked for under the row's lock; the pair is stored before anyone uses it.
 
-    A crash between the channel's answer and our commit loses the new pair only: Shopify keeps the old refresh token
-    usable until the new one is used.
+    A crash between the channel's answer and our commit loses the new pair only: Shopify keeps the old refresh
+    token usable until the new one is used.
     """
     with transaction.atomic(durable=True):
         with connection.cursor() as cursor:
@@ -282,11 +292,15 @@ def _ask_for_token(channel: Channel, credential: Credential) -> auth.TokenGrant:
             session=origins.session_for(channel),
             now=datetime.now(UTC),
         )
-    raise protocol.NotAuthorized(f"{channel} no longer accepts our access token: authorize the app again in the store.")
+    raise protocol.NotAuthorized(
+        f"{channel} no longer accepts our access token: authorize the app again in the store."
+    )
 
 
 def needs_authorization(channel: Channel, *, reason: str) -> None:
-    """Put on record that nothing works until a person authorizes us again. A paused or removed channel stays so."""
+    """Put on record that nothing works until a person authorizes us again. A paused or removed channel stays
+    so.
+    """
     with transaction.atomic():
         stored = Channel.objects.select_for_update(no_key=True).get(pk=channel.pk)
         if stored.state not in (ChannelState.CONNECTING, ChannelState.ACTIVE):
@@ -305,12 +319,14 @@ def needs_authorization(channel: Channel, *, reason: str) -> None:
     log.warning("credentials.needs_auth", channel_id=stored.pk, merchant_id=stored.merchant_id, reason=reason)
 
 
-# --- the keys' own rotation ---------------------------------------------------------------------------------------------
+# --- the keys' own rotation ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class RotationReport:
-    """What a rotation did: rows sealed anew, rows that were current already, and rows that do not open, by channel."""
+    """What a rotation did: rows sealed anew, rows that were current already, and rows that do not open, by
+    channel.
+    """
 
     resealed: int
     current: int

@@ -1,7 +1,7 @@
 """The inbox: writing down what a channel said, so that it may be acknowledged.
 
-Everything here is on the way of every webhook: one statement, one round trip, committed when the function returns.
-What the bytes mean is not looked at; that is the engine's work, later and at its own pace.
+Everything here is on the way of every webhook: one statement, one round trip, committed when the function
+returns. What the bytes mean is not looked at; that is the engine's work, later and at its own pace.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Called with the merchant's id after an event is committed, to wake whoever applies it. Filled by the engine when it
-#: starts (`sync.apps`), since this app may not import the engine. A hint, no more: a sweep finds every event anyhow.
+#: Called with the merchant's id after an event is committed, to wake whoever applies it. Filled by the engine
+#: when it starts (`sync.apps`), since this app may not import the engine. A hint, no more: a sweep finds
+#: every event anyhow.
 on_received: list[Callable[[int], object]] = []
 
 _RECEIVE = """
@@ -41,16 +42,20 @@ _RECEIVE = """
 
 _RECEIVE_MANY = """
     INSERT INTO channels_inboxevent (
-        merchant_id, channel_id, topic, webhook_id, triggered_at, body, body_sha256, hlc, received_at, correlation_id)
-    SELECT %s, %s, %s, arrived.webhook_id, arrived.triggered_at, arrived.body, sha256(arrived.body), arrived.hlc, %s,
-           arrived.correlation_id
+        merchant_id, channel_id, topic, webhook_id, triggered_at,
+        body, body_sha256, hlc, received_at, correlation_id)
+    SELECT %s, %s, %s, arrived.webhook_id, arrived.triggered_at,
+           arrived.body, sha256(arrived.body), arrived.hlc, %s, arrived.correlation_id
       FROM unnest(%s::text[], %s::timestamptz[], %s::bytea[], %s::bigint[], %s::uuid[])
         AS arrived (webhook_id, triggered_at, body, hlc, correlation_id)
     ON CONFLICT (channel_id, topic, webhook_id) DO NOTHING
 """
 
-#: The newest stamps, by the primary key: stamps grow with ids but for a few events received at the same moment.
-_NEWEST_STAMP = "SELECT max(hlc) FROM (SELECT hlc FROM channels_inboxevent ORDER BY id DESC LIMIT 1000) AS newest"
+#: The newest stamps, by the primary key: stamps grow with ids but for a few events received at the same
+#: moment.
+_NEWEST_STAMP = (
+    "SELECT max(hlc) FROM (SELECT hlc FROM channels_inboxevent ORDER BY id DESC LIMIT 1000) AS newest"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,7 @@ def receive_many(
             [uuid7() for _ in orders],
         ),
     )
-    return cursor.rowcount
+    return int(cursor.rowcount)
 
 
 def polled_id(order: protocol.PolledOrder) -> str:
@@ -140,7 +145,9 @@ def _milliseconds(moment: datetime) -> int:
 
 
 def ring(merchant_id: int) -> None:
-    """Hint that this merchant has events to apply. Never raises: a lost hint only costs the wait for the sweep."""
+    """Hint that this merchant has events to apply. Never raises: a lost hint only costs the wait for the
+    sweep.
+    """
     for wake in on_received:
         try:
             wake(merchant_id)
@@ -149,10 +156,14 @@ def ring(merchant_id: int) -> None:
 
 
 def _refuse_inside_transaction() -> None:
-    """An acknowledgement after `receive` must mean "committed". The transaction of a test around it all is let pass."""
+    """An acknowledgement after `receive` must mean "committed". The transaction of a test around it all is
+    let pass.
+    """
     blocks = connection.atomic_blocks
-    if blocks and not blocks[-1]._from_testcase:
-        msg = "An event must be committed before it is acknowledged: call receive() outside of any transaction."
+    if blocks and not getattr(blocks[-1], "_from_testcase", False):
+        msg = (
+            "An event must be committed before it is acknowledged: call receive() outside of any transaction."
+        )
         raise RuntimeError(msg)
 
 
@@ -161,8 +172,9 @@ _process_clock_lock = threading.Lock()
 
 
 def _clock() -> HybridClock:
-    """This process's hybrid logical clock, started from the newest stamp stored, so that stamps do not go back
-    over a restart even when the machine's clock does."""
+    """This process's hybrid logical clock, started from the newest stamp stored, so that stamps do not go
+    back over a restart even when the machine's clock does.
+    """
     global _process_clock
     if _process_clock is None:
         with _process_clock_lock:

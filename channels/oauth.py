@@ -1,8 +1,8 @@
 """Connecting a Shopify store by the authorization-code flow: out to the store, and back with a code.
 
-The way back is proved by a nonce that was left in the browser's session on the way out (once, ten minutes), by the
-app's signature, and by the shop and age of the answer (`channels.connectors.shopify.auth`). Whatever goes wrong ends
-in a page that says what to do, and in no change.
+The way back is proved by a nonce that was left in the browser's session on the way out (once, ten minutes),
+by the app's signature, and by the shop and age of the answer (`channels.connectors.shopify.auth`). Whatever
+goes wrong ends in a page that says what to do, and in no change.
 """
 
 from __future__ import annotations
@@ -62,21 +62,28 @@ class ConnectionFailed(Exception):
 @member_page(minimum=Role.MANAGER)
 def install(request: HttpRequest, seats: Seats) -> HttpResponse:
     """Ask for the store (GET) and send the browser there to grant access (POST)."""
+    assert request.user.pk is not None
     wanted = (request.POST if request.method == "POST" else request.GET).get("shop", "")
     if not settings.SHOPIFY_CLIENT_ID or not settings.SHOPIFY_CLIENT_SECRET:
-        reason = "This system has no Shopify app yet: its operator has to set SHOPIFY_CLIENT_ID and SHOPIFY_CLIENT_SECRET."
+        reason = (
+            "This system has no Shopify app yet: "
+            "its operator has to set SHOPIFY_CLIENT_ID and SHOPIFY_CLIENT_SECRET."
+        )
         return _page(request, seat=seats.current, shop=wanted, failure=reason, status=503)
     if request.method == "GET":
         return _page(request, seat=seats.current, shop=wanted)
     shop = shop_domain(wanted)
     if not is_myshopify_domain(shop):
-        reason = "Give the store's own domain, such as north.myshopify.com. Shopify's admin shows it under Settings, Domains."
+        reason = (
+            "Give the store's own domain, such as north.myshopify.com. "
+            "Shopify's admin shows it under Settings, Domains."
+        )
         return _page(request, seat=seats.current, shop=wanted, failure=reason, status=400)
     pending = Pending(
         state=secrets.token_urlsafe(32),
         shop=shop,
         merchant_id=seats.current.merchant.pk,
-        user_id=int(request.user.pk),
+        user_id=request.user.pk,
         begun_at=datetime.now(UTC).timestamp(),
     )
     request.session[PENDING_KEY] = asdict(pending)
@@ -94,7 +101,9 @@ def install(request: HttpRequest, seats: Seats) -> HttpResponse:
 @require_GET
 @login_required
 def callback(request: HttpRequest) -> HttpResponse:
-    """Take the store's answer: check it, turn its code into tokens, store them, have the channel activated."""
+    """Take the store's answer: check it, turn its code into tokens, store them, have the channel
+    activated.
+    """
     now = datetime.now(UTC)
     user = request.user
     assert isinstance(user, User)
@@ -123,9 +132,12 @@ def _take_pending(request: HttpRequest, now: datetime) -> Pending:
     left: dict[str, Any] | None = request.session.get(PENDING_KEY)
     state = request.GET.get("state", "")
     if left is None or not secrets.compare_digest(state.encode(errors="replace"), left["state"].encode()):
-        raise ConnectionFailed("This answer belongs to no connection begun in this browser. Begin again from here.")
+        raise ConnectionFailed(
+            "This answer belongs to no connection begun in this browser. Begin again from here."
+        )
     del request.session[PENDING_KEY]
-    # Saved now and not with the response: what follows takes time, and the state must not be good for a second answer.
+    # Saved now and not with the response: what follows takes time, and the state must not be good for a
+    # second answer.
     request.session.save()
     pending = Pending(**left)
     if now.timestamp() - pending.begun_at > PENDING_SECONDS_MAX:
@@ -139,7 +151,8 @@ def _seat(user: User, pending: Pending) -> Seat:
         if seat.merchant.pk == pending.merchant_id and user.pk == pending.user_id and seat.may(Role.MANAGER):
             return seat
     raise ConnectionFailed(
-        "Only an owner or manager of the merchant can connect a store. Sign in as the one who began.", status=403
+        "Only an owner or manager of the merchant can connect a store. Sign in as the one who began.",
+        status=403,
     )
 
 
@@ -147,10 +160,12 @@ def _finish(request: HttpRequest, pending: Pending, seat: Seat, *, user: User, n
     """Raises ConnectionFailed, with nothing stored."""
     answer, client_secret = _checked_answer(request, pending, now)
     # Before the code is spent; the unique key on the account decides for good when the channel is stored.
-    others = Channel.objects.filter(kind=ChannelKind.SHOPIFY, account=answer.shop).exclude(merchant=seat.merchant)
+    others = Channel.objects.filter(kind=ChannelKind.SHOPIFY, account=answer.shop).exclude(
+        merchant=seat.merchant
+    )
     if others.exists():
         raise ConnectionFailed(
-            f"{answer.shop} is already connected by another merchant. It has to be disconnected there before.",
+            f"{answer.shop} is already connected by another merchant. It has to be disconnected there first.",
             status=409,
         )
     try:
@@ -164,14 +179,18 @@ def _finish(request: HttpRequest, pending: Pending, seat: Seat, *, user: User, n
         )
     except protocol.NotAuthorized:
         raise ConnectionFailed(
-            f"{answer.shop} does not accept the code it just gave. Begin again; if that does not help, the app's client "
-            "secret here is not the one of the app."
+            f"{answer.shop} does not accept the code it just gave. Begin again; if that does not help, "
+            "the client secret set here is not the app's."
         ) from None
     except protocol.ChannelError as error:
-        raise ConnectionFailed(f"{answer.shop} gave no access. {error} Begin again in a minute.", status=502) from None
+        raise ConnectionFailed(
+            f"{answer.shop} gave no access. {error} Begin again in a minute.", status=502
+        ) from None
     missing = auth.missing_scopes(grant.scopes)
     if missing:
-        raise ConnectionFailed(f"{answer.shop} did not grant {', '.join(missing)}. Begin again and accept all of them.")
+        raise ConnectionFailed(
+            f"{answer.shop} did not grant {', '.join(missing)}. Begin again and accept all of them."
+        )
     try:
         return _store(answer.shop, grant, seat, user=user)
     except onboarding.OnboardingError as error:

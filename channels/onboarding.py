@@ -1,8 +1,8 @@
 """Bringing a channel in: connecting an account, learning what it has, and letting the engine loose on it.
 
-Every act may be repeated and may be interrupted: what is there already is brought up to date, never doubled, and
-`activate` picks up where it was left. The order inside `activate` matters: orders count from a moment *before*
-anything is read, and the channel tells us of changes before we look, so that nothing falls between.
+Every act may be repeated and may be interrupted: what is there already is brought up to date, never doubled,
+and `activate` picks up where it was left. The order inside `activate` matters: orders count from a moment
+*before* anything is read, and the channel tells us of changes before we look, so that nothing falls between.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from django.db import connection, transaction
@@ -31,8 +31,8 @@ Row = TypeVar("Row")
 
 log = structlog.get_logger(__name__)
 
-#: Called with the channel's id after it was connected or authorized again, to have it activated in the background.
-#: Filled by the engine when it starts, like `channels.inbox.on_received`.
+#: Called with the channel's id after it was connected or authorized again, to have it activated in the
+#: background. Filled by the engine when it starts, like `channels.inbox.on_received`.
 on_connected: list[Callable[[int], object]] = []
 
 #: Paths of the sandbox itself (`channels.sandbox.server`).
@@ -76,11 +76,12 @@ class ActivationReport:
     levels: LevelsReport
 
 
-# --- learning what a channel has --------------------------------------------------------------------------------------
+# --- learning what a channel has ----------------------------------------------------------------------------
 
 _UPSERT_LOCATIONS = """
     INSERT INTO channels_storelocation (merchant_id, channel_id, remote_id, name, is_active)
-    SELECT %s, %s, found.* FROM unnest(%s::text[], %s::text[], %s::boolean[]) AS found (remote_id, name, is_active)
+    SELECT %s, %s, found.*
+      FROM unnest(%s::text[], %s::text[], %s::boolean[]) AS found (remote_id, name, is_active)
      ORDER BY found.remote_id
     ON CONFLICT (channel_id, remote_id) DO UPDATE SET name = excluded.name, is_active = excluded.is_active
      WHERE (channels_storelocation.name, channels_storelocation.is_active)
@@ -88,9 +89,9 @@ _UPSERT_LOCATIONS = """
 """
 
 _UPSERT_LISTINGS = """
-    INSERT INTO channels_listing (
-        merchant_id, channel_id, remote_variant_id, remote_product_id, inventory_item_id, remote_sku, title, barcode,
-        is_tracked, is_store_bundle, sells_when_out_of_stock)
+    INSERT INTO channels_listing AS listing (
+        merchant_id, channel_id, remote_variant_id, remote_product_id, inventory_item_id,
+        remote_sku, title, barcode, is_tracked, is_store_bundle, sells_when_out_of_stock)
     SELECT %s, %s, found.*
       FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
                   %s::boolean[], %s::boolean[], %s::boolean[])
@@ -101,16 +102,17 @@ _UPSERT_LISTINGS = """
            remote_sku = excluded.remote_sku, title = excluded.title, barcode = excluded.barcode,
            is_tracked = excluded.is_tracked, is_store_bundle = excluded.is_store_bundle,
            sells_when_out_of_stock = excluded.sells_when_out_of_stock, deleted_at = NULL
-     WHERE (channels_listing.remote_product_id, channels_listing.inventory_item_id, channels_listing.remote_sku,
-            channels_listing.title, channels_listing.barcode, channels_listing.is_tracked,
-            channels_listing.is_store_bundle, channels_listing.sells_when_out_of_stock, channels_listing.deleted_at)
+     WHERE (listing.remote_product_id, listing.inventory_item_id, listing.remote_sku, listing.title,
+            listing.barcode, listing.is_tracked, listing.is_store_bundle,
+            listing.sells_when_out_of_stock, listing.deleted_at)
            IS DISTINCT FROM
            (excluded.remote_product_id, excluded.inventory_item_id, excluded.remote_sku, excluded.title,
-            excluded.barcode, excluded.is_tracked, excluded.is_store_bundle, excluded.sells_when_out_of_stock, NULL)
+            excluded.barcode, excluded.is_tracked, excluded.is_store_bundle,
+            excluded.sells_when_out_of_stock, NULL)
 """
 
-#: A listing is mapped by itself when its SKU is one of the merchant's, to the letter, and no other listing of the
-#: store has the same: nothing is guessed.
+#: A listing is mapped by itself when its SKU is one of the merchant's, to the letter, and no other listing of
+#: the store has the same: nothing is guessed.
 _MAP_LISTINGS = """
     UPDATE channels_listing AS listing SET sku_id = sku.id
       FROM inventory_sku AS sku
@@ -126,8 +128,8 @@ _MAP_LISTINGS = """
 _CREATE_LEVELS = """
     INSERT INTO channels_listinglevel (
         merchant_id, channel_id, listing_id, store_location_id, is_stocked, base, source_at, confirmed_at)
-    SELECT listing.merchant_id, listing.channel_id, listing.id, location.id, found.is_stocked, found.available,
-           found.source_at, %(now)s
+    SELECT listing.merchant_id, listing.channel_id, listing.id, location.id, found.is_stocked,
+           found.available, found.source_at, %(now)s
       FROM unnest(%(items)s::text[], %(locations)s::text[], %(available)s::int[], %(stocked)s::boolean[],
                   %(source_at)s::timestamptz[])
         AS found (item_id, location_id, available, is_stocked, source_at)
@@ -140,7 +142,8 @@ _CREATE_LEVELS = """
     ON CONFLICT (listing_id, store_location_id) DO NOTHING
 """
 
-#: Run before `_CREATE_LEVELS`. A level known already has its history: a reading that differs is the engine's to judge.
+#: Run before `_CREATE_LEVELS`. A level known already has its history: a reading that differs is the engine's
+#: to judge.
 _DOUBT_LEVELS = """
     UPDATE channels_listinglevel AS level
        SET suspect_since = coalesce(level.suspect_since, %(now)s), next_check_at = %(now)s,
@@ -157,7 +160,8 @@ _DOUBT_LEVELS = """
 
 
 def import_locations(channel: Channel) -> int:
-    """Bring the channel's store locations up to date; those it no longer names become inactive. Returns their number.
+    """Bring the channel's store locations up to date; those it no longer names become inactive. Returns their
+    number.
 
     Raises:
         protocol.ChannelError: as told by the channel.
@@ -181,20 +185,22 @@ def import_locations(channel: Channel) -> int:
 
 
 def import_catalogue(channel: Channel, *, now: datetime) -> CatalogueReport:
-    """Bring the listings up to date with the channel's catalogue, a page per transaction, and map what maps itself.
+    """Bring the listings up to date with the channel's catalogue, a page per transaction, and map what maps
+    itself.
 
     Raises:
-        protocol.ChannelError: as told by the channel; the pages before are kept, and another run goes over them again.
+        protocol.ChannelError: as told by the channel; the pages before are kept, and another run goes over
+        them again.
     """
     connector = connect.connector_for(channel)
     before = Listing.objects.filter(channel=channel).count()
     seen: set[str] = set()
     for page in connector.read_catalogue():
         for variants in _batches(list({variant.variant_id: variant for variant in page}.values())):
-            _upsert_listings(channel, variants)
+            save_listings(channel, variants)
         seen.update(variant.variant_id for variant in page)
     deleted = _retire_missing_listings(channel, connector, seen=seen, now=now)
-    mapped = _map_listings(channel)
+    mapped = map_listings(channel)
     listings = Listing.objects.filter(channel=channel)
     return CatalogueReport(
         variants=len(seen),
@@ -206,8 +212,8 @@ def import_catalogue(channel: Channel, *, now: datetime) -> CatalogueReport:
 
 
 def import_levels(channel: Channel) -> LevelsReport:
-    """Read every level of the channel's listings. New ones start from the reading; known ones are only doubted.
-    A new level is confirmed as of the moment *before* it was read.
+    """Read every level of the channel's listings. New ones start from the reading; known ones are only
+    doubted. A new level is confirmed as of the moment *before* it was read.
 
     Raises:
         protocol.ChannelError: as told by the channel; what was read before is kept.
@@ -225,7 +231,8 @@ def import_levels(channel: Channel) -> LevelsReport:
     return LevelsReport(read=read, created=created, suspect=suspect)
 
 
-def _upsert_listings(channel: Channel, variants: Sequence[protocol.VariantState]) -> None:
+def save_listings(channel: Channel, variants: Sequence[protocol.VariantState]) -> None:
+    """Write what the channel says of these variants; a listing that was taken for deleted is back."""
     with connection.cursor() as cursor:
         cursor.execute(
             _UPSERT_LISTINGS,
@@ -245,7 +252,8 @@ def _upsert_listings(channel: Channel, variants: Sequence[protocol.VariantState]
         )
 
 
-def _map_listings(channel: Channel) -> int:
+def map_listings(channel: Channel) -> int:
+    """Map listings without a SKU to the merchant's SKU of the same code, where that is beyond doubt; returns how many."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_MAP_LISTINGS, (channel.pk,))
         listing_ids = [listing_id for (listing_id,) in cursor.fetchall()]
@@ -258,17 +266,23 @@ def _map_listings(channel: Channel) -> int:
 def _retire_missing_listings(
     channel: Channel, connector: protocol.Connector, *, seen: set[str], now: datetime
 ) -> int:
-    """Mark listings deleted that the catalogue left out, after asking for their products one by one: a catalogue read
-    in pages can skip what moves meanwhile, and a listing taken for deleted is no longer kept in step."""
+    """Mark listings deleted that the catalogue left out, after asking for their products one by one: a
+    catalogue read in pages can skip what moves meanwhile, and a listing taken for deleted is no longer kept
+    in step.
+    """
     known = Listing.objects.filter(channel=channel, deleted_at__isnull=True)
     missing: dict[str, list[int]] = {}
-    for pk, variant_id, product_id in known.values_list("pk", "remote_variant_id", "remote_product_id").iterator():
+    for pk, variant_id, product_id in known.values_list(
+        "pk", "remote_variant_id", "remote_product_id"
+    ).iterator():
         if variant_id not in seen:
             missing.setdefault(product_id, []).append(pk)
     deleted = 0
     for product_id, pks in missing.items():
         left = {variant.variant_id for variant in connector.read_variants(product_id)}
-        deleted += Listing.objects.filter(pk__in=pks).exclude(remote_variant_id__in=left).update(deleted_at=now)
+        deleted += (
+            Listing.objects.filter(pk__in=pks).exclude(remote_variant_id__in=left).update(deleted_at=now)
+        )
     return deleted
 
 
@@ -291,7 +305,7 @@ def _take_levels(
     channel: Channel, levels: Sequence[protocol.LevelState], *, now: datetime
 ) -> tuple[int, int]:
     """Create levels that are new and doubt those that differ. Returns how many of each."""
-    values = {
+    values: dict[str, Any] = {
         "channel": channel.pk,
         "now": now,
         "items": [level.inventory_item_id for level in levels],
@@ -317,7 +331,7 @@ def _storable(text: str, length_max: int) -> str:
     return text.replace("\x00", "")[:length_max]
 
 
-# --- connecting an account --------------------------------------------------------------------------------------------
+# --- connecting an account ----------------------------------------------------------------------------------
 
 
 def connect_with_client_credentials(
@@ -330,13 +344,15 @@ def connect_with_client_credentials(
     user: User | None,
     kind: ChannelKind = ChannelKind.SHOPIFY,
 ) -> Channel:
-    """Connect a store with an app of the merchant's own, or give a store connected before its new credentials.
+    """Connect a store with an app of the merchant's own, or give a store connected before its new
+    credentials.
 
-    Returns the channel once the store gave a token, so credentials that do not fit are found out here and not later.
+    Returns the channel once the store gave a token, so credentials that do not fit are found out here and not
+    later.
 
     Raises:
-        OnboardingError: the account is no store's, belongs to another merchant, refuses the app or lacks scopes.
-        protocol.ChannelError: the store could not be asked; the channel is kept and the act may be repeated.
+        OnboardingError: the account is no store's, is another merchant's, refuses the app or lacks scopes.
+        protocol.ChannelError: the store could not be asked; the channel is kept, the act may be repeated.
     """
     with transaction.atomic():
         channel = claim_account(merchant=merchant, kind=kind, account=account, name=name, user=user)
@@ -345,21 +361,19 @@ def connect_with_client_credentials(
         credentials.access_token(channel)
     except protocol.NotAuthorized as error:
         raise OnboardingError(
-            f"{channel.account} refuses the app: check the client id and secret, and that the app is installed there. "
-            f"({error})"
+            f"{channel.account} refuses the app: check the client id and secret, and that the app is "
+            f"installed there. ({error})"
         ) from None
     check_scopes(channel)
     tell_connected(channel)
     return channel
 
 
-def connect_sandbox_store(
-    *, merchant: Merchant, name: str, user: User | None, handle: str = ""
-) -> Channel:
+def connect_sandbox_store(*, merchant: Merchant, name: str, user: User | None, handle: str = "") -> Channel:
     """Connect a practice store: the sandbox's store of that handle, made if it is not there.
 
-    Without a handle it is made from the name, and is not one that another merchant has. What is connected before is
-    given its credentials again.
+    Without a handle it is made from the name, and is not one that another merchant has. What is connected
+    before is given its credentials again.
 
     Raises:
         OnboardingError: the sandbox refuses, or another merchant has this very store.
@@ -398,10 +412,14 @@ class _SandboxApp:
 
 
 def _ask_sandbox_for_store(handle: str, name: str) -> _SandboxApp:
-    """Have the store made, or find it as it is. The sandbox's operator API is described in `channels.sandbox`."""
+    """Have the store made, or find it as it is. The sandbox's operator API is described in
+    `channels.sandbox`.
+    """
     url = origins.sandbox_url()
     try:
-        answer = origins.sandbox_session(url).post(f"{url}/_control/stores", json={"handle": handle, "name": name})
+        answer = origins.sandbox_session(url).post(
+            f"{url}/_control/stores", json={"handle": handle, "name": name}
+        )
         if answer.status_code not in (200, 201):
             raise OnboardingError(f"The sandbox makes no store {handle!r} (HTTP {answer.status_code}).")
         told = answer.json()
@@ -412,10 +430,13 @@ def _ask_sandbox_for_store(handle: str, name: str) -> _SandboxApp:
         raise OnboardingError(f"The sandbox's answer about the store {handle!r} makes no sense.") from None
 
 
-def claim_account(*, merchant: Merchant, kind: ChannelKind, account: str, name: str, user: User | None) -> Channel:
+def claim_account(
+    *, merchant: Merchant, kind: ChannelKind, account: str, name: str, user: User | None
+) -> Channel:
     """The merchant's channel for this account, new or the one it has; connecting again from now on.
 
-    In the caller's transaction. A channel that works or is paused keeps its state: its credentials are only renewed.
+    In the caller's transaction. A channel that works or is paused keeps its state: its credentials are only
+    renewed.
 
     Raises:
         OnboardingError: no store's domain, or connected by another merchant, whose channel is never touched.
@@ -423,9 +444,12 @@ def claim_account(*, merchant: Merchant, kind: ChannelKind, account: str, name: 
     account = account.strip().lower()
     if not is_myshopify_domain(account):
         raise OnboardingError("Give the store's own domain, such as north.myshopify.com.")
-    # The unique key on (kind, account) decides between merchants that connect the same store at the same moment.
+    # The unique key on (kind, account) decides between merchants that connect the same store at the same
+    # moment.
     channel, is_new = Channel.objects.select_for_update(no_key=True).get_or_create(
-        kind=kind, account=account, defaults={"merchant": merchant, "name": _free_name(merchant, name or account)}
+        kind=kind,
+        account=account,
+        defaults={"merchant": merchant, "name": _free_name(merchant, name or account)},
     )
     if channel.merchant_id != merchant.pk:
         raise OnboardingError(
@@ -450,7 +474,10 @@ def check_scopes(channel: Channel) -> None:
     """Compare what the store granted with what we need. Raises OnboardingError, naming what is missing."""
     missing = auth.missing_scopes(Credential.objects.values_list("scopes", flat=True).get(channel=channel))
     if missing:
-        reason = f"{channel.account} did not grant {', '.join(missing)}: add these scopes to the app and connect again."
+        reason = (
+            f"{channel.account} did not grant {', '.join(missing)}: "
+            "add these scopes to the app and connect again."
+        )
         credentials.needs_authorization(channel, reason=reason)
         raise OnboardingError(reason)
 
@@ -470,7 +497,7 @@ def _free_name(merchant: Merchant, wanted: str) -> str:
     return name
 
 
-# --- letting the engine loose -----------------------------------------------------------------------------------------
+# --- letting the engine loose -------------------------------------------------------------------------------
 
 
 def register_webhooks(channel: Channel) -> protocol.SubscriptionReport:
@@ -490,7 +517,7 @@ def register_webhooks(channel: Channel) -> protocol.SubscriptionReport:
 def activate(channel: Channel, *, now: datetime, user: User | None = None) -> ActivationReport:
     """Bring the channel from connected to active; for an active one, bring everything up to date.
 
-    1. Orders count from now on. What was sold before is in the opening stock and in the first reading of the levels.
+    1. Orders count from now on. What was sold before is in the opening stock and in the first reading.
     2. Webhooks are on before anything is read, so that what changes while we read is told to us.
     3. Locations, catalogue, levels.
     4. Active. A paused channel stays paused.
@@ -512,7 +539,9 @@ def _begin_counting_orders(channel: Channel, *, now: datetime) -> None:
     with transaction.atomic():
         stored = Channel.objects.select_for_update(no_key=True).get(pk=channel.pk)
         if stored.state in (ChannelState.UNINSTALLED, ChannelState.NEEDS_AUTH):
-            raise OnboardingError(f"{stored} is {stored.get_state_display().lower()}: connect it again first.")
+            raise OnboardingError(
+                f"{stored} is {stored.get_state_display().lower()}: connect it again first."
+            )
         if stored.orders_counted_from is None:
             stored.orders_counted_from = now
             stored.orders_watermark = stored.orders_watermark or now

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from channels.protocol import Refused, Throttled, ThrottleStatus
+from channels.protocol import Refused, Paced, ThrottleStatus
 from synctec.lib.bucket import CostAboveCapacity, TokenBucket
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Pacer:
         left_seconds = self._max_wait_seconds
         while wait_seconds := self._reserve(cost):
             if wait_seconds > left_seconds:
-                raise Throttled(
+                raise Paced(
                     f"The channel's budget is used up for {wait_seconds:.1f} s.",
                     code="PACED",
                     retry_after=wait_seconds,
@@ -77,7 +77,7 @@ class Pacer:
         except CostAboveCapacity as error:
             raise Refused(str(error), code="MAX_COST_EXCEEDED") from None
         except RedisError:
-            raise Throttled(
+            raise Paced(
                 "The channel's budget cannot be read: Redis does not answer.",
                 code="PACING_AWAY",
                 retry_after=REDIS_AWAY_SECONDS,

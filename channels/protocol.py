@@ -8,6 +8,7 @@ nothing about stock. Everything a channel can answer wrongly becomes one of the 
     +- Unavailable                nothing was applied: refused, 5xx before work, down, timed out connecting
     +- OutcomeUnknown             sent, but no whole answer: it may or may not have been applied
     +- Throttled                  the channel asks to wait
+    |  +- Paced                   we wait by ourselves to stay within its budget: nothing was sent
     +- NotAuthorized              credentials refused, or a scope is missing
     +- Refused                    our request is wrong and will stay wrong
 """
@@ -43,7 +44,11 @@ class OutcomeUnknown(ChannelError):
 
 
 class Throttled(ChannelError):
-    """The channel asks to wait `retry_after` seconds; nothing was applied."""
+    """The channel asks to wait `retry_after` seconds. Nothing says that a write certainly was not applied."""
+
+
+class Paced(Throttled):
+    """Our own budget of the channel is used up: nothing was sent."""
 
 
 class NotAuthorized(ChannelError):
@@ -342,11 +347,11 @@ class Pacing(Protocol):
     """Who keeps a channel's budget (`channels.pacing`); handed to the connector."""
 
     def acquire(self, cost: float) -> None:
-        """Return once `cost` is ours; each grant must be settled. Raises Throttled when it would take long."""
+        """Return once `cost` is ours; each grant must be settled. Raises Throttled if it would take long."""
         ...
 
     def settle(self, *, reserved: float, actual: float, status: ThrottleStatus | None = None) -> None:
-        """A granted call ended: what it really cost (0: certainly not sent) and what the channel says is left."""
+        """A granted call ended: what it really cost (0: surely not sent) and what the channel says is left."""
         ...
 
     def penalize(self, seconds: float) -> None:

@@ -62,7 +62,7 @@ def _move(
     channel: Channel, before: ChannelState, after: ChannelState, user: User | None, reason: str
 ) -> None:
     """Change the state under the row's lock, if it is still what it was thought to be."""
-    stored = Channel.objects.select_for_update().get(pk=channel.pk)
+    stored = Channel.objects.select_for_update(no_key=True).get(pk=channel.pk)
     if stored.state != before:
         raise CannotSteer(f"{stored} is {stored.get_state_display().lower()}, not {before.label.lower()}.")
     Channel.objects.filter(pk=channel.pk).update(state=after, state_reason=reason)

@@ -10,8 +10,8 @@
 | 413 | more than `BODY_BYTES_MAX` |
 | 503 | the database is away, or our keys are: the channel shall try again |
 
-Never 500, whatever the bytes are, since a channel that sees errors gives up its subscription. Nothing is parsed before
-the signature is proved, and nothing of the body after it either.
+Never 500, whatever the bytes are, since a channel that sees errors gives up its subscription. Nothing is
+parsed before the signature is proved, and nothing of the body after it either.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ RETRY_AFTER_SECONDS = 10
 
 #: How long a channel's account and (sealed) secrets are remembered in this process.
 DOOR_SECONDS = 5.0
-#: A secret that does not fit is looked up again when it was read longer ago than this: a rotation works at once.
+#: A secret that does not fit is looked up again when it was read longer ago than this: a rotation works at
+#: once.
 DOOR_DOUBT_SECONDS = 1.0
 DOORS_MAX = 10_000
-#: After the database was found away, requests are turned back at once for this long instead of piling up behind it.
+#: After the database was found away, requests are turned back at once for this long instead of piling up
+#: behind it.
 AWAY_SECONDS = 0.5
 #: At most one log line per channel in this time tells of refused deliveries, with their number.
 REFUSAL_LOG_SECONDS = 10.0
@@ -91,15 +93,15 @@ class WebhookView(APIView):
         try:
             return _accept(request._request, kind=kind, token=token)
         except Refusal as refusal:
-            return JsonResponse({"detail": refusal.detail}, status=refusal.status)
+            return _answer(refusal.status, refusal.detail)
         except DataError:
             # What the checks let pass and PostgreSQL cannot hold; it would fail the same way for ever.
             log.exception("webhook.not_storable", kind=kind)
-            return JsonResponse({"detail": "The delivery holds a value that cannot be stored."}, status=400)
+            return _answer(400, "The delivery holds a value that cannot be stored.")
         except IntegrityError:
             # The channel was deleted since it was looked up.
             _doors.forget(token)
-            return JsonResponse({"detail": "No such webhook address."}, status=404)
+            return _answer(404, "No such webhook address.")
         except credentials.CredentialError:
             log.exception("webhook.secret_not_readable", kind=kind)
             return _try_later("its secrets cannot be read")
@@ -144,7 +146,8 @@ def _read_body(request: HttpRequest) -> bytes:
     declared = request.META.get("CONTENT_LENGTH") or ""
     if declared.isdecimal() and (len(declared) > 12 or int(declared) > BODY_BYTES_MAX):
         raise too_large
-    # Django reads nothing when the length is not declared (chunked); the server's own stream knows where it ends.
+    # Django reads nothing when the length is not declared (chunked); the server's own stream knows where it
+    # ends.
     is_chunked = not declared and "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower()
     stream = request.META["wsgi.input"] if is_chunked else request
     try:
@@ -157,7 +160,11 @@ def _read_body(request: HttpRequest) -> bytes:
 
 
 def _headers(request: HttpRequest) -> dict[str, str]:
-    return {name[5:].replace("_", "-").lower(): value for name, value in request.META.items() if name[:5] == "HTTP_"}
+    return {
+        name[5:].replace("_", "-").lower(): value
+        for name, value in request.META.items()
+        if name[:5] == "HTTP_"
+    }
 
 
 def _authenticated(door: Door, *, token: str, headers: dict[str, str], body: bytes) -> Door:
@@ -174,14 +181,16 @@ def _authenticated(door: Door, *, token: str, headers: dict[str, str], body: byt
         if reader.authenticate(headers=headers, body=body, secrets=door.secrets.open()):
             return door
     _log_refusal(door, "signature")
-    raise Refusal(401, "The signature does not fit the body. Sign the raw bytes with the channel's client secret.")
+    raise Refusal(
+        401, "The signature does not fit the body. Sign the raw bytes with the channel's client secret."
+    )
 
 
 def _envelope(reader: protocol.EventReader, headers: dict[str, str]) -> protocol.Delivery:
     """The delivery's envelope, each value such that it can be stored.
 
-    The topic and the id make the delivery's identity and are refused when they cannot be kept whole; the rest is
-    only information and is cut to size.
+    The topic and the id make the delivery's identity and are refused when they cannot be kept whole; the rest
+    is only information and is cut to size.
 
     Raises:
         Refusal: 400, naming the header.
@@ -212,11 +221,13 @@ def _sensible(moment: datetime | None) -> datetime | None:
     return moment
 
 
-# --- who lives at an address ----------------------------------------------------------------------------------------
+# --- who lives at an address --------------------------------------------------------------------------------
 
 
 class _Doors:
-    """The doors asked for lately, by token, shared by the threads of this process. Only existing ones are kept."""
+    """The doors asked for lately, by token, shared by the threads of this process. Only existing ones are
+    kept.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, Door] = {}
@@ -232,7 +243,9 @@ class _Doors:
         """The door as it is in the database now. Raises Refusal (404)."""
         channel = None
         if kind in ChannelKind.values and _TOKEN.fullmatch(token):
-            channel = Channel.objects.select_related("credential").filter(webhook_token=token, kind=kind).first()
+            channel = (
+                Channel.objects.select_related("credential").filter(webhook_token=token, kind=kind).first()
+            )
         if channel is None:
             self.forget(token)
             raise Refusal(404, "No such webhook address.")
@@ -267,13 +280,15 @@ def forget_everything() -> None:
     _away_until = 0.0
 
 
-# --- the database, when it is away ------------------------------------------------------------------------------------
+# --- the database, when it is away --------------------------------------------------------------------------
 
 _away_until = 0.0
 
 
 def _note_database_away() -> None:
-    """Remember it if no connection could be had. A broken one, or a timeout, says nothing about the next request."""
+    """Remember it if no connection could be had. A broken one, or a timeout, says nothing about the next
+    request.
+    """
     global _away_until
     if connection.connection is None:
         _away_until = time.monotonic() + AWAY_SECONDS
@@ -284,12 +299,19 @@ def _is_database_away() -> bool:
 
 
 def _try_later(why: str = "the database is away") -> HttpResponse:
-    response = JsonResponse({"detail": f"Not stored: {why}. Deliver it again."}, status=503)
+    response = _answer(503, f"Not stored: {why}. Deliver it again.")
     response["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 
 
-# --- what is refused, in a few lines ------------------------------------------------------------------------------------
+def _answer(status: int, detail: str) -> HttpResponse:
+    """An answer other than 200. Django would log each with its path, and so the address's secret token."""
+    response = JsonResponse({"detail": detail}, status=status)
+    response._has_been_logged = True  # type: ignore[attr-defined]  # read by django.utils.log.log_response
+    return response
+
+
+# --- what is refused, in a few lines ------------------------------------------------------------------------
 
 _refusals: dict[int, tuple[float, int]] = {}
 _refusals_lock = threading.Lock()

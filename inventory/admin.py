@@ -38,6 +38,7 @@ from merchants.admin_base import (
     visible_merchant_ids,
 )
 from merchants.admin_lists import choice_filter
+from synctec.lib.ids import uuid7
 
 #: Rows of a history shown within another row's page.
 LATEST_ROWS = 20
@@ -301,9 +302,6 @@ class SkuAdmin(TenantAdmin):
     )
     readonly_fields = ("stock_shown", "listings_shown", "movements_shown")
 
-    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
-        return super().get_queryset(request)
-
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         fieldsets = list(super().get_fieldsets(request, obj))
         return fieldsets if obj else fieldsets[:1]
@@ -315,12 +313,19 @@ class SkuAdmin(TenantAdmin):
         levels = StockLevel.objects.filter(sku_id__in=keys).values_list("sku_id")
         totals = {key: units for key, *units in levels.annotate(Sum("on_hand"), Sum("available")).order_by()}
         related = Sku._meta.get_field("listings").related_model
-        listings = related._default_manager.filter(sku_id__in=keys, deleted_at=None).values_list("sku_id")  # type: ignore[union-attr]
+        listings = related._default_manager.filter(sku_id__in=keys, deleted_at=None).values_list("sku_id")
         counts = dict(listings.annotate(models.Count("pk")).order_by())
         for sku in changelist.result_list:
             sku.shown_units = totals.get(sku.pk, [None, None])
             sku.shown_listings = counts.get(sku.pk, 0)
         return changelist
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """A changed recipe changes how many bundles there are: they are published anew."""
+        super().save_related(request, form, formsets, change)
+        if any(formset.has_changed() for formset in formsets):
+            for tell in stock.on_change:
+                tell(form.instance.merchant_id, [form.instance.pk], uuid7(), timezone.now())
 
     @column("kind", ordering="kind", badge={"Bundle": "info"})
     def kind_badge(self, sku: Sku) -> str:
@@ -366,7 +371,7 @@ class SkuAdmin(TenantAdmin):
     def listings_shown(self, sku: Sku) -> str:
         related = (
             sku.listings.filter(deleted_at=None).select_related("channel").order_by("channel__name", "pk")
-        )  # type: ignore[attr-defined]
+        )
         rows = list(related.prefetch_related("levels")[: LATEST_ROWS * 5])
         return table(
             ("Channel", "Title", "Shown", "Should show"),

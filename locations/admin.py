@@ -9,7 +9,8 @@ from typing import Any
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseRedirect
+from django.urls import reverse
 from django.utils import timezone
 
 from channels.admin import channel_filter
@@ -115,10 +116,11 @@ class LocationGroupAdmin(TenantAdmin):
             counted = rows.values("group").annotate(count=models.Count("pk")).values("count")
             return models.functions.Coalesce(models.Subquery(counted), 0)
 
-        queryset = super().get_queryset(request)
-        return queryset.annotate(
+        queryset: models.QuerySet[Any] = super().get_queryset(request)
+        counted: models.QuerySet[Any] = queryset.annotate(
             counted_locations=count_of(GroupLocation), counted_warehouses=count_of(GroupWarehouse)
         )
+        return counted
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         # Who may be a member depends on the merchant, which is settled once the group exists.
@@ -136,10 +138,10 @@ class LocationGroupAdmin(TenantAdmin):
 
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> Any:
         """A new group is edited further at once: it has no members yet."""
-        if "_addanother" not in request.POST and "_popup" not in request.POST:
-            request.POST = request.POST.copy()  # type: ignore[assignment]
-            request.POST["_continue"] = "1"
-        return super().response_add(request, obj, post_url_continue)
+        if "_addanother" in request.POST or "_popup" in request.POST:
+            return super().response_add(request, obj, post_url_continue)
+        messages.success(request, f"{obj} was created. Now choose its store locations and warehouses.")
+        return HttpResponseRedirect(reverse("admin:locations_locationgroup_change", args=[obj.pk]))
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         """Members are not saved one by one: `save_related` sets them together with the matrix."""
@@ -189,7 +191,7 @@ def _members(formset: Any) -> list[int]:
         for form in kept
         if _is_filled(form, field)
     ]
-    return [row.pk for row in rows]
+    return [row.pk for row in rows if row is not None]
 
 
 def _is_filled(form: Any, field: str) -> bool:

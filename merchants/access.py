@@ -1,7 +1,7 @@
 """Which merchants a person may see, and what they may do there.
 
-Whoever asks for another tenant's page gets the same 404 as for a page that does not exist: an answer of "forbidden" would
-tell that it does.
+Whoever asks for another tenant's page gets the same 404 as for a page that does not exist: an answer of
+"forbidden" would tell that it does.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Seats:
 
 
 def seats_of(user: User | AnonymousUser) -> tuple[Seat, ...]:
-    """The active merchants a person is a member of, by name. Being staff opens the admin, not a merchant's pages."""
+    """The active merchants a person is a member of, by name. Being staff adds none."""
     if not isinstance(user, User):
         return ()
     members = (
@@ -88,19 +88,20 @@ def choose_seat(seats: tuple[Seat, ...], slug: str) -> Seat:
 def member_page(
     minimum: Role = Role.VIEWER,
 ) -> Callable[
-    [Callable[Concatenate[HttpRequest, Seats, P], HttpResponse]], Callable[Concatenate[HttpRequest, P], HttpResponse]
+    [Callable[Concatenate[HttpRequest, Seats, P], HttpResponse]],
+    Callable[Concatenate[HttpRequest, P], HttpResponse],
 ]:
     """A decorator: the view is given the person's `Seats`, chosen by `?merchant=<slug>`.
 
-    Not signed in: the login page (or 401 and a reload for a request of htmx). Member of nothing: a page that says so.
-    A stranger to the merchant: 404. A role below `minimum`: 403.
+    Not signed in: the login page (or 401 and a reload for a request of htmx). Member of nothing: a page that
+    says so. A stranger to the merchant: 404. A role below `minimum`: 403.
     """
 
     def decorate(
         view: Callable[Concatenate[HttpRequest, Seats, P], HttpResponse],
     ) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
         @wraps(view)
-        def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
             if not request.user.is_authenticated:
                 return _ask_to_sign_in(request)
             every = seats_of(request.user)

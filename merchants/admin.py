@@ -98,7 +98,7 @@ class MemberAdmin(TenantAdmin):
 
 
 @admin.register(User)
-class UserAdmin(PlainUserAdmin, TenantAdmin):  # type: ignore[misc]
+class UserAdmin(PlainUserAdmin[User], TenantAdmin):  # type: ignore[misc]
     """People. Only superusers manage them, since a person may work for several merchants."""
 
     form = UserChangeForm

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from django import forms
 from django.contrib.admin import ModelAdmin as PlainModelAdmin
-from django.contrib.admin import SimpleListFilter
+from django.contrib.admin import ShowFacets, SimpleListFilter
 from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import PermissionDenied
 from django.db import models
@@ -295,6 +295,7 @@ class TenantForm(AnyModelForm):
         self.instance.merchant_id = merchant_id
         for field in self.fields.values():
             if isinstance(field, forms.ModelChoiceField) and _has_merchant(field.queryset):
+                assert field.queryset is not None
                 field.queryset = field.queryset.filter(merchant_id=merchant_id)
                 widget = getattr(field.widget, "widget", field.widget)
                 if isinstance(widget, TenantAutocomplete):
@@ -359,10 +360,10 @@ class _Autocompletes:
 
     def formfield_for_foreignkey(
         self, db_field: models.ForeignKey[Any, Any], request: HttpRequest, **kwargs: Any
-    ) -> forms.ModelChoiceField | None:
+    ) -> Any:
         if db_field.name in self.get_autocomplete_fields(request):  # type: ignore[attr-defined]
             kwargs["widget"] = TenantAutocomplete(db_field, self.admin_site)  # type: ignore[attr-defined]
-        field: forms.ModelChoiceField | None = super().formfield_for_foreignkey(  # type: ignore[misc]
+        field: Any = super().formfield_for_foreignkey(  # type: ignore[misc]
             db_field, request, **kwargs
         )
         reach = reach_of(request)
@@ -381,9 +382,9 @@ class TenantAdmin(_Autocompletes, UnfoldModelAdmin):
     list_per_page = 50
     list_max_show_all = 0
     show_full_result_count = False
-    show_facets = "NEVER"
+    show_facets = ShowFacets.NEVER
     paginator = EndlessPaginator
-    ordering: Sequence[str] = ("-pk",)
+    ordering: ClassVar[Any] = ("-pk",)
     list_before_template = "admin/lists/window_note.html"
     list_disable_select_all = True
     list_filter_sheet = False
@@ -549,7 +550,7 @@ class TenantAdmin(_Autocompletes, UnfoldModelAdmin):
             "opts": self.opts,
             "title": title,
             "form": form,
-            "submit": submit,
+            "submit_text": submit,
             "intro": intro,
             "back": back,
             "facts": list(facts),
@@ -576,7 +577,7 @@ class ReadOnlyAdmin(TenantAdmin):
 class BigTableAdmin(ReadOnlyAdmin):
     """A table that grows for ever: listed newest first, searched by exact keys that an index serves."""
 
-    sortable_by: Any = ()
+    sortable_by: ClassVar[Any] = ()
     ordering = ("-id",)
 
     def find(self, request: HttpRequest, key: str) -> models.Q | None:

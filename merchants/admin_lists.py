@@ -82,7 +82,7 @@ class EndlessChangeList(ChangeList):
         super().__init__(request, *args, **kwargs)
 
     def get_queryset(
-        self, request: HttpRequest, exclude_parameters: list[str] | None = None
+        self, request: HttpRequest, exclude_parameters: list[str | None] | None = None
     ) -> models.QuerySet[Any]:
         queryset = super().get_queryset(request, exclude_parameters)
         if self.query or not self._unindexed_parameters():
@@ -113,7 +113,8 @@ class EndlessChangeList(ChangeList):
         self.previous_url = self.get_query_string({"p": page.number - 1}) if page.has_previous() else ""
         self.next_url = self.get_query_string({"p": page.number + 1}) if page.has_next() else ""
         self.show_full_result_count = False
-        self.full_result_count = None
+        # The theme shows a count of its own while the two differ.
+        self.full_result_count = self.result_count
         self.show_admin_actions = True
         self.can_show_all = False
         self.multi_page = page.has_other_pages()
@@ -124,7 +125,7 @@ class EndlessChangeList(ChangeList):
 
         The estimate is of all tenants together, so only who sees them all is shown it.
         """
-        if self.is_narrowed or not self.model_admin.sees_every_merchant(self.request_seen):
+        if self.is_narrowed or not getattr(self.model_admin, "sees_every_merchant", _nobody)(self.request_seen):
             return None
         return estimated_rows(self.model)
 
@@ -142,6 +143,10 @@ class EndlessChangeList(ChangeList):
         return bool(self.query or self.filter_params)
 
 
+def _nobody(request: HttpRequest) -> bool:
+    return False
+
+
 def estimated_rows(model: type[models.Model]) -> int | None:
     """The planner's estimate of a table's rows; None when it was never analyzed."""
     with connection.cursor() as cursor:
@@ -157,8 +162,11 @@ def oldest_id_since(model: type[models.Model], field: str, instant: datetime) ->
     probes of the primary key, whatever the size of the table. Times grow with ids (but for neighbours).
     """
     quote = connection.ops.quote_name
-    table, column = quote(model._meta.db_table), quote(model._meta.get_field(field).column)
+    stored = model._meta.get_field(field)
+    assert isinstance(stored, models.Field) and stored.column
+    table, column = quote(model._meta.db_table), quote(stored.column)
     with connection.cursor() as cursor:
+        # Table and column are names of our own models, quoted.
         cursor.execute(
             f"""
             WITH RECURSIVE search (low, high) AS (
@@ -173,7 +181,7 @@ def oldest_id_since(model: type[models.Model], field: str, instant: datetime) ->
                 WHERE search.low < search.high
             )
             SELECT min(high) FROM search
-            """,
+            """,  # noqa: S608
             {"instant": instant},
         )
         (bound,) = cursor.fetchone()

@@ -78,7 +78,7 @@ _SUPERUSER_MODELS = frozenset({"merchants.user", "django_celery_beat.periodictas
 
 def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     """The menu of the admin, for this person."""
-    groups = []
+    groups: list[dict[str, Any]] = []
     for title, entries in _MENU:
         items = [
             {"title": name, "icon": icon, "link": link}
@@ -175,7 +175,7 @@ def _attention(request: HttpRequest) -> list[dict[str, Any]]:
                     SELECT 1 FROM {table}
                     WHERE {condition} AND (%(every)s OR merchant_id = ANY(%(merchants)s::bigint[])) LIMIT %(most)s
                 ) AS counted
-                """,
+                """,  # noqa: S608
                 {"every": merchants is None, "merchants": merchants or [], "most": _COUNTED_AT_MOST},
             )
             (count,) = cursor.fetchone()

@@ -30,7 +30,7 @@ def own_page(
     """A decorator: the page is sent with the strict policy. (The admin's own scripts need another one.)"""
 
     @wraps(view)
-    def sent(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+    def sent(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         response = view(request, *args, **kwargs)
         response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         return response

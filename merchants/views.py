@@ -17,7 +17,9 @@ class SignInForm(AuthenticationForm):
         widget=forms.EmailInput(attrs={"autocomplete": "username", "autofocus": True}),
     )
     error_messages = {
-        "invalid_login": "No account has this e-mail address and password. Check both; capitals count in the password.",
+        "invalid_login": (
+            "No account has this e-mail address and password. Check both; capitals count in the password."
+        ),
         "inactive": "This account is switched off. An owner can switch it on again.",
     }
 

@@ -21,7 +21,7 @@
   // A slow answer is asked for less often, a failing one ever less.
   function delayMs() {
     if (failures > 0) return Math.min(EVERY_MS_MAX, EVERY_MS * 2 ** failures);
-    return Math.min(EVERY_MS_MAX, Math.max(EVERY_MS, tookMs * 4));
+    return Math.min(EVERY_MS_MAX, Math.max(EVERY_MS, tookMs * 2));
   }
 
   function schedule() {

@@ -406,11 +406,14 @@ def _skus_of(merchant_id: int, batch: Sequence[Claimed]) -> dict[int, set[int]]:
 def _apply_other(claimed: Claimed, now: datetime, rng: random.Random, done: Applied) -> None:
     """Catalogue, locations, the app's own fate: rare, so one transaction each."""
     try:
+        claimed.events = catalogue.read_untold(claimed.events, claimed.envelope.channel_id)
         with transaction.atomic():
             verdict = catalogue.apply(claimed.events, claimed.envelope, now)
             _settle({claimed.envelope.event_id: verdict})
         done.settled += 1
         done.dirty = True
+    except protocol.Refused as error:
+        _fail(claimed, error, rng, done)
     except protocol.ChannelError as error:
         _defer_for_channel([claimed], error)
         done.failed += 1

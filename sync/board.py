@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -24,6 +24,9 @@ from sync import words
 
 SKUS_PER_PAGE = 50
 EVENTS_SHOWN = 30
+#: Of so many newest events; stores echo every number we write, and those are shown as one line.
+EVENTS_READ = 240
+ECHO = "echo"
 PAGE_MAX = 10_000
 #: Counts stop here; the page then says "500+".
 COUNT_LIMIT = 500
@@ -140,7 +143,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class SkuLine:
-    """One SKU and the group's pool of it. A SKU without stock levels has no pool."""
+    """One SKU and the group's pool of it, None without stock levels. A bundle has what its parts make."""
 
     sku_id: int
     code: str
@@ -209,7 +212,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class EventLine:
-    """One event of the inbox."""
+    """One event of the inbox, or a run of `echoes`, of which it is the newest."""
 
     event_id: int
     correlation_id: str
@@ -219,6 +222,7 @@ class EventLine:
     state: EventState
     reason: str
     duplicates: int
+    echoes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +260,10 @@ def has_channels(merchant_id: int) -> bool:
 
 
 def look(view: View) -> Glance:
-    """The page's SKUs with their pools, what is unfinished, and a fingerprint of it all: two queries."""
+    """The SKUs with their pools, what is unfinished, a fingerprint of it all: 2 queries, 3 with bundles."""
     lines = _sku_lines(view)
     has_next = len(lines) > SKUS_PER_PAGE
-    lines = lines[:SKUS_PER_PAGE]
+    lines = _with_bundles(view, lines[:SKUS_PER_PAGE])
     counts, digests = _pulse(view, [line.sku_id for line in lines])
     seen = repr((view, lines, has_next, counts, digests))
     return Glance(
@@ -352,6 +356,54 @@ def _sku_lines(view: View) -> list[SkuLine]:
             changed_at=changed_at,
         )
         for sku_id, code, title, kind, on_hand, committed, held, available, changed_at in rows
+    ]
+
+
+_BUNDLES = """
+    WITH RECURSIVE part AS (
+        SELECT line.bundle_id, line.component_id AS sku_id, line.quantity::bigint AS units, 1 AS depth
+          FROM inventory_bomline AS line
+         WHERE line.bundle_id = ANY(%(bundles)s)
+         UNION ALL
+        SELECT part.bundle_id, line.component_id, part.units * line.quantity, part.depth + 1
+          FROM part
+          JOIN inventory_bomline AS line ON line.bundle_id = part.sku_id
+         WHERE part.depth < 16
+    ), stocked AS (
+        SELECT part.bundle_id, part.sku_id, sum(part.units)::bigint AS units
+          FROM part
+         WHERE NOT EXISTS (SELECT 1 FROM inventory_bomline AS deeper WHERE deeper.bundle_id = part.sku_id)
+         GROUP BY part.bundle_id, part.sku_id
+    ), made AS (
+        SELECT stocked.bundle_id, min(coalesce(level.available, 0) / stocked.units) AS bundles,
+               max(level.updated_at) AS changed_at
+          FROM stocked
+         CROSS JOIN locations_groupwarehouse AS member
+          LEFT JOIN inventory_stocklevel AS level
+                 ON level.sku_id = stocked.sku_id AND level.warehouse_id = member.warehouse_id
+         WHERE member.group_id = %(group)s
+         GROUP BY stocked.bundle_id, member.warehouse_id
+    )
+    SELECT bundle_id, sum(greatest(bundles, 0))::bigint, max(changed_at) FROM made GROUP BY bundle_id
+"""
+
+
+def _with_bundles(view: View, lines: list[SkuLine]) -> list[SkuLine]:
+    """The lines, bundles with what their parts make; counted per warehouse, since each is packed in one."""
+    bundle_ids = [line.sku_id for line in lines if line.kind == SkuKind.BUNDLE]
+    if not bundle_ids:
+        return lines
+    made = {
+        bundle_id: (available, changed_at)
+        for bundle_id, available, changed_at in _fetch(
+            _BUNDLES, {"bundles": bundle_ids, "group": view.group_id}
+        )
+    }
+    return [
+        replace(line, available=made[line.sku_id][0], changed_at=made[line.sku_id][1])
+        if line.sku_id in made
+        else line
+        for line in lines
     ]
 
 
@@ -520,7 +572,7 @@ _PULSE = f"""
         SELECT event.id, event.state, event.duplicates
           FROM channels_inboxevent AS event
          WHERE event.merchant_id = %(merchant)s
-         ORDER BY event.id DESC LIMIT {EVENTS_SHOWN}
+         ORDER BY event.id DESC LIMIT {EVENTS_READ}
     )
     SELECT (SELECT count(*) FROM moving),
            (SELECT count(*) FROM (
@@ -673,16 +725,16 @@ def _needs_of_places(columns: Iterable[Column]) -> list[Need]:
 # --- the inbox ----------------------------------------------------------------------------------------------
 
 
-def newest_events(merchant_id: int, *, limit: int = EVENTS_SHOWN) -> tuple[EventLine, ...]:
-    """The newest events of a merchant's inbox, without their bodies."""
+def newest_events(merchant_id: int) -> tuple[EventLine, ...]:
+    """The newest events of a merchant's inbox, without their bodies; runs of echoes as one line each."""
     events = (
         InboxEvent.objects.filter(merchant_id=merchant_id)
         .order_by("-pk")
         .values_list(
             "pk", "correlation_id", "received_at", "channel__name", "topic", "state", "reason", "duplicates"
-        )[:limit]
+        )[:EVENTS_READ]
     )
-    return tuple(
+    return fold_echoes(
         EventLine(
             event_id=event_id,
             correlation_id=str(correlation_id),
@@ -695,6 +747,20 @@ def newest_events(merchant_id: int, *, limit: int = EVENTS_SHOWN) -> tuple[Event
         )
         for event_id, correlation_id, received_at, store, topic, state, reason, duplicates in events
     )
+
+
+def fold_echoes(lines: Iterable[EventLine], *, limit: int = EVENTS_SHOWN) -> tuple[EventLine, ...]:
+    """The first `limit` lines, each run of echoes being one. Pure."""
+    folded: list[EventLine] = []
+    for line in lines:
+        is_echo = line.state == EventState.IGNORED and line.reason.startswith(ECHO)
+        if is_echo and folded and folded[-1].echoes:
+            folded[-1] = replace(folded[-1], echoes=folded[-1].echoes + 1)
+        elif len(folded) == limit:
+            break
+        else:
+            folded.append(replace(line, echoes=1) if is_echo else line)
+    return tuple(folded)
 
 
 def _fetch(query: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
-from channels import protocol
+from channels import connect, credentials, onboarding, protocol
 from channels.models import Channel, ChannelState, EventState, Listing, StoreLocation
-from inventory.models import Sku
 from merchants import trail
-from sync import publish
+from sync import check, publish
 from sync.decide import Envelope, Verdict
+
+
+def read_untold(events: tuple[protocol.Event, ...], channel_id: int) -> tuple[protocol.Event, ...]:
+    """Read the variants of products that were only said to have changed. Talks to the channel: never in a transaction.
+
+    Raises:
+        ChannelError: the channel could not be asked.
+    """
+    untold = [event for event in events if isinstance(event, protocol.CatalogueTouched) and event.variants is None]
+    if all(event.is_deleted for event in untold):
+        return events
+    connector = connect.connector_for(Channel.objects.get(pk=channel_id))
+    return tuple(
+        replace(event, variants=connector.read_variants(event.product_id))
+        if isinstance(event, protocol.CatalogueTouched) and event.variants is None and not event.is_deleted
+        else event
+        for event in events
+    )
 
 
 def apply(events: tuple[protocol.Event, ...], envelope: Envelope, now: datetime) -> Verdict:
@@ -48,59 +66,14 @@ def _product(event: protocol.CatalogueTouched, channel: Channel, envelope: Envel
         gone = listings.filter(deleted_at__isnull=True).update(deleted_at=now)
         _publish(mapped, channel, envelope, now)
         return Verdict(EventState.APPLIED, f"{gone} listings deleted")
-    variants = event.variants
-    if variants is None:
-        from channels.connect import connector_for
-
-        variants = connector_for(channel).read_variants(event.product_id)
-    changed = save_variants(channel, variants)
-    gone_ids = listings.exclude(remote_variant_id__in=[variant.variant_id for variant in variants]).filter(
-        deleted_at__isnull=True
-    )
-    gone = gone_ids.update(deleted_at=now)
+    assert event.variants is not None, "read_untold comes first"
+    onboarding.save_listings(channel, event.variants)
+    onboarding.map_listings(channel)
+    check.add_missing_levels(merchant_id=channel.merchant_id)
+    present = [variant.variant_id for variant in event.variants]
+    gone = listings.exclude(remote_variant_id__in=present).filter(deleted_at__isnull=True).update(deleted_at=now)
     _publish([sku for sku in listings.values_list("sku_id", flat=True) if sku is not None], channel, envelope, now)
-    return Verdict(EventState.APPLIED, f"{changed} listings, {gone} deleted")
-
-
-def save_variants(channel: Channel, variants: tuple[protocol.VariantState, ...]) -> int:
-    """Write what the channel says of its variants; new ones are mapped to the merchant's SKU of the same code."""
-    codes = {variant.sku for variant in variants if variant.sku}
-    skus = dict(Sku.objects.filter(merchant_id=channel.merchant_id, code__in=codes).values_list("code", "id"))
-    known = set(
-        Listing.objects.filter(
-            channel=channel, remote_variant_id__in=[variant.variant_id for variant in variants]
-        ).values_list("remote_variant_id", flat=True)
-    )
-    fields = {
-        "remote_product_id": "product_id",
-        "inventory_item_id": "inventory_item_id",
-        "remote_sku": "sku",
-        "title": "title",
-        "barcode": "barcode",
-        "is_tracked": "is_tracked",
-        "is_store_bundle": "is_store_bundle",
-        "sells_when_out_of_stock": "sells_when_out_of_stock",
-    }
-    rows = [
-        Listing(
-            merchant_id=channel.merchant_id,
-            channel=channel,
-            remote_variant_id=variant.variant_id,
-            sku_id=None if variant.variant_id in known else skus.get(variant.sku),
-            **{
-                field: value[: Listing._meta.get_field(field).max_length] if isinstance(value, str) else value
-                for field, value in ((field, getattr(variant, name)) for field, name in fields.items())
-            },
-        )
-        for variant in variants
-    ]
-    Listing.objects.bulk_create(
-        rows,
-        update_conflicts=True,
-        unique_fields=["channel", "remote_variant_id"],
-        update_fields=[*fields, "deleted_at"],
-    )
-    return len(rows)
+    return Verdict(EventState.APPLIED, f"{len(present)} listings, {gone} deleted")
 
 
 def _item(event: protocol.ItemTouched, channel: Channel, envelope: Envelope, now: datetime) -> Verdict:
@@ -135,8 +108,6 @@ def _location(event: protocol.LocationTouched, channel: Channel) -> Verdict:
 
 def _uninstalled(channel: Channel, envelope: Envelope) -> Verdict:
     """The token is dead: forget it, write no more, and say so."""
-    from channels import credentials
-
     before = channel.state
     channel.state = ChannelState.UNINSTALLED
     channel.state_reason = "The app was removed in the store. Connect the store again to go on."

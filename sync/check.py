@@ -330,6 +330,28 @@ def _count(
         done.explained += 1
 
 
+def add_missing_levels(*, merchant_id: int) -> int:
+    """Give every mapped listing a level at each mapped location of its channel; new ones are read before all else."""
+    return len(
+        world.rows(
+            """
+            INSERT INTO channels_listinglevel (merchant_id, channel_id, listing_id, store_location_id, suspect_since,
+                suspect_reason, next_check_at)
+            SELECT listing.merchant_id, listing.channel_id, listing.id, location.id, now(), 'never read', now()
+            FROM channels_listing listing
+            JOIN channels_storelocation location ON location.channel_id = listing.channel_id
+            WHERE listing.merchant_id = %s AND listing.sku_id IS NOT NULL AND listing.deleted_at IS NULL
+                AND EXISTS (SELECT 1 FROM locations_mapping mapping WHERE mapping.store_location_id = location.id)
+                AND NOT EXISTS (
+                    SELECT 1 FROM channels_listinglevel level
+                    WHERE level.listing_id = listing.id AND level.store_location_id = location.id)
+            ON CONFLICT DO NOTHING RETURNING id
+            """,
+            [merchant_id],
+        )
+    )
+
+
 def suspect_levels(level_ids: Sequence[int], *, reason: str, now: datetime) -> None:
     """Have these levels read again as soon as possible."""
     with connection.cursor() as cursor:

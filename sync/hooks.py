@@ -15,7 +15,7 @@ from channels import inbox, mapping, onboarding, steering
 from channels.models import EventState, InboxEvent, Listing
 from inventory import stock
 from locations import matrix
-from sync import publish, tasks
+from sync import check, publish, tasks
 from sync.models import OrderLine
 from synctec.lib.ids import uuid7
 
@@ -36,6 +36,7 @@ def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uui
 
 
 def _matrix_changed(merchant_id: int, sku_ids: Sequence[int] | None, now: datetime) -> None:
+    check.add_missing_levels(merchant_id=merchant_id)
     publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=now)
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
     replay_waiting(merchant_id)
@@ -44,6 +45,7 @@ def _matrix_changed(merchant_id: int, sku_ids: Sequence[int] | None, now: dateti
 def _listings_mapped(merchant_id: int, listing_ids: Sequence[int]) -> None:
     skus = Listing.objects.filter(pk__in=listing_ids, sku__isnull=False).values_list("sku_id", flat=True)
     sku_ids = sorted({sku for sku in skus if sku is not None})
+    check.add_missing_levels(merchant_id=merchant_id)
     if sku_ids:
         publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=timezone.now())
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))

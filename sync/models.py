@@ -56,6 +56,7 @@ class OrderLine(models.Model):
             SameMerchant(field="sku", name="order_line_sku_of_merchant"),
             SameMerchant(field="listing", name="order_line_listing_of_merchant"),
             SameMerchant(field="listing_level", name="order_line_level_of_merchant"),
+            SameMerchant(field="store_location", name="order_line_location_of_merchant"),
             models.UniqueConstraint(fields=["channel", "order_id", "line_id"], name="order_line_once"),
             models.CheckConstraint(
                 condition=~Q(waiting_for="")
@@ -116,6 +117,7 @@ class DirtySku(models.Model):
 
     class Meta:
         verbose_name = "dirty SKU"
+        constraints = [SameMerchant(field="sku", name="dirty_sku_of_merchant")]
         indexes = [
             # What is there to publish for a merchant? (publish, sweep)
             models.Index(fields=["merchant", "sku"], name="dirty_sku_by_merchant"),

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 import structlog
 from django.db import connection, transaction
 
-from channels import protocol
+from channels import credentials, protocol
 from channels.models import Channel, ChannelState
 from channels.protocol import Connector, QuantityChange, RowOutcome, RowResult
 from sync import world
@@ -407,10 +407,13 @@ def _commit_unknown(channel: Channel, batch: Batch, error: protocol.ChannelError
 
 @transaction.atomic
 def _commit_not_sent(channel: Channel, batch: Batch, error: protocol.ChannelError, rng: random.Random) -> float:
-    """This time it was certainly not applied. A first attempt is given up, a repeat stays unknown; the channel rests."""
+    """This time it was not applied. A first attempt is given up, a repeat stays unknown; the channel rests."""
+    if isinstance(error, protocol.NotAuthorized):
+        credentials.needs_authorization(channel, reason=str(error))
     wait = _channel_failed(channel, error, rng)
-    if batch.is_repeat:
-        # It costs no attempt: nothing was learned of the first one.
+    is_asked_to_wait = isinstance(error, protocol.Throttled) and not isinstance(error, protocol.Paced)
+    if batch.is_repeat or is_asked_to_wait:
+        # The same key again, at no cost of an attempt. No channel promises that what it throttled was not applied.
         if _fenced(batch, "unknown", error=str(error), next_attempt=timedelta(seconds=wait)):
             with connection.cursor() as cursor:
                 cursor.execute("UPDATE channels_pushbatch SET attempts = attempts - 1 WHERE id = %s", [batch.id])

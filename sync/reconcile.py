@@ -21,7 +21,7 @@ from channels import inbox
 from channels.models import Channel
 from channels.protocol import Connector, LevelState
 from sync import world
-from sync.check import suspect_levels
+from sync.check import add_missing_levels, suspect_levels
 from sync.models import ReconcileRun, RunState
 
 log = structlog.get_logger(__name__)
@@ -132,6 +132,7 @@ def reconcile(*, channel: Channel, connector: Connector, now: datetime) -> Recon
     """One whole pass over a channel. A pass that fails says why; the next begins where the watermark stands."""
     run = ReconcileRun.objects.create(merchant_id=channel.merchant_id, channel=channel, started_at=now)
     try:
+        add_missing_levels(merchant_id=channel.merchant_id)
         run.orders_read, run.orders_recovered = poll_orders(channel=channel, connector=connector, now=now)
         run.save(update_fields=["orders_read", "orders_recovered"])
         compare_levels(channel=channel, connector=connector, now=now, run=run)

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 
 from django.db import connection
 
-from channels import protocol
-from channels.models import Channel, ChannelState
+from channels import credentials, protocol
+from channels.models import Channel
 from sync import world
 from sync.models import Heartbeat
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
@@ -76,24 +76,18 @@ def _ids(sql: str) -> list[int]:
 
 def note_channel_error(*, channel: Channel, error: protocol.ChannelError, rng: random.Random) -> None:
     """Leave a channel alone for as long as it asks, or for a growing while; say why where people look."""
+    if isinstance(error, protocol.NotAuthorized):
+        credentials.needs_authorization(channel, reason=str(error))
     failures = min(channel.failures + 1, MAX_ATTEMPTS)
     wait = error.retry_after or delay_seconds(failures, rng)
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE channels_channel
-            SET next_call_at = now() + %s, failures = failures + %s, last_error = %s,
-                state = CASE WHEN %s AND state = 'active' THEN %s ELSE state END,
-                state_reason = CASE WHEN %s THEN %s ELSE state_reason END
-            WHERE id = %s
+            UPDATE channels_channel SET next_call_at = now() + %s, failures = failures + %s, last_error = %s WHERE id = %s
             """,
             [
                 timedelta(seconds=wait),
                 int(not isinstance(error, protocol.Throttled)),
-                str(error)[:500],
-                isinstance(error, protocol.NotAuthorized),
-                ChannelState.NEEDS_AUTH,
-                isinstance(error, protocol.NotAuthorized),
                 str(error)[:500],
                 channel.pk,
             ],

@@ -19,6 +19,8 @@ from channels.connect import callback_url, connector_for
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from channels import onboarding, protocol
 from channels.models import Channel, ChannelState
@@ -45,7 +47,9 @@ _broker_rests_until = 0.0
 
 @cache
 def _redis() -> redis.Redis:
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=0.5, socket_connect_timeout=0.5)
+    return redis.Redis.from_url(
+        settings.REDIS_URL, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0)
+    )
 
 
 @cache

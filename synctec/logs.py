@@ -1,6 +1,5 @@
-"""How log lines look: key=value on a console, one JSON object per line for machines. Secrets never get that far."""
+"""How log lines look: key=value on a console, one JSON object per line for machines, never a secret."""
 
-import logging
 import re
 from typing import Any, Literal
 
@@ -12,8 +11,10 @@ from synctec.lib.secret import Secret
 Format = Literal["console", "json"]
 
 HIDDEN = "[hidden]"
+# The last words of a name decide: `access_token` is a secret, `tokens_left` and `idempotency_key` are not.
 _SECRET_NAMES = re.compile(
-    r"password|passwd|secret|token|credential|api_?key|authorization|cookie|hmac|signature|_keys?$", re.IGNORECASE
+    r"(^|_)(password|secret|token|credentials?|authorization|cookie|hmac|signature|(api|secret|private)_?keys?)$",
+    re.IGNORECASE,
 )
 # A password inside an address, as drivers like to quote it: scheme://user:password@host.
 _PASSWORD_IN_ADDRESS = re.compile(r"(?<=://)([^\s:/@]*):[^\s/@]+@")
@@ -25,7 +26,7 @@ def hide_secrets(logger: WrappedLogger, method: str, event: EventDict) -> EventD
 
 
 def logging_config(*, level: str, log_format: Format) -> dict[str, Any]:
-    """The dictionary for `logging.config.dictConfig`: all loggers, ours and foreign, through one formatter."""
+    """The dictionary for `logging.config.dictConfig`: all loggers, ours or not, through one formatter."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -85,7 +86,7 @@ def _shared_processors() -> list[Processor]:
 
 def _rendering(log_format: Format) -> list[Processor]:
     # Hiding comes after the traceback became text, because texts of exceptions quote addresses.
-    shown = [structlog.processors.format_exc_info, hide_secrets]
+    shown: list[Processor] = [structlog.processors.format_exc_info, hide_secrets]
     if log_format == "json":
         return [*shown, structlog.processors.JSONRenderer(default=_as_text)]
     renderer = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False)
@@ -108,11 +109,3 @@ def _hidden(name: object, value: Any) -> Any:
 
 def _as_text(value: object) -> str:
     return repr(value)
-
-
-def level_number(name: str) -> int:
-    """The number of a level's name. Raises ValueError for a name logging does not know."""
-    try:
-        return logging.getLevelNamesMapping()[name]
-    except KeyError:
-        raise ValueError(f"{name!r} is not a log level: use DEBUG, INFO, WARNING or ERROR") from None

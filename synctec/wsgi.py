@@ -7,3 +7,6 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "synctec.settings")
 
 application = get_wsgi_application()
+
+# After Django is set up: doorbells rung by requests must find our broker, not Celery's default one.
+from synctec import celery  # noqa: E402, F401

@@ -1,8 +1,9 @@
 """Servers of the tests' own, and the few fixtures every test may want.
 
-The first pytest process starts a real PostgreSQL and real Valkey nodes on free ports, in a temporary folder and
-without fsync, before Django's settings are loaded; xdist's workers inherit their addresses. Each worker has a
-database and Valkey databases of its own. The data of `make run` and servers named in the shell are never touched.
+The first pytest process starts a real PostgreSQL and real Valkey nodes on free ports, in a temporary folder
+and without fsync, before Django's settings are loaded; xdist's workers inherit their addresses. Each worker
+has a database and Valkey databases of its own. Neither the data of `make run` nor servers named in the shell
+are ever touched.
 """
 
 import base64

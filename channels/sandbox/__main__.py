@@ -12,7 +12,7 @@ from channels.sandbox.server import serve
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM. Returns 2 when the data folder cannot be used."""
+    """Serve until SIGINT or SIGTERM. Returns 2 when the data folder or the port cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m channels.sandbox", description="Emulated Shopify stores."
     )
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         logging.getLogger("sandbox").info("serving on http://%s:%s/", options.host, options.port)
         serve(host=options.host, port=options.port, folder=options.data)
-    except DataError as error:
+    except (DataError, OSError) as error:
         sys.stderr.write(f"sandbox: {error}\n")
         return 2
     return 0

@@ -1,4 +1,6 @@
-"""Commands about the app's access: tokens, codes, refresh tokens, uninstalling. Pure; the random strings come from outside."""
+"""Commands about the app's access: tokens, codes, refresh tokens, uninstalling. Pure; the random strings come
+from outside.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def issue_code(store: Store, now_us: int, *, code: str) -> None:
 def exchange_code(
     store: Store, now_us: int, *, code: str, token: str, refresh_token: str | None
 ) -> dict[str, Any]:
-    """Grant by authorization code; with a refresh token the access token lives one hour. A code works once."""
+    """Grant by authorization code, once; with a refresh token the access token lives one hour."""
     valid_until_us = store.access.codes.get(code)
     if valid_until_us is None or valid_until_us <= now_us:
         raise Refusal(

@@ -135,7 +135,9 @@ def _child(node: FieldNode, name: str) -> FieldNode | None:
 
 
 def to_lines(data: dict[str, Any]) -> Iterator[tuple[str, bool]]:
-    """The result as JSONL lines, and whether each is a root object. Children carry `__parentId` after their parent."""
+    """The result as JSONL lines, and whether each is a root object. Children carry `__parentId` after their
+    parent.
+    """
     for value in data.values():
         if isinstance(value, dict) and "edges" in value:
             for edge in value["edges"]:

@@ -9,6 +9,7 @@ from channels.sandbox.records import Level, Location, Product, Variant
 from channels.sandbox.store import Refusal, Store
 
 POLICIES = ("DENY", "CONTINUE")
+STATUSES = ("ACTIVE", "ARCHIVED", "DRAFT", "UNLISTED")
 _PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,2})?")
 
 
@@ -74,6 +75,8 @@ def _check_row(store: Store, row: dict[str, Any]) -> None:
         raise Refusal("each variant needs a sku")
     if row.get("policy", "DENY") not in POLICIES:
         raise Refusal(f"policy must be one of {', '.join(POLICIES)}")
+    if str(row.get("status", "ACTIVE")).upper() not in STATUSES:
+        raise Refusal(f"status must be one of {', '.join(STATUSES)}")
     if not _PRICE.fullmatch(str(row.get("price") or "0")):
         raise Refusal("price must look like 19.00")
     levels = row.get("levels") or {}
@@ -147,9 +150,9 @@ def _new_variant(store: Store, now_us: int, row: dict[str, Any], event: str) -> 
 
 def _update_variant(store: Store, now_us: int, variant: Variant, row: dict[str, Any], event: str) -> None:
     before = (variant.title, variant.barcode, variant.price, variant.policy, variant.tracked)
-    variant.title = str(row.get("title", variant.title))
-    variant.barcode = str(row.get("barcode", variant.barcode))
-    variant.price = str(row.get("price", variant.price))
+    variant.title = str(row.get("title") or variant.title)
+    variant.barcode = str(row.get("barcode") or variant.barcode)
+    variant.price = str(row.get("price") or variant.price)
     variant.policy = str(row.get("policy", variant.policy))
     variant.tracked = bool(row.get("tracked", variant.tracked))
     if before != (variant.title, variant.barcode, variant.price, variant.policy, variant.tracked):
@@ -174,7 +177,7 @@ def rename_sku(store: Store, now_us: int, *, sku: str, new_sku: str) -> dict[str
 
 
 def delete_product(store: Store, now_us: int, *, product: str) -> dict[str, Any]:
-    """Delete a product, named by its id or the SKU of one of its variants, with all its variants and levels."""
+    """Delete a product with its variants and levels; `product` is its id or the SKU of a variant of it."""
     tail = str(product).rsplit("/", 1)[-1]
     if tail.isascii() and tail.isdigit() and int(tail) in store.products:
         found = store.products[int(tail)]
@@ -245,7 +248,7 @@ def disconnect_level(store: Store, now_us: int, *, sku: str, location: str) -> d
 
 
 def deactivate_level(store: Store, level: Level) -> None:
-    """Stop stocking the item there; quantities stay, and so does the last active level (the caller checks)."""
+    """Stop stocking the item there; quantities stay. That a last level stays active is the caller's check."""
     level.active = False
     level.updated_us = store.now_us
     event = store.new_event()

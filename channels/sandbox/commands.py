@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
 from channels.sandbox import access, bulk, catalogue, faults, orders, quantities, subscriptions
@@ -11,22 +11,38 @@ from channels.sandbox.store import Refusal, Settings, Store
 
 Command = Callable[..., Any]
 
-REPLAYS = ("stored", "stale")
+_CHOICES = {
+    "replay": ("stored", "stale"),
+    "currency": ("AUD", "CAD", "CHF", "DKK", "EUR", "GBP", "JPY", "NOK", "NZD", "PLN", "SEK", "USD"),
+}
 
 
 def configure(store: Store, now_us: int, *, settings: dict[str, Any]) -> dict[str, Any]:
-    """Change settings of the store; unknown names are refused."""
-    known = {f.name for f in fields(Settings)}
+    """Change settings of the store; unknown names and values of the wrong kind are refused."""
     for name, value in settings.items():
-        if name not in known:
-            raise Refusal(f"there is no setting {name!r}; known: {', '.join(sorted(known))}", status=400)
-        if type(value) is not type(getattr(Settings(), name)) and not isinstance(value, int | float):
-            raise Refusal(f"setting {name} cannot be {value!r}", status=400)
-    if settings.get("replay", "stored") not in REPLAYS:
-        raise Refusal(f"replay must be one of {', '.join(REPLAYS)}", status=400)
+        _check_setting(name, value)
     for name, value in settings.items():
         setattr(store.settings, name, value)
-    return {f.name: getattr(store.settings, f.name) for f in fields(Settings)}
+    return asdict(store.settings)
+
+
+def _check_setting(name: str, value: Any) -> None:
+    usual = asdict(Settings())
+    if name not in usual:
+        raise Refusal(f"there is no setting {name!r}; known: {', '.join(sorted(usual))}", status=400)
+    kind = type(usual[name])
+    fits = isinstance(value, kind) or (kind is float and type(value) is int)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise Refusal(f"setting {name} must be of type {kind.__name__}", status=400)
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise Refusal(f"{name} must be one of {', '.join(_CHOICES[name])}", status=400)
+    if name == "utc_offset_minutes":
+        if abs(value) >= 24 * 60:
+            raise Refusal("utc_offset_minutes must be less than a day", status=400)
+    elif isinstance(value, int | float) and value < (name == "webhook_concurrency"):
+        raise Refusal(f"setting {name} is too small", status=400)
+    elif isinstance(value, list) and not all(isinstance(one, str) for one in value):
+        raise Refusal(f"{name} must be a list of texts", status=400)
 
 
 def set_faults(store: Store, now_us: int, *, switches: dict[str, Any]) -> dict[str, Any]:

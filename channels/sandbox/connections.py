@@ -64,7 +64,9 @@ def _bounds(args: Mapping[str, Any], start: int, stop: int) -> tuple[int, int]:
 
 
 def _window(ordered: Sequence[Row], key: Callable[[Row], Key], args: Mapping[str, Any]) -> tuple[int, int]:
-    """Where `after` and `before` cut the list. Works by the position in the order: rows may come and go meanwhile."""
+    """Where `after` and `before` cut the list. Works by the position in the order: rows may come and go
+    meanwhile.
+    """
     start, stop = 0, len(ordered)
     if args.get("after"):
         start = _position(ordered, key, args["after"], reverse=bool(args.get("reverse")), after=True)
@@ -104,7 +106,9 @@ Reader = Callable[[Any], Any]
 def matching(
     rows: Sequence[Row], query: str | None, readers: Mapping[str, Callable[[Row], Any]]
 ) -> Sequence[Row]:
-    """Rows which all terms of the search accept. Terms about fields not listed are ignored, as the real search does."""
+    """Rows which all terms of the search accept. Terms about fields not listed are ignored, as the real
+    search does.
+    """
     if not query:
         return rows
     kept = list(rows)

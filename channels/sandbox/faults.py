@@ -41,7 +41,9 @@ class Faults:
 
 
 def parse_faults(given: dict[str, Any]) -> Faults:
-    """Read switches from JSON; a number for a range means from..to the same. Raises Refusal with what is wrong."""
+    """Read switches from JSON; a number for a range means from..to the same. Raises Refusal with what is
+    wrong.
+    """
     known = {f.name for f in fields(Faults)}
     values: dict[str, Any] = {}
     for name, value in given.items():

@@ -1,4 +1,6 @@
-"""The Admin API as something that answers: schema, documents parsed once, costs, and errors worded like the real ones."""
+"""The Admin API as something that answers: schema, documents parsed once, costs, and errors worded like the
+real ones.
+"""
 
 from __future__ import annotations
 
@@ -100,10 +102,9 @@ class Graph:
         requested = costs.requested(operation, given)
         if requested > MAX_QUERY_COST:
             message = (
-                f"Query cost is {requested}, which exceeds the single query max cost limit ({MAX_QUERY_COST}).\n\n"
-                "See https://shopify.dev/concepts/about-apis/rate-limits for more information on how the cost of "
-                "a query is calculated.\n\n"
-                "To query larger amounts of data with fewer limits, bulk operations should be used instead."
+                f"Query cost is {requested}, which exceeds the single query max cost limit "
+                f"({MAX_QUERY_COST}).\n\n"
+                "To query larger amounts of data with fewer limits, use bulk operations instead."
             )
             extensions = {"code": "MAX_COST_EXCEEDED", "cost": requested, "maxCost": MAX_QUERY_COST}
             raise Rejected([{"message": message, "extensions": extensions}])
@@ -173,6 +174,11 @@ def _executable_schema() -> GraphQLSchema:
         for name, resolver in resolvers.items():
             needed = SCOPES.get(name) if type_name in ("QueryRoot", "Mutation") else None
             kind.fields[name].resolve = _guarded(name, needed, resolver) if needed else resolver
+    for kind in schema.type_map.values():
+        if isinstance(kind, GraphQLObjectType):
+            for definition in kind.fields.values():
+                for name, argument in definition.args.items():
+                    argument.out_name = re.sub(r"(?=[A-Z])", "_", name).lower()
     for abstract in schema.type_map.values():
         if isinstance(abstract, GraphQLInterfaceType | GraphQLUnionType):
             abstract.resolve_type = _type_name

@@ -1,8 +1,8 @@
 """What a store remembers of `@idempotent` keys: 24 hours from the first request. Pure.
 
-A key is tied to a fingerprint of its parameters. What a second request with the same key meets:
-same parameters after success -> the original outcome; after a refusal -> PREVIOUS_ATTEMPT_FAILED;
-other parameters -> KEY_PARAMETER_MISMATCH. (CONCURRENT_REQUEST concerns requests in flight and is the server's.)
+A key is tied to a fingerprint of its parameters. What a second request with the same key meets: same
+parameters after success -> the original outcome; after a refusal -> PREVIOUS_ATTEMPT_FAILED; other
+parameters -> KEY_PARAMETER_MISMATCH. (CONCURRENT_REQUEST concerns requests in flight and is the server's.)
 """
 
 from __future__ import annotations

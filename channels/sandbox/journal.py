@@ -1,7 +1,8 @@
 """The book of a sandbox: every command that was carried out, and now and then a picture of everything.
 
-A command is written (handed to the kernel) before its answer leaves, so killing the process with SIGKILL loses nothing
-that was answered; only a power cut can. Opening reads the picture, then replays what came after it.
+A command is written (handed to the kernel) before its answer leaves, so killing the process with SIGKILL
+loses nothing that was answered; only a power cut can. Opening reads the picture, then replays what came
+after it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 FORMAT = 1
 PICTURE_AFTER_BYTES = 64 * 1024 * 1024
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 
 class DataError(Exception):
@@ -33,6 +35,7 @@ class Journal:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.close()
             raise DataError(f"another sandbox uses {folder}; stop it or give another --data") from error
         self._log = -1
         self._buffer: list[bytes] = []
@@ -116,7 +119,7 @@ class Journal:
 
 
 def _line(entry: list[Any]) -> bytes:
-    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+    return _ENCODER.encode(entry).encode() + b"\n"
 
 
 class _Reader(pickle.Unpickler):

@@ -1,7 +1,8 @@
 """Commands of shoppers and of the staff who look after their orders. Pure.
 
-A sale takes its units at once: available -n, committed +n. Shipping takes them out of the building: committed -n. What a
-cancel, a refund or an edit puts back depends on how it is asked for, as in the real thing.
+A sale takes its units at once: available -n, committed +n. Shipping takes them out of the building:
+committed -n. What a cancel, a refund or an edit puts back depends on how it is asked for, as in the real
+thing.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def _shown(line: OrderLine) -> dict[str, Any]:
 
 
 def _takings(store: Store, lines: list[dict[str, Any]], location: str | None) -> list[Taking]:
-    """Decide where every line comes from, counting what earlier lines of the same order take. Changes nothing."""
+    """Decide where every line comes from, counting what earlier lines of the same order take. Changes
+    nothing.
+    """
     if not lines:
         raise Refusal("an order needs lines", code="empty")
     taken: dict[tuple[int, int], int] = {}
@@ -345,7 +348,9 @@ def edit_order(
     removals: list[dict[str, Any]] | None = None,
     restock: bool = True,
 ) -> dict[str, Any]:
-    """Add lines or units ({sku, quantity} or {line_id, quantity}) and remove unshipped units ({line_id, quantity})."""
+    """Add lines or units ({sku, quantity} or {line_id, quantity}) and remove unshipped units ({line_id,
+    quantity}).
+    """
     order = store.order_numbered(order_id)
     if order.cancelled_us is not None:
         raise Refusal(f"order {order.name} is cancelled", code="cancelled", status=409)

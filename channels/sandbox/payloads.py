@@ -1,7 +1,8 @@
-"""Bodies of webhooks, with the keys of the official samples (version 2026-07). Pure: a store in, JSON values out.
+"""Bodies of webhooks, with the keys of the official samples (version 2026-07). Pure: a store in, JSON values
+out.
 
-Timestamps have whole seconds and the store's offset; ids are numbers. What the sandbox does not model (customers,
-addresses, taxes) is null, empty or zero where the samples allow it.
+Timestamps have whole seconds and the store's offset; ids are numbers. What the sandbox does not model
+(customers, addresses, taxes) is null, empty or zero where the samples allow it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ Json = dict[str, Any]
 
 
 def body_of(store: Store, delivery: Delivery, *, merged: bool) -> Json:
-    """What to send. `merged`: a level shows its value of now instead of the one it had when the change happened."""
+    """What to send. `merged`: a level shows its value of now instead of the one it had when the change
+    happened.
+    """
     build = _BUILDERS[delivery.subject[0]]
     body = build(store, delivery, merged)
     subscription = store.subscriptions.get(delivery.subscription_id)

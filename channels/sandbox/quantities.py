@@ -1,9 +1,9 @@
 """The inventory writes of the Admin API, version 2026-10. Pure.
 
-Each returns `{"group": id or None, "errors": [{field, message, code}]}` and is all-or-nothing: with one error nothing is
-applied. Codes, messages and field paths are those recorded from real stores. Not in any recording, decided here: the
-order in which several kinds of error are reported, and that a `set` to the number already there makes no group
-(recorded for `adjust` by zero).
+Each returns `{"group": id or None, "errors": [{field, message, code}]}` and is all-or-nothing: with one
+error nothing is applied. Codes, messages and field paths are those recorded from real stores. Not in any
+recording, decided here: the order in which several kinds of error are reported, and that a `set` to the
+number already there makes no group (recorded for `adjust` by zero).
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def set_quantities(store: Store, now_us: int, *, input: dict[str, Any], key: str
 def _set_delta(level: Level, name: str, row: dict[str, Any]) -> int:
     """What to add to available.
 
-    At a level that is not active, a set without compare adds instead of replacing: seen by a developer on the live API
-    (community.shopify.dev thread 33834) and kept here as the trap it is.
+    At a level that is not active, a set without compare adds instead of replacing: seen by a developer on
+    the live API (community.shopify.dev thread 33834) and kept here as the trap it is.
     """
     quantity: int = row["quantity"]
     before = level.on_hand if name == "on_hand" else level.available
@@ -280,7 +280,9 @@ def activate(
     on_hand: int | None,
     key: str,
 ) -> dict[str, Any]:
-    """inventoryActivate. Returns `{"level": [item, location] or None, "errors": ...}`; its errors carry no code."""
+    """inventoryActivate. Returns `{"level": [item, location] or None, "errors": ...}`; its errors carry no
+    code.
+    """
     fingerprint = fingerprint_of("inventoryActivate", [item_id, location_id, available, on_hand])
     verdict, outcome = store.keys.look_up(key, fingerprint, now_us=now_us)
     if verdict is Verdict.SUCCEEDED:

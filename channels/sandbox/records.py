@@ -1,7 +1,7 @@
 """What an emulated store remembers. Plain records, mutable only by `store.Store`.
 
-Times are integers: microseconds since 1970 in UTC, by the store's own clock (`*_us`). Ids are positive integers of
-thirteen digits; what the API shows of them is made in `gids`-functions here.
+Times are integers: microseconds since 1970 in UTC, by the store's own clock (`*_us`). Ids are positive
+integers of thirteen digits; what the API shows of them is made in `gids`-functions here.
 """
 
 from __future__ import annotations
@@ -261,7 +261,9 @@ def level_gid(level_number: int, item_id: int) -> str:
 
 
 def number_of(value: object, kind: str) -> int | None:
-    """The number in `gid://shopify/<kind>/<number>` (a plain number passes too), None when it is anything else."""
+    """The number in `gid://shopify/<kind>/<number>` (a plain number passes too), None when it is anything
+    else.
+    """
     text = str(value)
     prefix = f"gid://shopify/{kind}/"
     tail = text.removeprefix(prefix)

@@ -98,7 +98,7 @@ def _page(info: Info, rows: Sequence[Any], args: dict[str, Any]) -> dict[str, An
     return page_of(rows, lambda row: (row.id,), args, unlimited=info.context.unlimited)
 
 
-# --- the shop -----------------------------------------------------------------------------------------------------
+# --- the shop -----------------------------------------------------------------------------------------------
 
 
 def _shop(_: Any, info: Info) -> dict[str, Any]:
@@ -156,11 +156,11 @@ def _versions(_: Any, __: Info) -> list[dict[str, Any]]:
     return [{"handle": name, "displayName": name, "supported": True} for name in SUPPORTED_VERSIONS]
 
 
-# --- locations ------------------------------------------------------------------------------------------------------
+# --- locations ----------------------------------------------------------------------------------------------
 
 
 def _locations(_: Any, info: Info, **args: Any) -> dict[str, Any]:
-    rows = [loc for loc in _store(info).locations.values() if loc.active or args.get("includeInactive")]
+    rows = [loc for loc in _store(info).locations.values() if loc.active or args.get("include_inactive")]
     found = matching(
         rows,
         args.get("query"),
@@ -171,7 +171,7 @@ def _locations(_: Any, info: Info, **args: Any) -> dict[str, Any]:
             "created_at": lambda loc: loc.created_us,
         },
     )
-    if args.get("sortKey", "NAME") == "NAME":
+    if args.get("sort_key", "NAME") == "NAME":
         ordered = sorted(found, key=lambda loc: (loc.name, loc.id))
         return page_of(ordered, lambda loc: (loc.name, loc.id), args, unlimited=info.context.unlimited)
     return _page(info, found, args)
@@ -189,17 +189,17 @@ def _location_levels(location: Location, info: Info, **args: Any) -> dict[str, A
     rows = [
         level
         for (_, location_id), level in store.levels.items()
-        if location_id == location.id and (level.active or args.get("includeInactive"))
+        if location_id == location.id and (level.active or args.get("include_inactive"))
     ]
     rows.sort(key=lambda level: level.item_id)
     return page_of(rows, lambda level: (level.item_id,), args, unlimited=info.context.unlimited)
 
 
 def _location_level(
-    location: Location, info: Info, inventoryItemId: str, includeInactive: bool = False
+    location: Location, info: Info, inventory_item_id: str, include_inactive: bool = False
 ) -> Level | None:
-    level = _store(info).levels.get((number_of(inventoryItemId, "InventoryItem") or 0, location.id))
-    return level if level is not None and (level.active or includeInactive) else None
+    level = _store(info).levels.get((number_of(inventory_item_id, "InventoryItem") or 0, location.id))
+    return level if level is not None and (level.active or include_inactive) else None
 
 
 def _has_open_orders(location: Location, info: Info) -> bool:
@@ -239,7 +239,7 @@ LOCATION: dict[str, Resolver] = {
 }
 
 
-# --- products and variants --------------------------------------------------------------------------------------
+# --- products and variants ----------------------------------------------------------------------------------
 
 
 def _variants(_: Any, info: Info, **args: Any) -> dict[str, Any]:
@@ -328,7 +328,7 @@ PRODUCT: dict[str, Resolver] = {
 }
 
 
-# --- inventory ------------------------------------------------------------------------------------------------------
+# --- inventory ----------------------------------------------------------------------------------------------
 
 
 def _items(_: Any, info: Info, **args: Any) -> dict[str, Any]:
@@ -354,7 +354,7 @@ def _item(_: Any, info: Info, id: str) -> Item | None:
 
 def _item_levels(item: Item, info: Info, **args: Any) -> dict[str, Any]:
     levels = _store(info).levels_of(item.variant.item_id)
-    rows = [level for level in levels.values() if level.active or args.get("includeInactive")]
+    rows = [level for level in levels.values() if level.active or args.get("include_inactive")]
     rows.sort(key=lambda level: level.location_id)
     found = matching(
         rows, args.get("query"), {"updated_at": lambda lvl: lvl.updated_us, "id": lambda lvl: lvl.location_id}
@@ -362,9 +362,9 @@ def _item_levels(item: Item, info: Info, **args: Any) -> dict[str, Any]:
     return page_of(found, lambda level: (level.location_id,), args, unlimited=info.context.unlimited)
 
 
-def _item_level(item: Item, info: Info, locationId: str, includeInactive: bool = False) -> Level | None:
-    level = _store(info).levels_of(item.variant.item_id).get(number_of(locationId, "Location") or 0)
-    return level if level is not None and (level.active or includeInactive) else None
+def _item_level(item: Item, info: Info, location_id: str, include_inactive: bool = False) -> Level | None:
+    level = _store(info).levels_of(item.variant.item_id).get(number_of(location_id, "Location") or 0)
+    return level if level is not None and (level.active or include_inactive) else None
 
 
 ITEM: dict[str, Resolver] = {
@@ -423,18 +423,18 @@ CELL: dict[str, Resolver] = {
 def _changes(
     group: AdjustmentGroup,
     info: Info,
-    inventoryItemIds: list[str] | None = None,
-    locationIds: list[str] | None = None,
-    quantityNames: list[str] | None = None,
+    inventory_item_ids: list[str] | None = None,
+    location_ids: list[str] | None = None,
+    quantity_names: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     store = _store(info)
-    items = {number_of(i, "InventoryItem") for i in inventoryItemIds} if inventoryItemIds else None
-    places = {number_of(i, "Location") for i in locationIds} if locationIds else None
+    items = {number_of(i, "InventoryItem") for i in inventory_item_ids} if inventory_item_ids else None
+    places = {number_of(i, "Location") for i in location_ids} if location_ids else None
     shown = []
     for name, delta, item_id, location_id, document in group.changes:
         if (items and item_id not in items) or (places and location_id not in places):
             continue
-        if quantityNames and name not in quantityNames:
+        if quantity_names and name not in quantity_names:
             continue
         variant = store.variant_by_item.get(item_id)
         shown.append(
@@ -459,7 +459,7 @@ GROUP: dict[str, Resolver] = {
 }
 
 
-# --- orders ---------------------------------------------------------------------------------------------------------
+# --- orders -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,7 +502,7 @@ def _orders(_: Any, info: Info, **args: Any) -> dict[str, Any]:
             "financial_status": lambda row: financial_status(row.order),
         },
     )
-    if args.get("sortKey") == "UPDATED_AT":
+    if args.get("sort_key") == "UPDATED_AT":
         keyed = [((row.indexed_us, row.order.id), row.order) for row in rows]
     else:
         keyed = sorted(((row.order.created_us, row.order.id), row.order) for row in rows)
@@ -674,11 +674,11 @@ FULFILLMENT_ORDER_LINE: dict[str, Resolver] = {
 }
 
 
-# --- webhooks and bulk operations -------------------------------------------------------------------------------
+# --- webhooks and bulk operations ---------------------------------------------------------------------------
 
 
 def _subscriptions(_: Any, info: Info, **args: Any) -> dict[str, Any]:
-    topics, uri = args.get("topics"), args.get("uri") or args.get("callbackUrl")
+    topics, uri = args.get("topics"), args.get("uri") or args.get("callback_url")
     rows = [
         s
         for s in _store(info).subscriptions.values()
@@ -753,7 +753,7 @@ BULK: dict[str, Resolver] = {
 }
 
 
-# --- anything by its id ---------------------------------------------------------------------------------------------
+# --- anything by its id -------------------------------------------------------------------------------------
 
 
 def _by_table(table: str) -> Callable[[Store, str, str], Any]:

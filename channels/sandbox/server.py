@@ -1,4 +1,6 @@
-"""The HTTP side of the sandbox: routes, access, faults, and what is shown of the stores. The API is in the package's docstring."""
+"""The HTTP side of the sandbox: routes, access, faults, and what is shown of the stores. The API is in the
+package's docstring.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import contextlib
 import inspect
 import json
 import logging
+import re
 import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
@@ -35,6 +38,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 FLUSH_SECONDS = 1.0
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 _THROTTLED = {
     "message": "Throttled",
     "extensions": {
@@ -50,7 +54,7 @@ class HungUp(Exception):
 
 
 def json_response(value: object, *, status: int = 200) -> web.Response:
-    body = json.dumps(value, separators=(",", ":")).encode()
+    body = _ENCODER.encode(value).encode()
     return web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
 
 
@@ -70,7 +74,7 @@ class Sandbox:
         for store in self.mall.stores.values():
             self.dice_of(store.handle).set(parse_faults(store.faults))
 
-    # --- life ---------------------------------------------------------------------------------------------------
+    # --- life -----------------------------------------------------------------------------------------------
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_answer_refusals])
@@ -165,7 +169,7 @@ class Sandbox:
             web.get("/{handle}/live", self.live),
         ]
 
-    # --- helpers ------------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------
 
     def dice_of(self, handle: str) -> Dice:
         found = self.dice.get(handle)
@@ -215,7 +219,7 @@ class Sandbox:
             request.transport.abort()
         raise HungUp
 
-    # --- the Admin API ------------------------------------------------------------------------------------------
+    # --- the Admin API --------------------------------------------------------------------------------------
 
     async def graphql(self, request: web.Request) -> web.Response:
         store = self.store_of(request)
@@ -316,7 +320,7 @@ class Sandbox:
             raise Refusal("there is no such file", code="unknown_file", status=404)
         return web.FileResponse(path, headers={"Content-Type": "application/jsonl"})
 
-    # --- OAuth --------------------------------------------------------------------------------------------------
+    # --- OAuth ----------------------------------------------------------------------------------------------
 
     async def oauth_token(self, request: web.Request) -> web.Response:
         store = self.store_of(request)
@@ -340,7 +344,7 @@ class Sandbox:
         self.mall.perform(store.handle, "issue_code", {"code": code})
         raise web.HTTPFound(oauth.callback_address(store, wanted, code, now_us=self.mall.now_us()))
 
-    # --- shoppers and staff -------------------------------------------------------------------------------------
+    # --- shoppers and staff ---------------------------------------------------------------------------------
 
     async def order_list(self, request: web.Request) -> web.Response:
         limit = whole_number(request.query.get("limit"), 50)
@@ -366,7 +370,7 @@ class Sandbox:
         }
         return json_response(self.mall.perform(store.handle, "set_location_active", arguments))
 
-    # --- control ------------------------------------------------------------------------------------------------
+    # --- control --------------------------------------------------------------------------------------------
 
     async def health(self, request: web.Request) -> web.Response:
         return json_response({"ok": True, "stores": list(self.mall.stores)})
@@ -448,17 +452,18 @@ class Sandbox:
 
     async def compliance(self, request: web.Request) -> web.Response:
         store, given = self.store_of(request), await json_body(request)
+        topic = str(given.get("topic", ""))
         arguments = {
-            "topic": str(given.get("topic", "")),
+            "topic": topic,
             "uri": str(given.get("uri", "")),
             "api_version": API_VERSION,
             "payload": given.get("payload"),
         }
-        if not arguments["topic"] or not arguments["uri"]:
-            raise Refusal("give topic and uri", status=400)
+        if not re.fullmatch(r"[a-z_/]{1,80}", topic) or not arguments["uri"]:
+            raise Refusal("give topic (such as shop/redact) and uri", status=400)
         return json_response(self.mall.perform(store.handle, "send_compliance", arguments))
 
-    # --- pages --------------------------------------------------------------------------------------------------
+    # --- pages ----------------------------------------------------------------------------------------------
 
     async def index_page(self, request: web.Request) -> web.Response:
         return web.Response(text=pages.index_page(self.mall), content_type="text/html")

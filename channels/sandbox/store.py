@@ -1,9 +1,9 @@
 """One emulated store: its records and the few ways to change them. Pure: no I/O, no clock, no randomness.
 
-Every change of a store is a *command*: a function `(store, now_us, ...)` listed in `commands.py`, whose arguments are
-JSON. The same commands with the same arguments in the same order give the same store again; that is how the journal
-restores it. So a command takes whatever is random (tokens, secrets) as an argument, checks everything before it changes
-anything, and raises `Refusal` with nothing changed.
+Every change of a store is a *command*: a function `(store, now_us, ...)` listed in `commands.py`, whose
+arguments are JSON. The same commands with the same arguments in the same order give the same store again;
+that is how the journal restores it. So a command takes whatever is random (tokens, secrets) as an
+argument, checks everything before it changes anything, and raises `Refusal` with nothing changed.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Store:
     def count(self, counter: str, amount: int = 1) -> None:
         self.counters[counter] = self.counters.get(counter, 0) + amount
 
-    # --- looking up ---------------------------------------------------------------------------------------------
+    # --- looking up -----------------------------------------------------------------------------------------
 
     def location_named(self, wanted: object) -> Location:
         """The location with this name, number or global id."""
@@ -173,17 +173,20 @@ class Store:
         return self.item_levels.get(item_id, {})
 
     def sellable(self, variant: Variant) -> int:
-        """Units for sale over all active levels at active locations; of a bundle, what its components make."""
+        """Units for sale over all active levels at active locations; of a bundle, what its parts make."""
         if variant.components:
             parts = [(self.variant_by_sku.get(sku), units) for sku, units in variant.components.items()]
-            return min(self.sellable(part) // units if part is not None else 0 for part, units in parts)
+            return min(self._own_units(part) // units if part is not None else 0 for part, units in parts)
+        return self._own_units(variant)
+
+    def _own_units(self, variant: Variant) -> int:
         return sum(
             level.available
             for level in self.levels_of(variant.item_id).values()
             if level.active and self.locations[level.location_id].active
         )
 
-    # --- changing -----------------------------------------------------------------------------------------------
+    # --- changing -------------------------------------------------------------------------------------------
 
     def ensure_level(self, item_id: int, location_id: int, *, active: bool) -> Level:
         level = self.levels.get((item_id, location_id))

@@ -9,7 +9,8 @@ from channels.sandbox.records import Subscription
 from channels.sandbox.store import Store
 
 RETRIES = 8
-# Seconds before each retry, about four hours in all, as the real thing spreads its eight. Scaled by `retry_scale`.
+# Seconds before each retry, about four hours in all, as the real thing spreads its eight. Scaled by
+# `retry_scale`.
 RETRY_SECONDS = (10, 30, 90, 300, 900, 1800, 3600, 7200)
 _NAME = re.compile(r"^[A-Za-z0-9_-]{1,50}$")
 _CLEARTEXT_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -71,11 +72,11 @@ def _uri_errors(uri: str) -> list[dict[str, Any]]:
     scheme, separator, rest = uri.partition("://")
     if not uri:
         return [{"field": _ADDRESS, "message": "Address can't be blank"}]
-    if uri.startswith("arn:aws:events:") or scheme in ("https", "pubsub"):
+    if uri.startswith("arn:aws:events:"):
         return []
-    if not separator or not rest:
+    if not separator or not rest or any(c.isspace() or not c.isprintable() for c in uri):
         return [{"field": _ADDRESS, "message": "Address is invalid"}]
-    if scheme == "http" and rest.startswith(_CLEARTEXT_HOSTS):
+    if scheme in ("https", "pubsub") or (scheme == "http" and rest.startswith(_CLEARTEXT_HOSTS)):
         return []
     return [{"field": _ADDRESS, "message": f"Address protocol {scheme}:// is not supported"}]
 
@@ -114,10 +115,11 @@ def delivery_lost(store: Store, now_us: int, *, seq: int) -> None:
 
 
 def delivery_failed(store: Store, now_us: int, *, seq: int, body: str) -> dict[str, Any]:
-    """One attempt failed. Returns when to try again (`due_us`, None when given up) and whether the subscription went.
+    """One attempt failed. Returns when to try again (`due_us`, None when given up) and whether the
+    subscription went.
 
-    After eight retries the delivery is given up; if the address took nothing else meanwhile, the subscription is
-    deleted, as the real thing does with those made through the API.
+    After eight retries the delivery is given up; if the address took nothing else meanwhile, the
+    subscription is deleted, as the real thing does with those made through the API.
     """
     delivery = store.deliveries.get(seq)
     if delivery is None:

@@ -1,11 +1,12 @@
 """The cost of a query and the bucket it is paid from. Pure.
 
-The calculation reproduces the costs recorded from real stores (API 2026-04): scalars are free, an object is 1, a
-mutation is 10 with its payload's own fields included, a connection asked for n nodes is 2 + s(n) x the cost of a node,
-where s(n) = floor(2 ln n), at least 1. (Recorded: 250 nodes 13, 100 -> 11, 50 -> 9, 20 -> 7, 10 -> 6, 5 -> 5.)
+The calculation reproduces the costs recorded from real stores (API 2026-04): scalars are free, an object
+is 1, a mutation is 10 with its payload's own fields included, a connection asked for n nodes is 2 + s(n) x
+the cost of a node, where s(n) = floor(2 ln n), at least 1. (Recorded: 250 nodes 13, 100 -> 11, 50 -> 9, 20
+-> 7, 10 -> 6, 5 -> 5.)
 
-Two parts are our own guess, on the careful side: `nodes(ids:)` counts s(number of ids), and an inventory write with more
-than two rows costs s(rows) - 1 points more than the 13 recorded for one or two rows.
+Two parts are our own guess, on the careful side: `nodes(ids:)` counts s(number of ids), and an inventory
+write with more than two rows costs s(rows) - 1 points more than the 13 recorded for one or two rows.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _IDENTITY = ("handle", "name", "locations", "client_id", "client_secret", "acces
 _ALIASES = {"bucket": "bucket_points", "restore_rate": "restore_per_second"}
 
 
-# --- making ---------------------------------------------------------------------------------------------------------
+# --- making -------------------------------------------------------------------------------------------------
 
 
 def make_store(mall: Mall, given: Json) -> bool:
@@ -73,7 +73,7 @@ def settings_in(given: Json) -> Json:
 
 def recipe(store: Store) -> Json:
     """What makes an empty copy of this store."""
-    settings = {name: value for name, value in asdict(store.settings).items()}
+    settings = asdict(store.settings)
     lasting = next((t for t, known in store.access.tokens.items() if known.expires_us is None), None)
     return settings | {
         "handle": store.handle,
@@ -85,7 +85,7 @@ def recipe(store: Store) -> Json:
     }
 
 
-# --- showing --------------------------------------------------------------------------------------------------------
+# --- showing ------------------------------------------------------------------------------------------------
 
 
 def summary(store: Store) -> Json:
@@ -188,7 +188,9 @@ def shelf(store: Store, *, now_us: int) -> Json:
 
 
 def changes(store: Store, *, after: int, limit: int) -> Json:
-    """Changes with `seq` above `after`, oldest first. `first_kept` above `after` + 1 means: some were forgotten."""
+    """Changes with `seq` above `after`, oldest first. `first_kept` above `after` + 1 means: some were
+    forgotten.
+    """
     kept = store.changes
     first_kept = kept[0].seq if kept else store.next_change
     start = max(0, after + 1 - first_kept)

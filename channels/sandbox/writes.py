@@ -82,21 +82,21 @@ def _move(_: Any, info: Info, input: dict[str, Any]) -> dict[str, Any]:
 def _activate(
     _: Any,
     info: Info,
-    inventoryItemId: str,
-    locationId: str,
+    inventory_item_id: str,
+    location_id: str,
     available: int | None = None,
-    onHand: int | None = None,
-    stockAtLegacyLocation: bool = False,
+    on_hand: int | None = None,
+    stock_at_legacy_location: bool = False,
 ) -> dict[str, Any]:
     key = _key(info)
     session: Session = info.context
     if key in session.keys_in_flight:
         return {"inventoryLevel": None, "userErrors": [user_error(None, "IDEMPOTENCY_CONCURRENT_REQUEST")]}
     arguments = {
-        "item_id": inventoryItemId,
-        "location_id": locationId,
+        "item_id": inventory_item_id,
+        "location_id": location_id,
         "available": available,
-        "on_hand": onHand,
+        "on_hand": on_hand,
         "key": key,
     }
     answer = session.mall.perform(session.store.handle, "activate", arguments)
@@ -105,24 +105,24 @@ def _activate(
     return {"inventoryLevel": level, "userErrors": answer["errors"]}
 
 
-def _deactivate(_: Any, info: Info, inventoryLevelId: str) -> dict[str, Any]:
+def _deactivate(_: Any, info: Info, inventory_level_id: str) -> dict[str, Any]:
     session: Session = info.context
-    answer = session.mall.perform(session.store.handle, "deactivate", {"level_id": inventoryLevelId})
+    answer = session.mall.perform(session.store.handle, "deactivate", {"level_id": inventory_level_id})
     return {"userErrors": answer["errors"]}
 
 
-def _subscribe(_: Any, info: Info, topic: str, webhookSubscription: dict[str, Any]) -> dict[str, Any]:
+def _subscribe(_: Any, info: Info, topic: str, webhook_subscription: dict[str, Any]) -> dict[str, Any]:
     session: Session = info.context
-    arguments = {"topic": topic, "fields": webhookSubscription, "api_version": session.api_version}
+    arguments = {"topic": topic, "fields": webhook_subscription, "api_version": session.api_version}
     answer = session.mall.perform(session.store.handle, "create_subscription", arguments)
     return _subscription_payload(session, answer)
 
 
-def _resubscribe(_: Any, info: Info, id: str, webhookSubscription: dict[str, Any]) -> dict[str, Any]:
+def _resubscribe(_: Any, info: Info, id: str, webhook_subscription: dict[str, Any]) -> dict[str, Any]:
     session: Session = info.context
     arguments = {
         "subscription_id": number_of(id, "WebhookSubscription") or 0,
-        "fields": webhookSubscription,
+        "fields": webhook_subscription,
     }
     answer = session.mall.perform(session.store.handle, "update_subscription", arguments)
     return _subscription_payload(session, answer)
@@ -141,7 +141,7 @@ def _unsubscribe(_: Any, info: Info, id: str) -> dict[str, Any]:
     return {"deletedWebhookSubscriptionId": deleted, "userErrors": answer["errors"]}
 
 
-def _bulk_query(_: Any, info: Info, query: str, groupObjects: bool = False) -> dict[str, Any]:
+def _bulk_query(_: Any, info: Info, query: str, group_objects: bool = False) -> dict[str, Any]:
     session: Session = info.context
     errors = bulk.query_errors(query)
     if errors:

@@ -1,10 +1,9 @@
 import django.db.models.deletion
 import django.db.models.expressions
 import django.db.models.functions.datetime
+import merchants.tenancy
 from django.conf import settings
 from django.db import migrations, models
-
-import merchants.tenancy
 
 
 class Migration(migrations.Migration):

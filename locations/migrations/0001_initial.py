@@ -1,9 +1,8 @@
 import django.core.validators
 import django.db.models.constraints
 import django.db.models.deletion
-from django.db import migrations, models
-
 import merchants.tenancy
+from django.db import migrations, models
 
 
 class Migration(migrations.Migration):

@@ -30,9 +30,13 @@ class Good:
     """One SKU: `price` in whole units of the store's currency."""
 
     code: str
-    title: str
     product: str
+    variant: str
     price: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.product}, {self.variant}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +44,14 @@ class Bundle:
     """A set of goods sold as one: the SKU of each component with its quantity."""
 
     code: str
-    title: str
+    product: str
+    variant: str
     price: int
     parts: tuple[tuple[str, int], ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.product}: {self.variant}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +78,8 @@ def _all_goods() -> Iterator[Good]:
                     name = f"{series} {product.lower()}" + (f" no. {edition}" if edition > 1 else "")
                     yield Good(
                         code=f"{product_code}-{series_code}-{colour_code}{suffix}",
-                        title=f"{name}, {colour}",
                         product=name,
+                        variant=colour,
                         price=price,
                     )
 
@@ -86,7 +95,8 @@ def bundles(number: int, carried: list[Good]) -> list[Bundle]:
         made.append(
             Bundle(
                 code=f"SET-{index + 1:02d}",
-                title=f"Gift set {index + 1}: {' + '.join(part.product.lower() for part in parts)}",
+                product=f"Gift set {index + 1}",
+                variant=" + ".join(part.product.lower() for part in parts),
                 price=sum(part.price * units for part, units in zip(parts, quantities, strict=True))
                 * 9
                 // 10,

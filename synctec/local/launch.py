@@ -4,8 +4,8 @@ Run as a script by `process.spawn`: `python -I -S launch.py PARENT_PID DEATH_SIG
 A script between fork and exec, not `preexec_fn`: the supervisor has threads, and Python code that runs
 in a forked copy of a threaded process can deadlock. `-I -S` keeps it to about 15 ms.
 
-UID and GID are -1 to stay who we are. They are dropped here, not by `subprocess`, because the kernel forgets the death
-signal when the ids change and because the other user may not be allowed to read our Python.
+UID and GID are -1 to stay who we are. They are dropped here, not by `subprocess`, because the kernel forgets
+the death signal when the ids change and because the other user may not be allowed to read our Python.
 """
 
 import ctypes

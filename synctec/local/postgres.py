@@ -7,12 +7,13 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from synctec.local.binaries import postgres_bin
 from synctec.local.errors import LocalStackError
-from synctec.local.process import Account, ChildSpec
+from synctec.local.process import Account, ChildSpec, command_line, wait_for
 
 SUPERUSER = "synctec"
 DATABASE = "synctec"
@@ -62,13 +63,15 @@ class PostgresServer:
         if account:
             home = reachable_home(home, account)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        programs = postgres_bin()
+        # Resolved, because the account may reach the target of a symbolic link but not the link.
+        programs = postgres_bin().resolve()
         if account:
             os.chown(home, account.uid, account.gid)
             programs = _reachable_programs(programs, home, account)
         server = cls(
             home=home, programs=programs, account=account, port=port, password=password, is_durable=is_durable
         )
+        server.end_orphan()
         if not (server.data / "PG_VERSION").exists():
             server._create_data_folder()
         return server
@@ -93,7 +96,8 @@ class PostgresServer:
             is_ready=self.is_ready,
             # Fast shutdown: do not wait for clients to leave.
             stop_signal=signal.SIGINT,
-            death_signal=signal.SIGINT,
+            # Immediate shutdown: as after a crash, but without leaving shared memory behind.
+            death_signal=signal.SIGQUIT,
             grace_seconds=20,
         )
 
@@ -105,21 +109,43 @@ class PostgresServer:
             return False
         return len(lines) >= 8 and lines[3].strip() == str(self.port) and lines[7].strip() == "ready"
 
+    def end_orphan(self) -> None:
+        """End a server that still works on our data though the stack that started it was killed.
+
+        The caller holds the data folder's lock, so nobody else can want that server. Raises LocalStackError.
+        """
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
+        except (OSError, ValueError, IndexError):
+            return
+        if not self._is_our_server(pid):
+            return  # a stale file; the new server sees that, too
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
+        if not wait_for(lambda: not self._is_our_server(pid), timeout_seconds=20):
+            raise LocalStackError(
+                f"PostgreSQL (process {pid}) still runs on {self.data} and does not stop: end it."
+            )
+
+    def _is_our_server(self, pid: int) -> bool:
+        return f"-D {self.data} " in command_line(pid)
+
     def create_database(self) -> None:
         """Create our database unless it is there."""
-        if self.query(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'", database="postgres") != "1":
-            self.query(f'CREATE DATABASE "{DATABASE}"', database="postgres")
+        names = self.query("SELECT string_agg(datname, ',') FROM pg_database", database="postgres").split(",")
+        if DATABASE not in names:
+            self.query(f"CREATE DATABASE {DATABASE}", database="postgres")
 
     def read_stamp(self) -> str:
         """The note left in the database by `write_stamp`; empty if there is none."""
         return self.query(
-            f"SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{DATABASE}'"
+            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()"
         )
 
     def write_stamp(self, stamp: str) -> None:
         """Leave a note in the database, so that it is lost exactly when the data is. Hexadecimal only."""
         assert stamp.isalnum()
-        self.query(f"COMMENT ON DATABASE \"{DATABASE}\" IS '{stamp}'")
+        self.query(f"COMMENT ON DATABASE {DATABASE} IS '{stamp}'")
 
     def query(self, sql: str, *, database: str = DATABASE) -> str:
         """Run one statement with psql, and return its only value as text. Raises LocalStackError.
@@ -127,7 +153,12 @@ class PostgresServer:
         psql, because this package must work without any installed library.
         """
         command = [str(self.programs / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql]
-        connection = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": SUPERUSER, "PGDATABASE": database}
+        connection = {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(self.port),
+            "PGUSER": SUPERUSER,
+            "PGDATABASE": database,
+        }
         environment = {**_environment(), **connection, "PGPASSWORD": self.password, "PGCONNECT_TIMEOUT": "10"}
         return _run(command, environment=environment, working_directory=self.home).strip()
 
@@ -183,6 +214,9 @@ def remove_data(home: Path) -> None:
         home = reachable_home(home, account)
     for folder in (home, *home.parent.glob(f"{home.name}-programs-*")):
         shutil.rmtree(folder, ignore_errors=True)
+    if home.parent == ROOT_FALLBACK_FOLDER:
+        with suppress(OSError):  # it may hold the data of other stacks
+            ROOT_FALLBACK_FOLDER.rmdir()
 
 
 def _account_for(home: Path) -> Account | None:
@@ -228,13 +262,21 @@ def _reachable_programs(programs: Path, home: Path, account: Account) -> Path:
     # libraries and shared files relative to its programs, so the installation can be moved.
     status = (programs / "postgres").stat()
     copy = home.with_name(f"{home.name}-programs-{status.st_size}-{int(status.st_mtime)}")
+    installation = programs.parent
+    package = installation.parent
     if not copy.exists():
         partial = copy.with_name(f"{copy.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(programs.parent, partial, symlinks=True, ignore=shutil.ignore_patterns("include"))
-        partial.chmod(0o755)
+        without_headers = shutil.ignore_patterns("include")
+        shutil.copytree(installation, partial / package.name / installation.name, ignore=without_headers)
+        # Where the wheel keeps what its programs are linked with, beside the package.
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, partial / libraries.name)
+        for folder in (partial, partial / package.name):
+            folder.chmod(0o755)
         partial.rename(copy)
-    return copy / programs.name
+    return copy / package.name / installation.name / programs.name
 
 
 def _environment() -> Mapping[str, str]:
@@ -243,7 +285,11 @@ def _environment() -> Mapping[str, str]:
 
 
 def _run(
-    command: list[str], *, environment: Mapping[str, str], working_directory: Path, account: Account | None = None
+    command: list[str],
+    *,
+    environment: Mapping[str, str],
+    working_directory: Path,
+    account: Account | None = None,
 ) -> str:
     """Run a short program of PostgreSQL to its end and return what it says. Raises LocalStackError."""
     result = subprocess.run(
@@ -259,5 +305,7 @@ def _run(
         check=False,
     )
     if result.returncode != 0:
-        raise LocalStackError(f"{Path(command[0]).name} failed: {result.stderr.strip() or result.stdout.strip()}")
+        raise LocalStackError(
+            f"{Path(command[0]).name} failed: {result.stderr.strip() or result.stdout.strip()}"
+        )
     return result.stdout

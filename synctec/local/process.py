@@ -41,7 +41,7 @@ class ChildSpec:
     is_ready: Callable[[], bool] | None = None
     ready_timeout_seconds: float = 60
     stop_signal: signal.Signals = signal.SIGTERM
-    # Sent by the kernel when the supervisor itself is killed. All our programs survive a kill, so it is the sure one.
+    # Sent by the kernel when the supervisor itself is killed. Our programs lose nothing by it.
     death_signal: signal.Signals = signal.SIGKILL
     grace_seconds: float = 10
 
@@ -126,8 +126,8 @@ def wait_for(condition: Callable[[], bool], *, timeout_seconds: float) -> bool:
 def free_ports(wanted: Mapping[str, int | None]) -> dict[str, int]:
     """A different free port of the loopback for each name: the wanted one if it is free, else a random one.
 
-    Not from the range the system gives to outgoing connections: while one of our servers is down, a client that
-    keeps trying could be given that very port, connect to itself and keep the server from coming back.
+    Not from the range the system gives to outgoing connections: while one of our servers is down, a client
+    that keeps trying could be given that very port, connect to itself and keep the server from coming back.
     """
     ports: dict[str, int] = {}
     for name, preferred in wanted.items():
@@ -166,6 +166,20 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def command_line(pid: int) -> str:
+    """The process's words with spaces between them; empty if there is no such process."""
+    if Path("/proc/self").exists():
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            return ""
+    # macOS has no /proc, but always has ps; a small Linux may have it the other way round.
+    result = subprocess.run(
+        ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return f"{result.stdout.strip()} "
 
 
 def _copy_lines(name: str, stream: IO[bytes], log: LogStream) -> None:

@@ -22,7 +22,15 @@ LOOPBACK = "127.0.0.1"
 LOOPBACK_DEMO_PASSWORD = "demo"
 # What tells our processes where their servers are. A caller's own values come in through `external` only.
 SERVER_VARIABLES = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "REDLOCK_URLS")
-OVERRIDABLE = ("SECRET_KEY", "CREDENTIAL_KEYS", "PUBLIC_URL", "ALLOWED_HOSTS", "LOG_LEVEL", "LOG_FORMAT", "DEBUG")
+OVERRIDABLE = (
+    "SECRET_KEY",
+    "CREDENTIAL_KEYS",
+    "PUBLIC_URL",
+    "ALLOWED_HOSTS",
+    "LOG_LEVEL",
+    "LOG_FORMAT",
+    "DEBUG",
+)
 VALKEY_NODES = 3
 WORKERS = 2
 WORKER_THREADS = 8
@@ -37,7 +45,7 @@ django.setup()
 for step in sys.argv[1:]:
     call_command(*step.split())
 """
-# Said at every start, to people who know: a worker of a local stack may well run as root, in a container or a CI job.
+# Said at every start: a worker of a local stack may well run as root, in a container or a CI job.
 QUIET_WARNINGS = "ignore:You're running the worker with superuser privileges"
 
 
@@ -85,7 +93,7 @@ class LocalStack:
     def start(self) -> None:
         """Start everything and return when the web server says it is ready.
 
-        Raises LocalStackError (AlreadyRunningError, StartFailedError, ...); whatever was started is stopped then.
+        Raises LocalStackError (AlreadyRunningError, StartFailedError, ...) and stops what was started.
         """
         try:
             self._start()
@@ -102,6 +110,15 @@ class LocalStack:
             supervisor.stop(("beat",), workers, ("web",), ("sandbox",), valkeys, ("postgres",))
             self.folder.forget_state()
         self._closing.close()
+
+    def discard(self) -> None:
+        """End everything at once and delete the data; a second call does nothing."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor:
+            supervisor.abandon()
+        self._closing.close()
+        if self.folder.path.exists():
+            self.remove_data()
 
     def remove_data(self) -> None:
         """Delete all data of this stack. It must be stopped."""
@@ -159,7 +176,8 @@ class LocalStack:
     def _choose_ports(self) -> None:
         if self._web_port and not is_port_free(self._web_port, self._host):
             raise LocalStackError(
-                f"Port {self._web_port} is in use by another program. Choose another: make run PORT={self._web_port + 1}"
+                f"Port {self._web_port} is in use by another program. "
+                f"Choose another: make run PORT={self._web_port + 1}"
             )
         last = self.folder.last_ports()
         names = ["postgres", *(f"valkey-{number}" for number in range(1, VALKEY_NODES + 1)), "sandbox"]
@@ -177,7 +195,9 @@ class LocalStack:
                 is_durable=self._is_durable,
             )
             if self._postgres.home != wanted_home:
-                self._say(f"PostgreSQL may not enter {self.folder.path}; its data is in {self._postgres.home}")
+                self._say(
+                    f"PostgreSQL may not enter {self.folder.path}; its data is in {self._postgres.home}"
+                )
         if "REDIS_URL" not in self._external:
             names = [f"valkey-{number}" for number in range(1, VALKEY_NODES + 1)]
             self._valkeys = [
@@ -215,7 +235,9 @@ class LocalStack:
             made["REDIS_URL"] = self._valkeys[0].url(0)
             made["CELERY_BROKER_URL"] = self._valkeys[0].url(1)
             made["REDLOCK_URLS"] = ",".join(node.url(0) for node in self._valkeys)
-        chosen = {name: self._external[name] for name in (*SERVER_VARIABLES, *OVERRIDABLE) if name in self._external}
+        chosen = {
+            name: self._external[name] for name in (*SERVER_VARIABLES, *OVERRIDABLE) if name in self._external
+        }
         return {**made, **chosen}
 
     def _start_servers(self) -> None:
@@ -276,13 +298,17 @@ class LocalStack:
         words = [word for option in options.items() for word in option]
         switches = ["--no-ws", "--no-access-log", "--respawn-failed-workers"]
         command = ["-m", "granian", *words, *switches, "synctec.wsgi:application"]
-        return self._python("web", *command, is_ready_port=self._ports["web"], ready_path="/readyz", is_group=True)
+        return self._python(
+            "web", *command, is_ready_port=self._ports["web"], ready_path="/readyz", is_group=True
+        )
 
     def _worker(self, number: int) -> ChildSpec:
         options = ["-P", "threads", "-c", str(WORKER_THREADS), "-n", f"worker-{number}@%h", "-l", "INFO"]
         # Workers have nothing to tell each other; these only delay the start and fill the broker.
         quiet = ["--without-gossip", "--without-mingle"]
-        return self._python(f"worker-{number}", "-m", "celery", "-q", "-A", "synctec", "worker", *options, *quiet)
+        return self._python(
+            f"worker-{number}", "-m", "celery", "-q", "-A", "synctec", "worker", *options, *quiet
+        )
 
     def _beat(self) -> ChildSpec:
         # No pid file: the supervisor knows whether it runs, and a stale file would keep it from starting.

@@ -19,6 +19,8 @@ LONGEST_BACKOFF_SECONDS = 10.0
 # A child that lived this long was healthy: its next death starts the backoff anew.
 HEALTHY_AFTER_SECONDS = 30.0
 LOOP_SECONDS = 0.1
+# For programs that end their own processes before they go.
+ABANDON_GRACE_SECONDS = 3.0
 
 
 class StartFailedError(LocalStackError):
@@ -96,7 +98,9 @@ class Supervisor:
             kill_group(child.process.pid)
             raise StartFailedError(f"{spec.name} took longer than {timeout_seconds:.0f} s.")
         if child.process.returncode != 0:
-            raise StartFailedError(f"{spec.name} failed: {_describe_exit(child.process.returncode)}. See its lines above.")
+            raise StartFailedError(
+                f"{spec.name} failed: {_describe_exit(child.process.returncode)}. See its lines above."
+            )
 
     def wait_until_ready(self, spec: ChildSpec) -> None:
         """Wait until the child answers. Raises StartFailedError if it dies first or the time is over."""
@@ -114,9 +118,13 @@ class Supervisor:
         if self._is_stopping:
             raise StartFailedError(f"{spec.name} was stopped before it was ready.")
         if first_process.returncode is not None:
-            raise StartFailedError(f"{spec.name} ended while starting: {_describe_exit(first_process.returncode)}.")
+            raise StartFailedError(
+                f"{spec.name} ended while starting: {_describe_exit(first_process.returncode)}."
+            )
 
-    def kill(self, name: str, *, signal_number: signal.Signals = signal.SIGKILL, down_seconds: float = 0) -> None:
+    def kill(
+        self, name: str, *, signal_number: signal.Signals = signal.SIGKILL, down_seconds: float = 0
+    ) -> None:
         """Kill a child; it is restarted as after any death, but not before `down_seconds` have passed."""
         child = self._children[name]
         child.held_until = time.monotonic() + down_seconds
@@ -138,30 +146,48 @@ class Supervisor:
         ]
 
     def stop(self, *groups: tuple[str, ...]) -> None:
-        """Stop the named groups of children one after the other (those of a group together), then all others."""
-        self._is_stopping = True
-        self._loop_has_ended.wait()
+        """Stop the named groups one after the other (the children of a group together), then all others."""
+        self._end_loop()
         named = {name for group in groups for name in group}
         rest = tuple(name for name in self._children if name not in named)
         for group in (*groups, rest):
             self._stop_group([self._children[name] for name in group if name in self._children])
+        self._end_thread()
+
+    def abandon(self) -> None:
+        """End all children at once, as if we had been killed. For data that nobody needs any more."""
+        self._end_loop()
+        self._stop_group(list(self._children.values()), is_abandoned=True)
+        self._end_thread()
+
+    def _end_loop(self) -> None:
+        self._is_stopping = True
+        self._loop_has_ended.wait()
+
+    def _end_thread(self) -> None:
         self._may_end.set()
         self._thread.join()
 
-    def _stop_group(self, children: list[_Child]) -> None:
-        threads = [threading.Thread(target=self._stop_child, args=(child,)) for child in children]
+    def _stop_group(self, children: list[_Child], *, is_abandoned: bool = False) -> None:
+        threads = [
+            threading.Thread(target=self._stop_child, args=(child, is_abandoned)) for child in children
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _stop_child(self, child: _Child) -> None:
+    def _stop_child(self, child: _Child, is_abandoned: bool) -> None:
         if not child.is_running:
             kill_group(child.process.pid)
             return
         spec = child.spec
-        if not stop(child.process, stop_signal=spec.stop_signal, grace_seconds=spec.grace_seconds):
-            self._log.write("supervisor", f"{spec.name} did not stop in {spec.grace_seconds:.0f} s and was killed")
+        if is_abandoned:
+            stop(child.process, stop_signal=spec.death_signal, grace_seconds=ABANDON_GRACE_SECONDS)
+        elif not stop(child.process, stop_signal=spec.stop_signal, grace_seconds=spec.grace_seconds):
+            self._log.write(
+                "supervisor", f"{spec.name} did not stop in {spec.grace_seconds:.0f} s and was killed"
+            )
 
     def _order(self, action: Callable[[], object]) -> None:
         """Have the supervisor's thread do it, and wait for the outcome."""
@@ -202,7 +228,9 @@ class Supervisor:
             child.restart_at = max(now + child.backoff_seconds, child.held_until)
             reason = _describe_exit(child.process.returncode)
             wait_seconds = child.restart_at - now
-            self._log.write("supervisor", f"{child.spec.name} ended ({reason}); restart in {wait_seconds:.1f} s")
+            self._log.write(
+                "supervisor", f"{child.spec.name} ended ({reason}); restart in {wait_seconds:.1f} s"
+            )
             child.backoff_seconds = min(child.backoff_seconds * 2, LONGEST_BACKOFF_SECONDS)
             self._on_change()
         elif now >= child.restart_at:

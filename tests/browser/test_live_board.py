@@ -37,7 +37,8 @@ FAINT_TEXTS = """() => {
     };
     const faint = new Set();
     for (const element of document.querySelectorAll('body *')) {
-        const text = [...element.childNodes].map(node => node.nodeType === 3 ? node.data.trim() : '').join('');
+        const texts = [...element.childNodes].filter(node => node.nodeType === 3);
+        const text = texts.map(node => node.data.trim()).join("");
         if (!text || !element.checkVisibility() || element.closest('.sr, .skip, option')) continue;
         const [one, other] = [light(parse(getComputedStyle(element).color)), light(behind(element))];
         const contrast = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);

@@ -240,6 +240,14 @@ class TestATokenByClientCredentials:
 
         assert asked.calls == []
 
+    def test_is_not_given_inside_a_transaction_even_when_there_is_one(
+        self, north: Channel, asked: Asked
+    ) -> None:
+        credentials.access_token(north)
+
+        with pytest.raises(RuntimeError), transaction.atomic():
+            credentials.access_token(north)
+
     def test_that_is_denied_sends_for_a_person(self, north: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = Asked(refuse=True)
         monkeypatch.setattr(auth, "request_by_client_credentials", asked)

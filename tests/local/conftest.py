@@ -14,7 +14,10 @@ from synctec.local.supervisor import Supervisor
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(300)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
-PARENT = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}]); print(p.pid, flush=True); p.wait()"
+PARENT = (
+    f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}]);"
+    "print(p.pid, flush=True); p.wait()"
+)
 FAILING = "import sys; sys.exit(3)"
 
 

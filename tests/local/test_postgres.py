@@ -11,8 +11,8 @@ import pytest
 from synctec.local.binaries import postgres_bin
 from synctec.local.datafolder import PROJECT
 from synctec.local.errors import LocalStackError
-from synctec.local.postgres import Account, PostgresServer, reachable_home, remove_data
-from synctec.local.process import free_ports
+from synctec.local.postgres import PostgresServer, reachable_home, remove_data
+from synctec.local.process import Account, free_ports
 from synctec.local.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,8 @@ from pathlib import Path
 from synctec.local.postgres import PostgresServer
 from synctec.local.process import LogStream, free_ports
 from synctec.local.supervisor import Supervisor
-server = PostgresServer.prepare(Path(sys.argv[1]) / "postgres", port=free_ports({"pg": None})["pg"], password="secret")
+port = free_ports({"pg": None})["pg"]
+server = PostgresServer.prepare(Path(sys.argv[1]) / "postgres", port=port, password="secret")
 supervisor = Supervisor(LogStream(sys.stderr))
 supervisor.start(server.child())
 server.create_database()

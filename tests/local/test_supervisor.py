@@ -22,7 +22,10 @@ from pathlib import Path
 from synctec.local.process import ChildSpec, LogStream
 from synctec.local.supervisor import Supervisor
 supervisor = Supervisor(LogStream(sys.stderr))
-supervisor.start(ChildSpec(name="sleeper", command=["sleep", "300"], environment=dict(os.environ), working_directory=Path("/")))
+command, environment = ["sleep", "300"], dict(os.environ)
+supervisor.start(
+    ChildSpec(name="sleeper", command=command, environment=environment, working_directory=Path("/"))
+)
 print(supervisor.children()[0].pid, flush=True)
 time.sleep(300)
 """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.sandbox.clients import StoreClient
+import pytest
+
+from tests.sandbox.clients import StoreClient, call
 
 
 def numbers(store: StoreClient, sku: str, location: str = "Main") -> tuple[int, int, int]:
@@ -191,8 +193,6 @@ def test_the_feed_tells_every_change_in_order_with_its_cause(store: StoreClient)
 
 
 def test_making_a_store_twice_gives_the_same_store(make_store: Callable[..., StoreClient]) -> None:
-    from tests.sandbox.clients import call
-
     store = make_store()
     store.add_variants([{"sku": "A"}])
 
@@ -202,8 +202,6 @@ def test_making_a_store_twice_gives_the_same_store(make_store: Callable[..., Sto
 
 
 def test_resetting_empties_a_store_and_keeps_its_credentials(store: StoreClient) -> None:
-    from tests.sandbox.clients import call
-
     store.buy("APPLE")
 
     _, answer = call("POST", f"{store.control}/reset", {})
@@ -229,3 +227,58 @@ def test_senseless_requests_are_answered_and_not_obeyed(store: StoreClient) -> N
 
     assert all(400 <= status < 500 for status in statuses), statuses
     assert numbers(store, "APPLE") == (5, 0, 5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"unknown": 1},
+        {"replay": "maybe"},
+        {"currency": "XYZ"},
+        {"currency": 5},
+        {"bucket_points": "many"},
+        {"drop_subscriptions": 1},
+        {"webhook_concurrency": 0},
+        {"scopes": [1]},
+        {"utc_offset_minutes": 1440},
+    ],
+)
+def test_senseless_settings_are_refused(store: StoreClient, settings: dict[str, object]) -> None:
+    before = call("GET", store.control)[1]["settings"]
+
+    status, _ = call("PATCH", store.control, settings)
+
+    assert status == 400
+    assert call("GET", store.control)[1]["settings"] == before
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"sku": ""},
+        {"sku": "X", "policy": "MAYBE"},
+        {"sku": "X", "price": "cheap"},
+        {"sku": "X", "status": "GONE"},
+        {"sku": "X", "levels": {"Main": 1.5}},
+        {"sku": "X", "levels": {"Moon": 1}},
+        {"sku": "X", "levels": [1]},
+        {"sku": "X", "components": {"APPLE": 0}},
+    ],
+)
+def test_senseless_variants_are_refused_with_all_that_came_along(
+    store: StoreClient, row: dict[str, object]
+) -> None:
+    status, _ = call("POST", f"{store.control}/variants", [{"sku": "FINE"}, row])
+
+    assert 400 <= status < 500
+    assert [variant["sku"] for variant in store.shelf()["variants"]] == ["APPLE", "PEAR"]
+
+
+def test_a_bundle_of_itself_does_no_harm(store: StoreClient) -> None:
+    store.add_variants([{"sku": "LOOP", "components": {"LOOP": 1}, "levels": {"Main": 2}}])
+
+    status, live = call("GET", f"{store.url}/live")
+
+    assert status == 200
+    assert [v["available"] for v in live["variants"] if v["sku"] == "LOOP"] == [2]

@@ -6,7 +6,7 @@ import re
 import time
 
 from synctec.lib.signing import verify_base64
-from tests.sandbox.clients import SUBSCRIBE, Receiver, StoreClient, wait_until
+from tests.sandbox.clients import SUBSCRIBE, Receiver, StoreClient, call, wait_until
 
 LEVELS, CREATED = "INVENTORY_LEVELS_UPDATE", "ORDERS_CREATE"
 
@@ -183,8 +183,6 @@ def test_uninstalling_is_told_once_and_locks_the_app_out(store: StoreClient, rec
 
 
 def test_compliance_topics_come_on_demand(store: StoreClient, receiver: Receiver) -> None:
-    from tests.sandbox.clients import call
-
     for topic in ("customers/data_request", "customers/redact", "shop/redact"):
         call("POST", f"{store.control}/compliance", {"topic": topic, "uri": receiver.url})
     wait_until(lambda: len(receiver.deliveries) == 3)

@@ -19,13 +19,14 @@ from channels.models import (
     ChannelState,
     EventState,
     InboxEvent,
+    Listing,
     ListingLevel,
     Push,
     PushBatch,
     PushState,
 )
-from inventory.models import Sku, StockLevel
-from locations.models import LocationGroup, PublishingRule
+from inventory.models import BomLine, Sku, SkuKind, StockLevel, Warehouse
+from locations.models import GroupWarehouse, LocationGroup, PublishingRule
 from merchants.models import Member, Merchant, Role, User
 from sync import apply, board, publish
 from sync.board import Cell, CellState, Counts, Sort, View
@@ -165,6 +166,38 @@ class TestTable:
         StockLevel.objects.filter(sku=trade.skus["MUG"]).update(updated_at=later(30))
 
         assert [row.sku.code for row in shown(trade, sort=Sort.CHANGE).rows] == ["TEE", "MUG"]
+
+    def test_a_bundle_shows_how_many_its_parts_make_warehouse_by_warehouse(self, trade: Trade) -> None:
+        gift = Sku.objects.create(merchant=trade.merchant, code="GIFT", kind=SkuKind.BUNDLE)
+        crate = Sku.objects.create(merchant=trade.merchant, code="CRATE", kind=SkuKind.BUNDLE)
+        for bundle, part, quantity in (
+            (gift, trade.skus["MUG"], 2),
+            (gift, trade.skus["TEE"], 1),
+            (crate, gift, 2),
+        ):
+            BomLine.objects.create(merchant=trade.merchant, bundle=bundle, component=part, quantity=quantity)
+        for bundle in (gift, crate):
+            listing = Listing.objects.create(
+                merchant=trade.merchant,
+                channel=trade.shops["north"].channel,
+                sku=bundle,
+                remote_variant_id=bundle.code,
+            )
+            ListingLevel.objects.create(
+                merchant=trade.merchant,
+                channel=listing.channel,
+                listing=listing,
+                store_location=trade.shops["north"].location,
+            )
+        second = Warehouse.objects.create(merchant=trade.merchant, code="TWO", name="Second")
+        GroupWarehouse.objects.create(merchant=trade.merchant, group=trade.group, warehouse=second)
+        StockLevel.objects.create(
+            merchant=trade.merchant, sku=trade.skus["MUG"], warehouse=second, on_hand=99
+        )
+
+        rows = {row.sku.code: row.sku.available for row in shown(trade).rows}
+
+        assert rows == {"CRATE": 2, "GIFT": 5, "MUG": 109, "TEE": 5}
 
     def test_the_fifty_first_sku_is_on_the_second_page(self) -> None:
         trade = make_trade(stock_of={f"SKU-{number:03}": 1 for number in range(51)}, shops=("north",))

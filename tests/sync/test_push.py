@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from channels.models import BatchState, Channel, ListingLevel, Push, PushBatch, PushState
-from channels.protocol import ChannelError, OutcomeUnknown, Refused, Throttled, Unavailable
+from channels.protocol import ChannelError, OutcomeUnknown, Paced, Refused, Throttled, Unavailable
 from sync import push
 from sync.check import Checked, check_channel
 from sync.publish import publish_batch
@@ -204,7 +204,7 @@ def test_rows_refused_by_the_store_do_not_hold_up_the_others(alder: Trade, south
     assert south.level("MUG").shown == 10
 
 
-@pytest.mark.parametrize("error", [Unavailable("down"), Throttled("slow down", retry_after=3.0)])
+@pytest.mark.parametrize("error", [Unavailable("down"), Paced("our own budget", retry_after=3.0)])
 def test_a_channel_that_cannot_be_written_rests_and_keeps_its_work(
     alder: Trade, south: Shop, store: FakeChannel, error: ChannelError
 ) -> None:
@@ -219,6 +219,21 @@ def test_a_channel_that_cannot_be_written_rests_and_keeps_its_work(
     assert south.level("MUG").waiting_correlation_ids != []
     assert Push.objects.get().state == PushState.REJECTED
     run(south, store)
+    assert store.levels[store.where(south, "MUG")] == 7
+
+
+def test_a_write_that_the_channel_throttled_is_sent_again_under_the_same_key(
+    alder: Trade, south: Shop, store: FakeChannel
+) -> None:
+    store.faults = [Throttled("slow down", retry_after=3.0)]
+    sell_in_north(alder, 3)
+
+    run(south, store)
+    let_leases_run_out()
+    run(south, store)
+
+    [(first_key, _), (second_key, _)] = store.writes
+    assert first_key == second_key
     assert store.levels[store.where(south, "MUG")] == 7
 
 

@@ -20,7 +20,7 @@ from graphql import DocumentNode, OperationDefinitionNode, OperationType, print_
 
 @dataclass(frozen=True, slots=True)
 class OrderSizes:
-    """How much of each list the read of an order asks for; what is longer is read list by list afterwards."""
+    """How much of each list the read of an order asks for; a longer order is read again on its own."""
 
     orders: int
     lines: int
@@ -63,6 +63,17 @@ CAREFUL = OrderSizes(
     refunded_lines=8,
     places=2,
     placed_lines=10,
+)
+#: One long order alone, by the recorded rule.
+WIDE = OrderSizes(
+    orders=1,
+    lines=250,
+    fulfillments=30,
+    fulfilled_lines=250,
+    refunds=30,
+    refunded_lines=250,
+    places=30,
+    placed_lines=250,
 )
 
 #: Page size of a list read on its own.

@@ -1,7 +1,8 @@
 """Orders read over GraphQL, each as the JSON that `orders/polled` events carry.
 
-Most orders fit one request with many others. One with longer lists is read on its own, list by list, and
-taken only if it did not change meanwhile, so that its body is one state and not pieces of two.
+Most orders fit one request with many others. One with longer lists is read again on its own with wide
+sizes; if that is too dear or still not enough, list by list, and taken only if it did not change meanwhile,
+so that its body is one state and not pieces of two.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from channels.connectors.shopify import documents
 from channels.connectors.shopify.client import ShopifyClient
-from channels.connectors.shopify.documents import CAREFUL, GENEROUS, Document, OrderSizes
+from channels.connectors.shopify.documents import CAREFUL, GENEROUS, WIDE, Document, OrderSizes
 from channels.connectors.shopify.parsing import (
     JsonObject,
     read_moment,
@@ -41,6 +42,7 @@ class OrderReader:
     def __init__(self, client: ShopifyClient) -> None:
         self._client = client
         self._sizes = GENEROUS
+        self._is_wide_affordable = True
 
     def read_since(self, since: datetime, cursor: str | None) -> OrderPage:
         """A page of the orders changed at `since` or later, oldest change first."""
@@ -49,7 +51,7 @@ class OrderReader:
         def ask(sizes: OrderSizes) -> JsonObject:
             variables = {"first": sizes.orders, "after": cursor, "query": f"updated_at:>='{moment}'"}
             return self._client.query(
-                documents.ORDERS_SINCE, variables | sizes.variables(), size=sizes.orders
+                documents.ORDERS_SINCE, variables | sizes.variables(), size=sizes.orders * sizes.lines
             )
 
         with checking_answer("its orders"):
@@ -70,7 +72,9 @@ class OrderReader:
 
     def _ask_for(self, ids: list[str], sizes: OrderSizes) -> JsonObject:
         batch = ids[: sizes.orders]
-        return self._client.query(documents.ORDERS, {"ids": batch} | sizes.variables(), size=len(batch))
+        return self._client.query(
+            documents.ORDERS, {"ids": batch} | sizes.variables(), size=len(batch) * sizes.lines
+        )
 
     def _fitting(self, ask: Callable[[OrderSizes], JsonObject]) -> JsonObject:
         """The answer, with careful sizes from the moment the generous ones prove too dear."""
@@ -87,7 +91,21 @@ class OrderReader:
         return tuple(_polled_order(node) for node in whole if node is not None)
 
     def _read_long(self, node: JsonObject) -> JsonObject | None:
+        """The whole of an order that was cut; None when it is gone."""
         order_gid = gid("Order", read_remote_id(node.get("id"), "order.id", kind="Order"))
+        if self._is_wide_affordable:
+            try:
+                found = read_nodes(self._ask_for([order_gid], WIDE))
+            except Refused as refusal:
+                if refusal.code != MAX_COST_EXCEEDED:
+                    raise
+                self._is_wide_affordable = False
+            else:
+                if not found or not _is_cut(found[0], WIDE):
+                    return found[0] if found else None
+        return self._read_list_by_list(order_gid)
+
+    def _read_list_by_list(self, order_gid: str) -> JsonObject | None:
         for _ in range(_LONG_READ_TRIES):
             head = self._read_head(order_gid)
             if head is None:
@@ -134,7 +152,7 @@ class OrderReader:
         for _ in range(PAGES_MAX):
             found = read_nodes(self._client.query(document, {"ids": [node_gid], "after": cursor}))
             if not found:
-                return nodes  # gone meanwhile: the order's time of change will tell
+                raise Unavailable("A part of a long order is not shown any more.", code="ORDER_CHANGING")
             page = read_object(found[0].get("list"), document.name)
             nodes += read_objects(page.get("nodes"), f"{document.name}.nodes")
             cursor = next_cursor(page, document.name)

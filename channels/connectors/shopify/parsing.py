@@ -41,10 +41,17 @@ def malformed(where: str, expected: str, found: object) -> NoReturn:
     raise MalformedEvent(f"{where}: expected {expected}, found {kind}", code="malformed")
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def read_document(body: bytes) -> JsonObject:
     """The JSON object in `body`, at most `DEPTH_MAX` levels deep, without NaN or Infinity."""
     try:
-        document = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        document = _DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else "not JSON in UTF-8"
         raise MalformedEvent(
@@ -54,10 +61,6 @@ def read_document(body: bytes) -> JsonObject:
         malformed("body", "a JSON object", document)
     _check_depth(document)
     return document
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def _check_depth(document: JsonObject) -> None:

@@ -232,7 +232,7 @@ class LevelReader:
             variables = {"ids": [item["id"]], "first": LEVELS_PER_ITEM_LONG, "after": following}
             found = read_nodes(self._client.query(documents.LEVELS, variables, size=LEVELS_PER_ITEM_LONG))
             if not found:
-                return nodes
+                return []  # the item was deleted meanwhile
             page = read_object(found[0].get("inventoryLevels"), "inventoryLevels")
             nodes += read_objects(page.get("nodes"), "inventoryLevels.nodes")
             following = next_cursor(page, "inventoryLevels")

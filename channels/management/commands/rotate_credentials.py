@@ -11,8 +11,8 @@ from channels import credentials
 
 class Command(BaseCommand):
     help = (
-        "Seal all channel secrets with the first key of CREDENTIAL_KEYS. Put a new key first, restart, run this, then "
-        "take the old key away and restart. May be interrupted and run again."
+        "Seal all channel secrets with the first key of CREDENTIAL_KEYS. Put a new key first, restart, run "
+        "this, then take the old key away and restart. May be interrupted and run again."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -22,5 +22,6 @@ class Command(BaseCommand):
             self.stderr.write(f"credential {pk}: {why}")
         if report.unreadable:
             raise CommandError(
-                f"{len(report.unreadable)} rows do not open: bring their key back, or connect these channels again."
+                f"{len(report.unreadable)} rows do not open: "
+                "bring their key back, or connect these channels again."
             )

@@ -79,7 +79,7 @@ def _shoppers(options: dict[str, Any]) -> Shoppers:
         options["url"],
         stores,
         options["rate"],
-        random.Random(options["seed"]),
+        random.Random(options["seed"]),  # noqa: S311 - whims, no secrets
         max_quantity=options["max_quantity"],
         return_share=options["returns"],
     )

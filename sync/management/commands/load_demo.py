@@ -311,8 +311,8 @@ def fill_shelves(merchant: Merchant, store: DemoStore, wanted: Wanted) -> int:
     rows = [
         {
             "sku": row.code,
-            "title": row.title,
-            "product": row.title,
+            "title": row.variant,
+            "product": row.product,
             "price": f"{row.price}.00",
             "levels": {store.location: shown.get(row.code, 0)},
         }
