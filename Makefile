@@ -29,7 +29,7 @@ run: $(STAMP) ## Start everything on this machine: databases, web on PORT (8000)
 	@exec $(BIN)/python -m synctec.local run --port $(PORT)
 
 test: $(STAMP) ## Run all tests, against a PostgreSQL and Valkey of their own (ARGS= goes to pytest)
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(STAMP) ## Lint, formatting, types, import contracts, missing migrations
 	$(BIN)/ruff check $(SOURCES)

@@ -88,7 +88,7 @@ def listing_level_ids(request: HttpRequest, code: str) -> list[int]:
     return list(ListingLevel.objects.filter(listing_id__in=listings).values_list("pk", flat=True))
 
 
-# --- channels -----------------------------------------------------------------------------------------------------
+# --- channels -------------------------------------------------------------------------------------
 
 
 class ChannelForm(TenantForm):
@@ -143,7 +143,7 @@ class SandboxForm(forms.Form):
 
 @admin.register(Channel)
 class ChannelAdmin(TenantAdmin):
-    """Channels come by being connected and go by being uninstalled: there is no adding or deleting by hand."""
+    """Channels come by being connected and go by being uninstalled: none is added or deleted by hand."""
 
     form = ChannelForm
     list_display = ("name", "kind", "account", "state_badge", "failures", "last_error_short", "merchant")
@@ -172,9 +172,18 @@ class ChannelAdmin(TenantAdmin):
         ("Locations", {"fields": ("locations_shown",)}),
     )
     readonly_fields = (
-        "kind", "account", "state_shown", "state_reason", "orders_watermark", "failures", "next_call_at", "last_error",
-        "webhook_path", "credentials_shown", "locations_shown",
-    )  # fmt: skip
+        "kind",
+        "account",
+        "state_shown",
+        "state_reason",
+        "orders_watermark",
+        "failures",
+        "next_call_at",
+        "last_error",
+        "webhook_path",
+        "credentials_shown",
+        "locations_shown",
+    )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -240,7 +249,7 @@ class ChannelAdmin(TenantAdmin):
             )
             if sealed
         ]
-        return f"{', '.join(kept) or 'no secret'}; since {timezone.localtime(credential.updated_at):%Y-%m-%d %H:%M}"
+        return f"{', '.join(kept) or 'no secret'}; since {_when(credential.updated_at)}"
 
     @column("locations")
     def locations_shown(self, channel: Channel) -> str:
@@ -275,8 +284,8 @@ class ChannelAdmin(TenantAdmin):
             form=form,
             submit="Add the store",
             intro=(
-                "An emulated store that behaves like the real thing: it sells, sends webhooks and answers the "
-                "same calls. Put its location into a location group, and it is kept in step with the others."
+                "An emulated store that behaves like the real thing: it sells, sends webhooks and answers "
+                "the same calls. Put its location into a location group to have it kept in step."
             ),
             back=back,
         )
@@ -305,7 +314,7 @@ class ChannelAdmin(TenantAdmin):
             request,
             object_id,
             title="Reconcile {} now",
-            intro="Its orders since the last pass and all its levels are read and compared, as soon as a worker is free.",
+            intro="Its newest orders and all its levels are read and compared, as soon as a worker is free.",
             submit="Reconcile",
             act=lambda channel, user, _reason: steering.reconcile_now(channel=channel, user=user),
             done="{} will be reconciled as soon as a worker is free.",
@@ -317,7 +326,7 @@ class ChannelAdmin(TenantAdmin):
             request,
             object_id,
             title="Pause {}",
-            intro="Nothing is written to the store until it is resumed. Its sales still arrive and are counted.",
+            intro="Nothing is written to the store until it is resumed. Its sales are still counted.",
             submit="Pause",
             act=lambda channel, user, reason: steering.pause(channel=channel, user=user, reason=reason),
             done="{} is paused: nothing is written to it.",
@@ -447,7 +456,7 @@ class StoreLocationAdmin(TenantAdmin):
         return str(membership.group) if membership else "–"
 
 
-# --- listings -----------------------------------------------------------------------------------------------------
+# --- listings -------------------------------------------------------------------------------------
 
 
 class MappedFilter(SimpleListFilter):
@@ -505,9 +514,19 @@ class ListingAdmin(TenantAdmin):
         ("Levels", {"fields": ("levels_shown",)}),
     )
     readonly_fields = (
-        "channel", "title", "remote_sku", "barcode", "remote_product_id", "remote_variant_id", "inventory_item_id",
-        "is_tracked", "is_store_bundle", "sells_when_out_of_stock", "deleted_at", "levels_shown",
-    )  # fmt: skip
+        "channel",
+        "title",
+        "remote_sku",
+        "barcode",
+        "remote_product_id",
+        "remote_variant_id",
+        "inventory_item_id",
+        "is_tracked",
+        "is_store_bundle",
+        "sells_when_out_of_stock",
+        "deleted_at",
+        "levels_shown",
+    )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -577,10 +596,12 @@ class SyncFilter(SimpleListFilter):
         return queryset
 
 
-#: The condition of the index `listing_level_out_of_sync`, to the letter: the ORM's own way of writing it differs.
+#: The condition of the index `listing_level_out_of_sync`, to the letter: the ORM's own way of writing it
+#: differs.
 OUT_OF_STEP = RawSQL(
     "(channels_listinglevel.desired IS NOT NULL AND NOT ("
-    "channels_listinglevel.desired = channels_listinglevel.shown AND channels_listinglevel.desired IS NOT NULL))",
+    "channels_listinglevel.desired = channels_listinglevel.shown "
+    "AND channels_listinglevel.desired IS NOT NULL))",
     [],
     output_field=models.BooleanField(),
 )
@@ -600,15 +621,37 @@ class ListingLevelAdmin(BigTableAdmin):
     )
     list_filter = (SyncFilter, channel_filter(), merchant_filter())
     list_select_related = ("listing", "channel", "store_location__channel", "listing__channel")
+    rare_choices = {"sync": ("behind", "suspect")}
     search_fields = ("listing__sku__code",)
     search_help_text = "Exact SKU"
     fieldsets = (
-        (None, {"fields": ("listing", "store_location", "is_stocked", "merchant")}),
-        ("Shown", {"fields": (("shown", "desired"), ("base", "order_effects", "pushed", "reported"), ("version", "source_at", "confirmed_at"))}),
-        ("Suspicion", {"fields": (("suspect_since", "suspect_reason"), ("sample", "sampled_at", "next_check_at"), ("held", "held_at"))}),
+        (None, {"fields": ("listing", ("store_location", "is_stocked"), "merchant")}),
+        (
+            "Shown",
+            {
+                "fields": (
+                    ("shown", "desired"),
+                    ("base", "reported"),
+                    ("order_effects", "pushed"),
+                    ("confirmed_at", "source_at"),
+                    "version",
+                )
+            },
+        ),
+        (
+            "Suspicion",
+            {
+                "fields": (
+                    ("suspect_since", "suspect_reason"),
+                    ("sample", "sampled_at"),
+                    ("held", "held_at"),
+                    "next_check_at",
+                )
+            },
+        ),
         ("Pushing", {"fields": (("next_push_at", "push_failures"), "last_error", "waiting_since")}),
         ("Latest pushes", {"fields": ("pushes_shown",)}),
-    )  # fmt: skip
+    )
     readonly_fields = ("pushes_shown",)
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
@@ -659,11 +702,12 @@ class ListingLevelAdmin(BigTableAdmin):
         )
 
 
-# --- what arrived -------------------------------------------------------------------------------------------------
+# --- what arrived ---------------------------------------------------------------------------------
 
 
 class EventStateFilter(SimpleListFilter):
-    """Events by state. What waits and what was set aside has partial indexes; what was applied is nearly everything."""
+    """Events by state. What waits and what was set aside has partial indexes; what was applied is nearly
+    everything."""
 
     title = "state"
     parameter_name = "state"
@@ -689,6 +733,7 @@ class InboxEventAdmin(BigTableAdmin):
     )
     list_filter = (EventStateFilter, recent("received_at"), channel_filter(), merchant_filter())
     list_select_related = ("channel",)
+    rare_choices = {"state": (EventState.PENDING, EventState.DEAD)}
     search_fields = ("webhook_id",)
     search_help_text = "Exact webhook id or correlation id"
     actions = ("apply_again",)
@@ -723,7 +768,7 @@ class InboxEventAdmin(BigTableAdmin):
         return found | Q(correlation_id=correlation_id) if correlation_id else found
 
     def _with_webhook_id(self, request: HttpRequest, key: str) -> Q:
-        """Events with this webhook id, looked up channel by channel and topic by topic in the unique index."""
+        """Events with this webhook id, looked up in the unique index channel by channel, topic by topic."""
         channels = Channel.objects.filter(merchant_id__in=visible_merchant_ids(request))
         with connection.cursor() as cursor:
             cursor.execute(
@@ -793,12 +838,14 @@ class InboxEventAdmin(BigTableAdmin):
 _BY_WEBHOOK_ID = """
     WITH RECURSIVE topic_of (channel_id, topic) AS (
         SELECT channel_id, (
-            SELECT topic FROM channels_inboxevent event WHERE event.channel_id = known.channel_id ORDER BY topic LIMIT 1)
+            SELECT topic FROM channels_inboxevent event
+            WHERE event.channel_id = known.channel_id ORDER BY topic LIMIT 1)
         FROM unnest(%(channels)s::bigint[]) AS known (channel_id)
         UNION ALL
         SELECT channel_id, (
             SELECT topic FROM channels_inboxevent event
-            WHERE event.channel_id = topic_of.channel_id AND event.topic > topic_of.topic ORDER BY topic LIMIT 1)
+            WHERE event.channel_id = topic_of.channel_id AND event.topic > topic_of.topic
+            ORDER BY topic LIMIT 1)
         FROM topic_of WHERE topic IS NOT NULL
     )
     SELECT event.id FROM topic_of JOIN channels_inboxevent event USING (channel_id, topic)
@@ -807,7 +854,7 @@ _BY_WEBHOOK_ID = """
 
 
 def shown_body(body: bytes) -> str:
-    """A webhook's body for reading: laid out when it is JSON, escaped in any case, cut off when it is very long."""
+    """A webhook's body for reading: laid out when it is JSON, always escaped, cut off when very long."""
     text = body.decode("utf-8", errors="replace")
     if len(body) > PRETTY_BYTES_MAX:
         return preformatted(text)
@@ -817,7 +864,7 @@ def shown_body(body: bytes) -> str:
         return preformatted(text)
 
 
-# --- what was sent ------------------------------------------------------------------------------------------------
+# --- what was sent --------------------------------------------------------------------------------
 
 
 class PushStateFilter(SimpleListFilter):
@@ -862,7 +909,7 @@ class PushAdmin(BigTableAdmin):
             },
         ),
         ("Answer", {"fields": (("error_code", "error"), ("batch", "position"))}),
-        ("Why and when", {"fields": ("stories", ("caused_at", "created_at", "settled_at"))}),
+        ("Why and when", {"fields": ("stories", ("caused_at", "created_at"), "settled_at")}),
     )
     readonly_fields = ("state_badge", "stories")
 
@@ -870,7 +917,8 @@ class PushAdmin(BigTableAdmin):
         resolved = request.resolver_match
         queryset = super().get_queryset(request)
         if resolved and resolved.url_name == "channels_push_change":
-            # The page spells out the level, its listing and its location; a list needs only the listing's title.
+            # The page spells out the level, its listing and its location; a list needs only the listing's
+            # title.
             return queryset.select_related(
                 "listing_level__listing__channel", "listing_level__store_location__channel"
             )
@@ -950,7 +998,8 @@ class PushBatchAdmin(BigTableAdmin):
             "When",
             {
                 "fields": (
-                    ("created_at", "sent_at", "answered_at"),
+                    ("created_at", "sent_at"),
+                    "answered_at",
                     "next_attempt_at",
                     "error",
                 )

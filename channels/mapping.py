@@ -14,8 +14,8 @@ from inventory.models import Sku
 from merchants import trail
 from merchants.models import User
 
-#: Told of listings that were mapped, mapped anew or unmapped by hand: `(merchant_id, listing_ids)`. Filled by the
-#: engine when it starts, since this app may not import it. Called inside the transaction.
+#: Told of listings that were mapped, mapped anew or unmapped by hand: `(merchant_id, listing_ids)`. Filled by
+#: the engine when it starts, since this app may not import it. Called inside the transaction.
 on_mapped: list[Callable[[int, Sequence[int]], object]] = []
 
 

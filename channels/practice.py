@@ -13,7 +13,8 @@ SKUS_MAX = 500
 
 
 def stock_shelves(channel: Channel) -> int:
-    """Put the merchant's SKUs into the practice store, none of them in stock yet; returns how many are new there.
+    """Put the merchant's SKUs into the practice store, none of them in stock yet; returns how many are new
+    there.
 
     Raises:
         protocol.Unavailable: there is no sandbox, or it does not do it.

@@ -1,7 +1,7 @@
 """Having events of the inbox applied again: after a mapping was made, or a fault mended.
 
-Safe whenever it is done: an order event is the state of an order and not a change of it, so applying it twice changes
-nothing the second time.
+Safe whenever it is done: an order event is the state of an order and not a change of it, so applying it twice
+changes nothing the second time.
 """
 
 from __future__ import annotations

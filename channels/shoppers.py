@@ -1,7 +1,8 @@
 """Shoppers: people who buy in emulated stores, over HTTP, at random moments.
 
-Knows nothing of SyncTec: it uses a store as its customers do. Buyers arrive as a Poisson process over all stores
-together; who buys what is decided by the random generator alone, so a seed gives the same wishes again.
+Knows nothing of SyncTec: it uses a store as its customers do. Buyers arrive as a Poisson process over all
+stores together; who buys what is decided by the random generator alone, so a seed gives the same wishes
+again.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Shoppers:
             return self._tally
 
     def run(self, seconds: float, *, each_second: Callable[[Tally], object] | None = None) -> Tally:
-        """Send shoppers for so long, then wait for those under way. `each_second` is told the tally so far."""
+        """Send shoppers for so long, then wait for those under way. `each_second` is told the tally."""
         self.start()
         ends_at = time.monotonic() + seconds
         while (left := ends_at - time.monotonic()) > 0 and not self._stopping.wait(min(1.0, left)):
@@ -123,7 +124,7 @@ class Shoppers:
             thread.join(TIMEOUT_SECONDS + 1)
         return self.tally
 
-    # --- arriving -----------------------------------------------------------------------------------------------
+    # --- arriving ---------------------------------------------------------------------------------
 
     def _arrive(self) -> None:
         """Put wishes into the queue at the moments of a Poisson process."""
@@ -141,7 +142,7 @@ class Shoppers:
             return Wish(store)
         return Wish(store, self._rng.choice(self._shelves[store]), self._rng.randint(1, self._max_quantity))
 
-    # --- being served -------------------------------------------------------------------------------------------
+    # --- being served -----------------------------------------------------------------------------
 
     def _serve(self) -> None:
         """Fulfil wishes one after the other, over a connection that is kept."""

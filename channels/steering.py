@@ -12,8 +12,8 @@ from channels.models import Channel, ChannelState
 from merchants import trail
 from merchants.models import User
 
-#: Called with a channel's id, after the commit, when somebody wants it reconciled now. Filled by the engine when it
-#: starts, since this app may not import it. Without it, the schedule gets there.
+#: Called with a channel's id, after the commit, when somebody wants it reconciled now. Filled by the engine
+#: when it starts, since this app may not import it. Without it, the schedule gets there.
 on_reconcile: list[Callable[[int], object]] = []
 
 

@@ -84,7 +84,7 @@ def warehouse_filter(*, lookup: str) -> type[SimpleListFilter]:
     return choice_filter(title="warehouse", parameter="warehouse", choices=choices, lookup=lookup)
 
 
-# --- SKUs and bundles ---------------------------------------------------------------------------------------------
+# --- SKUs and bundles -----------------------------------------------------------------------------
 
 
 class SkuForm(TenantForm):
@@ -307,7 +307,7 @@ class SkuAdmin(TenantAdmin):
         return fieldsets if obj else fieldsets[:1]
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """The page's totals are read for the page's rows, two queries in all, rather than joined to every SKU."""
+        """The totals are read for the rows shown, two queries in all, rather than joined to every SKU."""
         changelist = super().get_changelist_instance(request)
         keys = [sku.pk for sku in changelist.result_list]
         levels = StockLevel.objects.filter(sku_id__in=keys).values_list("sku_id")
@@ -412,7 +412,8 @@ def movements_table(stock_levels: Iterable[int]) -> str:
     """The newest movements of some stock levels, newest first."""
     newest: list[Movement] = []
     for key in list(stock_levels)[:LATEST_ROWS]:
-        # Level by level along (stock_level, seq): sorting all movements of a busy SKU would take its whole history.
+        # Level by level along (stock_level, seq): sorting all movements of a busy SKU would take its whole
+        # history.
         ledger = Movement.objects.filter(stock_level_id=key).select_related("user", "stock_level__warehouse")
         newest.extend(ledger.order_by("-seq")[:LATEST_ROWS])
     newest.sort(key=lambda movement: movement.pk, reverse=True)
@@ -435,7 +436,7 @@ def movements_table(stock_levels: Iterable[int]) -> str:
     )
 
 
-# --- warehouses and stock -----------------------------------------------------------------------------------------
+# --- warehouses and stock -------------------------------------------------------------------------
 
 
 @admin.register(Warehouse)
@@ -472,7 +473,7 @@ class StockLevelAdmin(BigTableAdmin):
     actions_row = ("adjust_level",)
     fieldsets = (
         (None, {"fields": (("sku", "warehouse"), "merchant")}),
-        ("Units", {"fields": (("on_hand", "committed", "held", "available"), ("seq", "updated_at"))}),
+        ("Units", {"fields": (("on_hand", "available"), ("committed", "held"), ("seq", "updated_at"))}),
         ("Latest movements", {"fields": ("movements_shown",)}),
     )
     readonly_fields = ("movements_shown",)
@@ -504,8 +505,16 @@ class StockLevelAdmin(BigTableAdmin):
 @admin.register(Movement)
 class MovementAdmin(BigTableAdmin):
     list_display = (
-        "created_at", "sku_code", "warehouse_name", "account", "change", "balance_after", "cause_badge", "what_for", "story"
-    )  # fmt: skip
+        "created_at",
+        "sku_code",
+        "warehouse_name",
+        "account",
+        "change",
+        "balance_after",
+        "cause_badge",
+        "what_for",
+        "story",
+    )
     list_filter = (recent("created_at"), "cause", "account", merchant_filter())
     unindexed_filters = ("cause", "account")
     list_select_related = ("stock_level__sku", "stock_level__warehouse")
@@ -589,11 +598,17 @@ class ShortageAdmin(BigTableAdmin):
     list_filter = (OpenFilter, recent("created_at"), "cause", merchant_filter())
     unindexed_filters = ("cause",)
     list_select_related = ("stock_level__sku", "stock_level__warehouse")
+    rare_choices = {"open": ("yes",)}
     search_fields = ("correlation_id",)
     search_help_text = "Exact SKU or correlation id"
     fields = (
-        "stock_level", ("quantity", "quantity_covered"), ("cause", "reference"), ("occurred_at", "covered_at"), "story", "merchant"
-    )  # fmt: skip
+        "stock_level",
+        ("quantity", "quantity_covered"),
+        ("cause", "reference"),
+        ("occurred_at", "covered_at"),
+        "story",
+        "merchant",
+    )
     readonly_fields = ("story",)
 
     def find(self, request: HttpRequest, key: str) -> Q | None:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from inventory import ledger
 from inventory.models import Cause
 from merchants import trail
 from merchants.models import User
+from synctec.lib import sql
 from synctec.lib.ids import uuid7
 
 #: Told of every committed change made here by hand: `(merchant_id, sku_ids, correlation_id, now)`. The engine, which
@@ -37,7 +38,7 @@ def ensure_levels(*, merchant_id: int, pairs: Iterable[tuple[int, int]]) -> dict
         SELECT level.sku_id, level.warehouse_id, level.id FROM inventory_stocklevel level
         JOIN unnest(%s::bigint[], %s::bigint[]) AS pair (sku_id, warehouse_id) USING (sku_id, warehouse_id)
     """
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(select, [skus, warehouses])
         found = {(sku, warehouse): level for sku, warehouse, level in cursor.fetchall()}
         missing = [pair for pair in wanted if pair not in found]
@@ -56,7 +57,7 @@ def ensure_levels(*, merchant_id: int, pairs: Iterable[tuple[int, int]]) -> dict
 
 def lock_balances(stock_level_ids: Iterable[int]) -> dict[int, ledger.Balance]:
     """Lock these stock levels in ascending id and read their balances. Call once per transaction, late."""
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             SELECT id, on_hand, committed, held, seq FROM inventory_stocklevel
@@ -77,7 +78,7 @@ def post(*, merchant_id: int, balances: Mapping[int, ledger.Balance], entries: S
         return
     short = [level for level, balance in balances.items() if balance.available < 0]
     posting = ledger.post(balances, entries, _open_shortages(short))
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         _write_movements(cursor, merchant_id, posting.lines)
         _write_balances(cursor, posting.balances.values(), now)
         _write_shortages(cursor, merchant_id, posting, now)
@@ -86,7 +87,7 @@ def post(*, merchant_id: int, balances: Mapping[int, ledger.Balance], entries: S
 def _open_shortages(stock_level_ids: Sequence[int]) -> list[ledger.OpenShortage]:
     if not stock_level_ids:
         return []
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             SELECT id, stock_level_id, quantity - quantity_covered FROM inventory_shortage

@@ -74,7 +74,8 @@ def read_cells(data: Mapping[str, Any]) -> dict[tuple[int, int], int]:
         key, priority = (int(location), int(warehouse)), int(text)
         if (key[0], priority) in seen:
             raise ValidationError(
-                f"A store location has priority {priority} twice. Give each of its warehouses a priority of its own."
+                f"A store location has priority {priority} twice. "
+                "Give each of its warehouses a priority of its own."
             )
         seen.add((key[0], priority))
         cells[key] = priority
@@ -199,7 +200,8 @@ def _is_filled(form: Any, field: str) -> bool:
 
 
 def _with_defaults(form: Any, locations: list[int], warehouses: list[int]) -> dict[tuple[int, int], int]:
-    """The cells of those who are members. Who joins now had no row to fill in: it draws on every warehouse in order."""
+    """The cells of those who are members. Who joins now had no row to fill in: it draws on every warehouse in
+    order."""
     known = set(GroupLocation.objects.filter(group=form.instance).values_list("store_location_id", flat=True))
     known_warehouses = set(
         GroupWarehouse.objects.filter(group=form.instance).values_list("warehouse_id", flat=True)

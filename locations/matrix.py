@@ -1,7 +1,7 @@
 """The mapping matrix of a location group: which store location draws on which warehouse, in which order.
 
-A matrix is set as a whole, in one transaction: who is a member and every cell follow from what is given, so that no
-half-changed matrix is ever published.
+A matrix is set as a whole, in one transaction: who is a member and every cell follow from what is given, so
+that no half-changed matrix is ever published.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from merchants.models import User
 #: (store location, warehouse) -> priority; 1 is drawn on first.
 Cells = Mapping[tuple[int, int], int]
 
-#: Told that what a merchant's stores show may have changed: `(merchant_id, sku_ids, now)`, all SKUs when None. Filled by
-#: the engine when it starts, since this app may not import it. Called inside the transaction.
+#: Told that what a merchant's stores show may have changed: `(merchant_id, sku_ids, now)`, all SKUs when
+#: None. Filled by the engine when it starts, since this app may not import it. Called inside the transaction.
 on_change: list[Callable[[int, Sequence[int] | None, datetime], object]] = []
 
 
@@ -46,7 +46,8 @@ def set_matrix(
     Members may be given besides: a store location without a cell then stays in the group, drawing on nothing.
 
     Raises:
-        MatrixError: a priority is doubled or below 1, or a member belongs to another merchant or another group.
+        MatrixError: a priority is doubled or below 1, or a member belongs to another merchant or another
+            group.
     """
     locations = {location for location, _ in cells} | set(store_location_ids or ())
     warehouses = {warehouse for _, warehouse in cells} | set(warehouse_ids or ())
@@ -71,7 +72,8 @@ def set_matrix(
 
 
 def announce(merchant_id: int, now: datetime, sku_ids: Sequence[int] | None = None) -> None:
-    """Have these SKUs of a merchant (all of them when None) published anew: what stores may show of them has changed."""
+    """Have these SKUs of a merchant (all of them when None) published anew: what stores may show of them has
+    changed."""
     for tell in on_change:
         tell(merchant_id, sku_ids, now)
 
@@ -116,7 +118,8 @@ def _refuse_bad_priorities(cells: Cells) -> None:
     if names:
         location, priority = names[0]
         raise MatrixError(
-            f"{_name(location)} has priority {priority} twice. Give each of its warehouses a priority of its own."
+            f"{_name(location)} has priority {priority} twice. "
+            "Give each of its warehouses a priority of its own."
         )
 
 
@@ -191,7 +194,8 @@ def _set_members(
 
 
 def _in_order_of_priority(warehouses: Collection[int], cells: Cells) -> list[int]:
-    """The warehouse most often drawn on first comes first, so that the default matrix of later is the same again."""
+    """The warehouse most often drawn on first comes first, so that the default matrix of later is the same
+    again."""
     priorities: dict[int, list[int]] = defaultdict(list)
     for (_, warehouse), priority in cells.items():
         priorities[warehouse].append(priority)

@@ -1,14 +1,15 @@
-"""What every page of the admin has in common: who sees and changes what, and that each change leaves its trace.
+"""What every page of the admin has in common: who sees and changes what, and that each change leaves its
+trace.
 
-A superuser sees and changes everything. Staff who are members of merchants see the rows of those merchants, and change
-them as owner or manager; Django's own permission rows are not used. Every write is recorded in the audit trail with
-what was before and after, in the transaction of the write.
+A superuser sees and changes everything. Staff who are members of merchants see the rows of those merchants,
+and change them as owner or manager; Django's own permission rows are not used. Every write is recorded in the
+audit trail with what was before and after, in the transaction of the write.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -62,7 +63,7 @@ _MANAGERS = frozenset({Role.OWNER, Role.MANAGER})
 OF_MERCHANT = "of_merchant"
 
 
-# --- who sees what ------------------------------------------------------------------------------------------------
+# --- who sees what --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def _read_reach(request: HttpRequest) -> Reach:
 
 
 def visible_merchant_ids(request: HttpRequest) -> list[int]:
-    """The merchants a person sees, spelled out: a key such as (merchant, code) is then served by its index."""
+    """The merchants a person sees, spelled out: so that the index serves a key such as (merchant, code)."""
     reach = reach_of(request)
     if not reach.every:
         return sorted(reach.visible)
@@ -128,7 +129,7 @@ def acting_user(request: HttpRequest) -> User:
     return request.user
 
 
-# --- columns and actions ------------------------------------------------------------------------------------------
+# --- columns and actions --------------------------------------------------------------------------
 
 
 def column(
@@ -138,7 +139,7 @@ def column(
     boolean: bool = False,
     badge: Mapping[str, str] | None = None,
 ) -> Callable[[Function], Function]:
-    """A column of a list or a line of a page. `badge` colours its values: success, info, warning or danger."""
+    """A column of a list or a line of a page. `badge`: value -> success, info, warning or danger."""
 
     def decorate(function: Function) -> Function:
         attributes: dict[str, Any] = {"short_description": description}
@@ -158,7 +159,8 @@ def column(
 def page_action(
     description: str, *, path: str, icon: str = "", primary: bool = False
 ) -> Callable[[Function], Function]:
-    """A button above a list or on an object's page, leading to a page of its own. Shown to who may change something."""
+    """A button above a list or on an object's page, leading to a page of its own. Shown to who may change
+    something."""
 
     def decorate(function: Function) -> Function:
         decorated: Function = unfold_action(
@@ -233,7 +235,7 @@ def recent(field: str) -> type[SimpleListFilter]:
     return RecentFilter
 
 
-# --- before and after ---------------------------------------------------------------------------------------------
+# --- before and after -----------------------------------------------------------------------------
 
 _NOT_RECORDED = ("sealed_", "password", "webhook_token", "last_login")
 
@@ -263,7 +265,7 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dic
     )
 
 
-# --- forms --------------------------------------------------------------------------------------------------------
+# --- forms ----------------------------------------------------------------------------------------
 
 
 class TenantAutocomplete(AutocompleteSelect):
@@ -277,7 +279,8 @@ class TenantAutocomplete(AutocompleteSelect):
 
 
 class TenantForm(AnyModelForm):
-    """A form of one merchant's row: it offers that merchant's rows, and refuses others before the database does."""
+    """A form of one merchant's row: it offers that merchant's rows, and refuses others before the database
+    does."""
 
     #: The merchant of a new row, when the person has one only.
     new_merchant_id: ClassVar[int | None] = None
@@ -352,7 +355,7 @@ class ReasonForm(forms.Form):
     )
 
 
-# --- admins -------------------------------------------------------------------------------------------------------
+# --- admins ---------------------------------------------------------------------------------------
 
 
 class _Autocompletes:
@@ -579,6 +582,16 @@ class BigTableAdmin(ReadOnlyAdmin):
 
     sortable_by: ClassVar[Any] = ()
     ordering = ("-id",)
+    #: Choices of filters that a partial index answers with few rows: parameter -> values.
+    rare_choices: ClassVar[Mapping[str, Collection[str]]] = {}
+
+    def get_ordering(self, request: HttpRequest) -> Any:
+        """Newest first. Few and old rows are to be read by their own index and sorted: left to itself, PostgreSQL
+        may look for them by walking through all newer ones along the primary key.
+        """
+        if any(request.GET.get(name) in values for name, values in self.rare_choices.items()):
+            return [(models.F("id") + 0).desc()]
+        return super().get_ordering(request)
 
     def find(self, request: HttpRequest, key: str) -> models.Q | None:
         """The rows an exact key stands for; None when it cannot be one."""

@@ -1,7 +1,7 @@
 """Admin lists of tables that grow for ever: nothing here counts, sorts or walks through such a table.
 
-A list is read newest first along an index, one page and one row at a time. What no index serves (a filter by cause or
-topic, say) looks through the newest rows only, and the page says so.
+A list is read newest first along an index, one page and one row at a time. What no index serves (a filter by
+cause or topic, say) looks through the newest rows only, and the page says so.
 """
 
 from __future__ import annotations
@@ -121,11 +121,13 @@ class EndlessChangeList(ChangeList):
 
     @cached_property
     def rows_in_table(self) -> int | None:
-        """About how many rows the table has, from the planner's statistics; None where that would tell too much.
+        """About how many rows the table has, by the planner's statistics; None where that tells too much.
 
         The estimate is of all tenants together, so only who sees them all is shown it.
         """
-        if self.is_narrowed or not getattr(self.model_admin, "sees_every_merchant", _nobody)(self.request_seen):
+        if self.is_narrowed or not getattr(self.model_admin, "sees_every_merchant", _nobody)(
+            self.request_seen
+        ):
             return None
         return estimated_rows(self.model)
 
@@ -133,8 +135,8 @@ class EndlessChangeList(ChangeList):
     def window_note(self) -> str:
         """What the page says when a filter looked through the newest rows only."""
         return (
-            f"This filter looks through the newest {WINDOW_ROWS:,} rows. To find older ones, search for the exact key "
-            "that the search field names."
+            f"This filter looks through the newest {WINDOW_ROWS:,} rows. To find older ones, search for the "
+            "exact key that the search field names."
         )
 
     @property
@@ -158,12 +160,13 @@ def estimated_rows(model: type[models.Model]) -> int | None:
 
 
 def oldest_id_since(model: type[models.Model], field: str, instant: datetime) -> int | None:
-    """The smallest id from which on rows are at least as young as `instant`, found by halving the ids: about twenty
-    probes of the primary key, whatever the size of the table. Times grow with ids (but for neighbours).
-    """
+    """The smallest id from which on rows are at least as young as `instant`, found by halving the ids: about
+    twenty probes of the primary key, whatever the size of the table. Times grow with ids (but for
+    neighbours)."""
     quote = connection.ops.quote_name
     stored = model._meta.get_field(field)
-    assert isinstance(stored, models.Field) and stored.column
+    assert isinstance(stored, models.Field)
+    assert stored.column
     table, column = quote(model._meta.db_table), quote(stored.column)
     with connection.cursor() as cursor:
         # Table and column are names of our own models, quoted.
@@ -173,7 +176,8 @@ def oldest_id_since(model: type[models.Model], field: str, instant: datetime) ->
                 SELECT (SELECT min(id) FROM {table}), (SELECT max(id) + 1 FROM {table})
                 UNION ALL
                 SELECT CASE WHEN probe.at < %(instant)s THEN probe.id + 1 ELSE search.low END,
-                       CASE WHEN probe.at < %(instant)s THEN search.high ELSE (search.low + search.high) / 2 END
+                       CASE WHEN probe.at < %(instant)s THEN search.high
+                            ELSE (search.low + search.high) / 2 END
                 FROM search CROSS JOIN LATERAL (
                     SELECT id, {column} AS at FROM {table}
                     WHERE id >= (search.low + search.high) / 2 ORDER BY id LIMIT 1

@@ -12,7 +12,8 @@ from django.urls import NoReverseMatch, reverse
 
 from merchants.admin_base import reach_of
 
-#: What the menu shows: (group, ((title, icon, model), ...)). Models by label, since upper apps may not be imported here.
+#: What the menu shows: (group, ((title, icon, model), ...)). Models by label, since upper apps may not be
+#: imported here.
 _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
     (
         "Stock",
@@ -117,7 +118,8 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     return context
 
 
-#: Each is answered by a partial index that holds little but the rows counted; and no count goes beyond a thousand.
+#: Each is answered by a partial index that holds little but the rows counted; and no count goes beyond a
+#: thousand.
 _COUNTS = (
     (
         "Open shortages",
@@ -173,7 +175,8 @@ def _attention(request: HttpRequest) -> list[dict[str, Any]]:
                 f"""
                 SELECT count(*) FROM (
                     SELECT 1 FROM {table}
-                    WHERE {condition} AND (%(every)s OR merchant_id = ANY(%(merchants)s::bigint[])) LIMIT %(most)s
+                    WHERE {condition} AND (%(every)s OR merchant_id = ANY(%(merchants)s::bigint[]))
+                    LIMIT %(most)s
                 ) AS counted
                 """,  # noqa: S608
                 {"every": merchants is None, "merchants": merchants or [], "most": _COUNTED_AT_MOST},

@@ -68,14 +68,35 @@ class OrderLineAdmin(BigTableAdmin):
     )
     list_filter = (WaitingFilter, recent("created_at"), channel_filter(), merchant_filter())
     list_select_related = ("channel", "sku")
+    rare_choices = {"waiting": ("yes",)}
     search_fields = ("order_id",)
     search_help_text = "Exact order id, SKU or correlation id"
     fieldsets = (
-        (None, {"fields": ("channel", ("order_name", "order_id", "line_id"), ("sku", "remote_variant_id"), "waiting_for", "merchant")}),
-        ("Booked", {"fields": (("desired_committed", "applied_committed"), ("desired_on_hand", "applied_on_hand"), "postings")}),
+        (
+            None,
+            {
+                "fields": (
+                    ("channel", "order_name"),
+                    ("order_id", "line_id"),
+                    ("sku", "remote_variant_id"),
+                    "waiting_for",
+                    "merchant",
+                )
+            },
+        ),
+        (
+            "Booked",
+            {
+                "fields": (
+                    ("desired_committed", "applied_committed"),
+                    ("desired_on_hand", "applied_on_hand"),
+                    "postings",
+                )
+            },
+        ),
         ("Taken from", {"fields": ("allocations_shown",)}),
         ("Facts", {"fields": ("facts_shown", "story", ("created_at", "updated_at"))}),
-    )  # fmt: skip
+    )
     readonly_fields = ("story", "facts_shown", "allocations_shown")
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
@@ -184,9 +205,16 @@ class DriftAdmin(BigTableAdmin):
     search_fields = ("correlation_id",)
     search_help_text = "Exact SKU"
     fields = (
-        "channel", "listing_level", ("expected", "actual"), "action_badge", "explanation", "is_ambiguous",
-        ("previous_confirmed_at", "found_at"), "story", "merchant",
-    )  # fmt: skip
+        "channel",
+        "listing_level",
+        ("expected", "actual"),
+        "action_badge",
+        "explanation",
+        "is_ambiguous",
+        ("previous_confirmed_at", "found_at"),
+        "story",
+        "merchant",
+    )
     readonly_fields = ("story", "action_badge")
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
@@ -252,7 +280,7 @@ class HeartbeatAdmin(ReadOnlyAdmin):
         return self.has_module_permission(request)
 
 
-# --- the schedule -------------------------------------------------------------------------------------------------
+# --- the schedule ---------------------------------------------------------------------------------
 
 
 class TaskSelect(UnfoldAdminSelectWidget, TaskSelectWidget):  # type: ignore[misc]

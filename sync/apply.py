@@ -17,15 +17,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from channels.connect import connector_for, reader_for
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
 
 from channels import protocol
+from channels.connect import connector_for, reader_for
 from channels.models import Channel, EventState
 from channels.protocol import LevelTouched, OrderState, OrderTouched, RefundMade
 from inventory import stock
 from sync import catalogue, locks, world
 from sync.decide import Envelope, Outcome, Verdict, decide
+from synctec.lib import sql
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 
 log = structlog.get_logger(__name__)
@@ -95,9 +96,8 @@ def apply_batch(*, merchant_id: int, now: datetime, rng: random.Random) -> Appli
 
 def _claim(merchant_id: int) -> list[Claimed]:
     with transaction.atomic():
-        # Losing a claim in a crash of the database costs nothing: the event is simply pending again.
-        world.rows("SELECT set_config('synchronous_commit', 'off', true)", [])
-        found = world.rows(
+        sql.forgo_flush()  # without the claim, the event is simply pending again
+        found = sql.rows(
             """
             WITH due AS (
                 SELECT id FROM channels_inboxevent
@@ -192,7 +192,7 @@ def _read_orders(channel_id: int, orders: dict[str, list[Claimed]]) -> None:
 def _channels_with_several_places(channels: Iterable[int]) -> set[int]:
     return {
         channel
-        for (channel,) in world.rows(
+        for (channel,) in sql.rows(
             """
             SELECT location.channel_id FROM channels_storelocation location
             WHERE location.channel_id = ANY(%s::bigint[])
@@ -208,7 +208,7 @@ def _orders_with_a_place(orders: set[tuple[int, str]]) -> set[tuple[int, str]]:
     if not orders:
         return set()
     return set(
-        world.rows(
+        sql.rows(
             """
             SELECT DISTINCT channel_id, order_id FROM sync_orderline
             JOIN unnest(%s::bigint[], %s::text[]) AS told (channel_id, order_id) USING (channel_id, order_id)
@@ -260,9 +260,10 @@ def _apply_free(merchant_id: int, batch: list[Claimed], now: datetime, rng: rand
 
 def _apply_together(merchant_id: int, batch: Sequence[Claimed], now: datetime, done: Applied) -> None:
     with transaction.atomic():
+        sql.forgo_flush()  # without this, the events are pending again; they themselves are flushed
         ours = {
             event_id
-            for (event_id,) in world.rows(
+            for (event_id,) in sql.rows(
                 """
                 SELECT id FROM channels_inboxevent WHERE id = ANY(%s::bigint[]) AND state = 'pending'
                 ORDER BY id FOR UPDATE SKIP LOCKED
@@ -376,7 +377,7 @@ def _skus_of(merchant_id: int, batch: Sequence[Claimed]) -> dict[int, set[int]]:
     lines: dict[tuple[int, str], set[int]] = defaultdict(set)
     if mentioned.orders:
         channels, orders = zip(*sorted(mentioned.orders), strict=True)
-        for channel, order, sku in world.rows(
+        for channel, order, sku in sql.rows(
             """
             SELECT channel_id, order_id, sku_id FROM sync_orderline
             JOIN unnest(%s::bigint[], %s::text[]) AS told (channel_id, order_id) USING (channel_id, order_id)
@@ -429,7 +430,7 @@ def _apply_other(claimed: Claimed, now: datetime, rng: random.Random, done: Appl
 def _settle(verdicts: dict[int, Verdict]) -> None:
     if not verdicts:
         return
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             UPDATE channels_inboxevent event SET state = told.state, reason = told.reason, settled_at = clock_timestamp()
@@ -453,7 +454,7 @@ def _fail(claimed: Claimed, error: Exception, rng: random.Random, done: Applied)
         _settle({claimed.envelope.event_id: Verdict(EventState.DEAD, f"failed {claimed.attempts} times: {reason}")})
         return
     delay = timedelta(seconds=delay_seconds(claimed.attempts, rng))
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             "UPDATE channels_inboxevent SET next_attempt_at = now() + %s, reason = %s WHERE id = %s AND state = 'pending'",
             [delay, reason, claimed.envelope.event_id],
@@ -462,7 +463,7 @@ def _fail(claimed: Claimed, error: Exception, rng: random.Random, done: Applied)
 
 def _defer_for_channel(batch: Sequence[Claimed], error: protocol.ChannelError) -> None:
     """The channel could not be asked: that is no fault of the events, so it costs them no attempt."""
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             UPDATE channels_inboxevent SET attempts = attempts - 1, next_attempt_at = now() + %s, reason = %s
@@ -479,7 +480,7 @@ def _defer_for_channel(batch: Sequence[Claimed], error: protocol.ChannelError) -
 def _hand_back(batch: Sequence[Claimed]) -> None:
     """Another worker is busy with these SKUs: leave the events to the next batch, at no cost to them."""
     if batch:
-        with connection.cursor() as cursor:
+        with sql.cursor() as cursor:
             cursor.execute(
                 """
                 UPDATE channels_inboxevent SET attempts = attempts - 1, next_attempt_at = now() + interval '20 milliseconds'

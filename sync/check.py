@@ -13,16 +13,17 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
 from channels.models import Channel
 from channels.protocol import Connector, LevelState
 from inventory import stock
 from inventory.ledger import Entry
 from inventory.models import Cause
-from sync import publish, push, world
+from sync import publish, push
 from sync.models import Drift, DriftAction
 from sync.residue import Judgement, Reading, Ruling, Suspect, judge
+from synctec.lib import sql
 from synctec.lib.ids import uuid7
 
 log = structlog.get_logger(__name__)
@@ -81,7 +82,7 @@ def check_channel(*, channel: Channel, connector: Connector, now: datetime) -> C
 def _claim(channel_id: int, limit: int) -> list[Due]:
     return [
         Due(*row)
-        for row in world.rows(
+        for row in sql.rows(
             """
             WITH due AS (
                 SELECT id FROM channels_listinglevel
@@ -117,6 +118,7 @@ def settle_readings(
     *, channel: Channel, readings: dict[int, tuple[Due, LevelState]], now: datetime, done: Checked
 ) -> None:
     """Judge readings under the locks of their levels and write what follows."""
+    sql.forgo_flush()  # without this, the levels are suspect still
     lag = timedelta(seconds=settings.AUDIT_LAG_SECONDS)
     orders_read_at = _orders_applied_since(channel)
     correlation_id = uuid7()
@@ -151,7 +153,7 @@ def settle_readings(
 
 def _orders_applied_since(channel: Channel) -> datetime | None:
     """When the latest complete poll of the channel's orders began, if all that it found is applied by now."""
-    [(orders_read_at, has_pending)] = world.rows(
+    [(orders_read_at, has_pending)] = sql.rows(
         """
         SELECT channel.orders_read_at, EXISTS (
             SELECT 1 FROM channels_inboxevent event
@@ -166,7 +168,7 @@ def _orders_applied_since(channel: Channel) -> datetime | None:
 
 def _hold_places(level_ids: Iterable[int]) -> dict[int, int | None]:
     """Per level, the stock level where units missing there are held: where they are already, or the first it draws on."""
-    found = world.rows(
+    found = sql.rows(
         """
         SELECT level.id, coalesce(level.held_at_id, (
             SELECT stock_level.id FROM locations_mapping mapping
@@ -183,7 +185,7 @@ def _hold_places(level_ids: Iterable[int]) -> dict[int, int | None]:
 
 def _lock(level_ids: Iterable[int], hold_at: dict[int, int | None]) -> list[_Locked]:
     locked = []
-    for row in world.rows(
+    for row in sql.rows(
         """
         SELECT level.id, level.reported, level.version, level.source_at IS NULL AND level.confirmed_at IS NULL,
             level.sample, level.sample_version, level.sampled_at, push.id, push.to_quantity - push.from_quantity,
@@ -255,7 +257,7 @@ def _entries(locked: _Locked, judgement: Judgement, correlation_id: uuid.UUID, n
 
 def _write(locked: _Locked, judgement: Judgement, state: LevelState, now: datetime) -> None:
     held_at = locked.hold_at if judgement.hold else None
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         if judgement.ruling is Ruling.MOVED:
             cursor.execute(
                 "UPDATE channels_listinglevel SET next_check_at = %s WHERE id = %s",
@@ -333,7 +335,7 @@ def _count(
 def add_missing_levels(*, merchant_id: int) -> int:
     """Give every mapped listing a level at each mapped location of its channel; new ones are read before all else."""
     return len(
-        world.rows(
+        sql.rows(
             """
             INSERT INTO channels_listinglevel (merchant_id, channel_id, listing_id, store_location_id, suspect_since,
                 suspect_reason, next_check_at)
@@ -354,7 +356,7 @@ def add_missing_levels(*, merchant_id: int) -> int:
 
 def suspect_levels(level_ids: Sequence[int], *, reason: str, now: datetime) -> None:
     """Have these levels read again as soon as possible."""
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             UPDATE channels_listinglevel

@@ -14,8 +14,8 @@ from channels import protocol
 from channels.connect import connector_for
 from channels.models import Channel, ChannelKind, ChannelState
 from channels.origins import sandbox_url
-from sync import world
 from sync.store_books import PracticeStores
+from synctec.lib import sql
 
 #: What the books of practice stores are compared for.
 ACKNOWLEDGED = "acknowledged_webhooks_are_stored"
@@ -244,7 +244,7 @@ def practice_books_that_differ() -> Iterator[Violation]:
     for channel in channels:
         handle = channel.account.split(".")[0]
         acknowledged = stores.stats(handle).get("webhooks_delivered", 0)
-        [(stored,)] = world.rows(
+        [(stored,)] = sql.rows(
             """
             SELECT coalesce(sum(1 + duplicates), 0) FROM channels_inboxevent
             WHERE channel_id = %s AND topic <> 'orders/polled'
@@ -261,7 +261,7 @@ def practice_books_that_differ() -> Iterator[Violation]:
 
 
 def _sales_that_differ(channel: Channel, sold: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    for item, known in world.rows(
+    for item, known in sql.rows(
         """
         SELECT listing.inventory_item_id, -sum(level.order_effects) FROM channels_listinglevel level
         JOIN channels_listing listing ON listing.id = level.listing_id AND listing.sku_id IS NOT NULL
@@ -277,7 +277,7 @@ def _differences(channel: Channel) -> Iterator[dict[str, Any]]:
     connector = connector_for(channel)
     levels = {
         (item, location): (level, reported)
-        for level, item, location, reported in world.rows(
+        for level, item, location, reported in sql.rows(
             """
             SELECT level.id, listing.inventory_item_id, location.remote_id, level.reported
             FROM channels_listinglevel level

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from synctec.lib.redlock import Locked, Redlock
 
+
 @cache
 def skus() -> Redlock:
     """The lock over this process's connections to all lock nodes."""

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from inventory.bom import bundles_available
 from locations.publishing import Rule, most_specific, published
 from sync import world
+from synctec.lib import sql
 
 BATCH_SKUS = 500
 #: A push tells of this many of the events behind it; the newest are kept.
@@ -60,14 +61,14 @@ def mark_dirty(
     if sku_ids is None:
         ids = [
             sku
-            for (sku,) in world.rows(
+            for (sku,) in sql.rows(
                 "SELECT DISTINCT sku_id FROM channels_listing WHERE merchant_id = %s AND sku_id IS NOT NULL", [merchant_id]
             )
         ]
     else:
         _, bundles = world.load_bundles(merchant_id, sku_ids)
         ids = sorted({*sku_ids, *(bundle for sku in sku_ids for bundle in bundles.get(sku, ()))})
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)
@@ -80,10 +81,11 @@ def mark_dirty(
 @transaction.atomic
 def publish_batch(*, merchant_id: int, now: datetime) -> Published:
     """Publish one batch of a merchant's dirty SKUs; `.skus` tells whether there may be more."""
+    sql.forgo_flush()  # without this, the marks are there again
     marks = _take_marks(merchant_id)
     if not marks:
         return Published()
-    targets = _lock_targets(marks)
+    targets = _targets(marks)
     parts, _ = world.load_bundles(merchant_id, marks)
     warehouses = _warehouses({target.store_location_id for target in targets})
     available = _available({sku for sku_parts in parts.values() for sku in sku_parts})
@@ -99,7 +101,7 @@ def publish_batch(*, merchant_id: int, now: datetime) -> Published:
 
 def _take_marks(merchant_id: int) -> dict[int, Mark]:
     """Take the marks of SKUs that no other publisher is busy with."""
-    free = world.rows(
+    free = sql.rows(
         """
         SELECT sku.id FROM inventory_sku sku
         WHERE sku.id IN (SELECT DISTINCT sku_id FROM sync_dirtysku WHERE merchant_id = %s LIMIT %s)
@@ -110,7 +112,7 @@ def _take_marks(merchant_id: int) -> dict[int, Mark]:
     if not free:
         return {}
     marks: dict[int, Mark] = defaultdict(Mark)
-    for sku, correlation_id, caused_at in world.rows(
+    for sku, correlation_id, caused_at in sql.rows(
         "DELETE FROM sync_dirtysku WHERE sku_id = ANY(%s::bigint[]) RETURNING sku_id, correlation_id, caused_at",
         [[sku for (sku,) in free]],
     ):
@@ -120,15 +122,16 @@ def _take_marks(merchant_id: int) -> dict[int, Mark]:
     return dict(marks)
 
 
-def _lock_targets(skus: Iterable[int]) -> list[Target]:
+def _targets(skus: Iterable[int]) -> list[Target]:
+    """The levels of these SKUs. Unlocked: `desired` is written by publishers only, and they take turns."""
     return [
         Target(*row)
-        for row in world.rows(
+        for row in sql.rows(
             """
             SELECT level.id, level.channel_id, level.listing_id, level.store_location_id, listing.sku_id, level.desired,
                 listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked
             FROM channels_listinglevel level JOIN channels_listing listing ON listing.id = level.listing_id
-            WHERE listing.sku_id = ANY(%s::bigint[]) ORDER BY level.id FOR NO KEY UPDATE OF level
+            WHERE listing.sku_id = ANY(%s::bigint[])
             """,
             [sorted(skus)],
         )
@@ -137,7 +140,7 @@ def _lock_targets(skus: Iterable[int]) -> list[Target]:
 
 def _warehouses(store_locations: set[int]) -> dict[int, list[int]]:
     drawn_on: dict[int, list[int]] = defaultdict(list)
-    for location, warehouse in world.rows(
+    for location, warehouse in sql.rows(
         "SELECT store_location_id, warehouse_id FROM locations_mapping WHERE store_location_id = ANY(%s::bigint[])",
         [sorted(store_locations)],
     ):
@@ -148,7 +151,7 @@ def _warehouses(store_locations: set[int]) -> dict[int, list[int]]:
 def _available(skus: set[int]) -> dict[tuple[int, int], int]:
     return {
         (sku, warehouse): available
-        for sku, warehouse, available in world.rows(
+        for sku, warehouse, available in sql.rows(
             "SELECT sku_id, warehouse_id, available FROM inventory_stocklevel WHERE sku_id = ANY(%s::bigint[])",
             [sorted(skus)],
         )
@@ -158,7 +161,7 @@ def _available(skus: set[int]) -> dict[tuple[int, int], int]:
 def _rules(channels: set[int], skus: Iterable[int]) -> dict[tuple[str, int, int], Rule]:
     """Rules by what they are for: ("channel", id, 0), ("sku", channel id, SKU id), ("listing", id, 0)."""
     rules: dict[tuple[str, int, int], Rule] = {}
-    for channel, sku, listing, units, percent, cap, floor in world.rows(
+    for channel, sku, listing, units, percent, cap, floor in sql.rows(
         """
         SELECT channel_id, sku_id, listing_id, buffer_units, buffer_percent, cap, floor FROM locations_publishingrule
         WHERE channel_id = ANY(%s::bigint[]) AND (sku_id IS NULL OR sku_id = ANY(%s::bigint[]))
@@ -208,7 +211,11 @@ def _desired(
 def _write(changed: Sequence[tuple[Target, int | None]], marks: Mapping[int, Mark], now: datetime) -> None:
     if not changed:
         return
-    with connection.cursor() as cursor:
+    sql.rows(
+        "SELECT id FROM channels_listinglevel WHERE id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE",
+        [[target.level_id for target, _ in changed]],
+    )
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             UPDATE channels_listinglevel level

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
-from django.db import connection, transaction
+from django.db import transaction
 
 from channels import credentials, protocol
-from channels.models import Channel, ChannelState
+from channels.models import Channel
 from channels.protocol import Connector, QuantityChange, RowOutcome, RowResult
-from sync import world
+from synctec.lib import sql
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 from synctec.lib.ids import uuid7
 
@@ -57,6 +57,7 @@ class Batch:
     attempt: int
     is_repeat: bool
     rows: tuple[Row, ...]
+    is_full: bool = False  # there may be more to write than fits
 
 
 @dataclass(slots=True)
@@ -68,42 +69,36 @@ class Pushed:
     stale: int = 0
     refused: int = 0
     unknown: int = 0
+    has_more: bool = False
     wait_seconds: float = 0.0
     has_suspects: bool = False
 
 
-def push_channel(*, channel: Channel, connector: Connector, rng: random.Random, max_batches: int = 20) -> Pushed:
-    """Push until the channel has nothing more to be pushed, or asks to wait.
+def push_channel(
+    *, channel: Channel, connector: Connector, rng: random.Random, max_batches: int = 20
+) -> Pushed:
+    """Push until the channel has nothing more to be pushed, or asks to wait; `.has_more` when `max_batches` ended it.
 
     Raises:
         OperationalError: the database is away; whatever was sent is found again by its key.
     """
     done = Pushed()
+    rows_per_write = connector.capabilities.rows_per_write
     while done.batches < max_batches:
-        batch = claim_repeat(channel.pk) or (
-            claim_batch(channel, connector.capabilities.rows_per_write) if _may_write(channel) else None
-        )
+        batch = claim_repeat(channel.pk) or claim_batch(channel, rows_per_write)
         if batch is None:
-            break
+            return done
         done.batches += 1
-        if not _send(channel, connector, batch, rng, done):
-            break
+        done.has_more = batch.is_repeat or batch.is_full
+        if not _send(channel, connector, batch, rng, done) or not done.has_more:
+            return done
     return done
-
-
-def _may_write(channel: Channel) -> bool:
-    return bool(
-        world.rows(
-            "SELECT 1 FROM channels_channel WHERE id = %s AND state = %s AND next_call_at <= now()",
-            [channel.pk, ChannelState.ACTIVE],
-        )
-    )
 
 
 def claim_repeat(channel_id: int) -> Batch | None:
     """Take over an unanswered batch whose sender's lease has run out."""
     with transaction.atomic():
-        found = world.rows(
+        found = sql.rows(
             """
             WITH due AS (
                 SELECT batch.id FROM channels_pushbatch batch
@@ -127,7 +122,7 @@ def claim_repeat(channel_id: int) -> Batch | None:
 def _rows_of(batch_id: uuid.UUID) -> tuple[Row, ...]:
     return tuple(
         Row(push_id, level_id, QuantityChange(item, location, from_quantity, to_quantity))
-        for push_id, level_id, item, location, from_quantity, to_quantity in world.rows(
+        for push_id, level_id, item, location, from_quantity, to_quantity in sql.rows(
             """
             SELECT push.id, push.listing_level_id, listing.inventory_item_id, location.remote_id, push.from_quantity,
                 push.to_quantity
@@ -144,91 +139,127 @@ def _rows_of(batch_id: uuid.UUID) -> tuple[Row, ...]:
 
 @transaction.atomic
 def claim_batch(channel: Channel, rows_per_write: int) -> Batch | None:
-    """Claim levels that show another number than they should, and commit the intention to write it."""
-    claimed = _out_of_sync(channel.pk, rows_per_write)
-    if not claimed:
+    """Claim levels that show another number than they should, and commit the intention to write it.
+
+    This commit waits for the disk: a write that was sent and then forgotten would look like somebody's edit.
+    """
+    picked = _out_of_sync(channel.pk, rows_per_write)
+    if not picked:
         return None
     batch_id = uuid7()
-    [(token,)] = world.rows(
+    chosen = _choose(picked, rows_per_write)
+    written = sql.rows(
         """
-        INSERT INTO channels_pushbatch (id, merchant_id, channel_id, state, lease_token, attempts, next_attempt_at, sent_at)
-        VALUES (%s, %s, %s, 'intent', nextval('channels_lease_token'), 1, now() + %s, now()) RETURNING lease_token
-        """,
-        [batch_id, channel.merchant_id, channel.pk, LEASE],
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
+        WITH batch AS (
+            INSERT INTO channels_pushbatch (id, merchant_id, channel_id, state, lease_token, attempts, next_attempt_at,
+                sent_at)
+            VALUES (%s, %s, %s, 'intent', nextval('channels_lease_token'), 1, now() + %s, now()) RETURNING lease_token
+        ), push AS (
             INSERT INTO channels_push (merchant_id, channel_id, batch_id, position, listing_level_id, from_quantity,
                 to_quantity, correlation_ids, caused_at)
             SELECT level.merchant_id, level.channel_id, %s, told.position, level.id, told.from_quantity,
                 told.to_quantity, level.waiting_correlation_ids, level.waiting_since
             FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[]) AS told (id, position, from_quantity, to_quantity)
             JOIN channels_listinglevel level ON level.id = told.id
-            """,
-            [
-                batch_id,
-                [level for level, *_ in claimed],
-                list(range(len(claimed))),
-                [shown for _, _, _, shown, _ in claimed],
-                [desired for *_, desired in claimed],
-            ],
+            RETURNING id, listing_level_id
+        ), emptied AS (
+            UPDATE channels_listinglevel level SET waiting_correlation_ids = '{}', waiting_since = NULL
+            FROM push WHERE level.id = push.listing_level_id
         )
-        cursor.execute(
-            """
-            UPDATE channels_listinglevel SET waiting_correlation_ids = '{}', waiting_since = NULL
-            WHERE id = ANY(%s::bigint[])
-            """,
-            [[level for level, *_ in claimed]],
+        SELECT batch.lease_token, push.id, push.listing_level_id FROM batch, push
+        """,
+        [
+            batch_id,
+            channel.merchant_id,
+            channel.pk,
+            LEASE,
+            batch_id,
+            [pick.level_id for pick in chosen],
+            list(range(len(chosen))),
+            [pick.shown for pick in chosen],
+            [pick.desired for pick in chosen],
+        ],
+    )
+    push_ids = {level_id: push_id for _, push_id, level_id in written}
+    rows = tuple(
+        Row(
+            push_ids[pick.level_id],
+            pick.level_id,
+            QuantityChange(pick.inventory_item_id, pick.location_id, pick.shown, pick.desired),
         )
-    return Batch(batch_id, token, 1, is_repeat=False, rows=_rows_of(batch_id))
+        for pick in chosen
+    )
+    return Batch(
+        batch_id,
+        written[0][0],
+        1,
+        is_repeat=False,
+        rows=rows,
+        is_full=len(chosen) < len(picked) or len(picked) == rows_per_write,
+    )
 
 
-def _out_of_sync(channel_id: int, rows_per_write: int) -> list[tuple[int, str, str, int, int]]:
+@dataclass(frozen=True, slots=True)
+class _Picked:
+    """A level that shows another number than it should."""
+
+    level_id: int
+    inventory_item_id: str
+    location_id: str
+    shown: int
+    desired: int
+    failures: int
+
+
+def _out_of_sync(channel_id: int, rows_per_write: int) -> list[_Picked]:
     """Levels to write next: decreases first, of the longest waiting.
 
     A suspect level is never raised. It is lowered from what was read of it, or tried from what was expected while only a
     webhook speaks against that; once such a write has been refused as stale, the level is read first.
     """
-    found = world.rows(
-        """
-        SELECT level.id, listing.inventory_item_id, location.remote_id, level.shown, level.desired, level.push_failures
-        FROM channels_listinglevel level
-        JOIN channels_listing listing ON listing.id = level.listing_id
-        JOIN channels_storelocation location ON location.id = level.store_location_id
-        WHERE level.channel_id = %s AND level.desired IS NOT NULL AND level.desired <> level.shown
-            AND level.next_push_at <= now()
-            AND (level.suspect_since IS NULL OR (level.desired < level.shown
-                AND (level.sample IS NOT NULL OR level.suspect_available IS NOT NULL)))
-            AND level.is_stocked AND listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL
-            AND NOT EXISTS (
-                SELECT 1 FROM channels_push push WHERE push.listing_level_id = level.id AND push.state = 'open'
-            )
-        ORDER BY level.desired > level.shown, level.waiting_since NULLS LAST, level.id
-        LIMIT %s FOR NO KEY UPDATE OF level SKIP LOCKED
-        """,
-        [channel_id, rows_per_write],
-    )
-    if not found:
-        return []
-    failures = found[0][5]
+    return [
+        _Picked(*row)
+        for row in sql.rows(
+            """
+            SELECT level.id, listing.inventory_item_id, location.remote_id, level.shown, level.desired,
+                level.push_failures
+            FROM channels_listinglevel level
+            JOIN channels_listing listing ON listing.id = level.listing_id
+            JOIN channels_storelocation location ON location.id = level.store_location_id
+            JOIN channels_channel channel ON channel.id = level.channel_id
+            WHERE level.channel_id = %s AND channel.state = 'active' AND channel.next_call_at <= now()
+                AND level.desired IS NOT NULL AND NOT level.desired = level.shown AND level.next_push_at <= now()
+                AND (level.suspect_since IS NULL OR (level.desired < level.shown
+                    AND (level.sample IS NOT NULL OR level.suspect_available IS NOT NULL)))
+                AND level.is_stocked AND listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL
+                AND NOT EXISTS (
+                    SELECT 1 FROM channels_push push WHERE push.listing_level_id = level.id AND push.state = 'open')
+            ORDER BY level.desired > level.shown, level.waiting_since NULLS LAST, level.id
+            LIMIT %s FOR NO KEY UPDATE OF level SKIP LOCKED
+            """,
+            [channel_id, rows_per_write],
+        )
+    ]
+
+
+def _choose(picked: Sequence[_Picked], rows_per_write: int) -> list[_Picked]:
+    """The rows of one write: after failures in ever smaller batches, and one row for listings that share a level."""
+    failures = picked[0].failures
     limit = max(1, rows_per_write // SHRINK**failures)
-    alike = [row[:5] for row in found if row[5] == failures]
-    seen: set[tuple[str, str]] = set()
-    chosen = []
-    for row in alike[:limit]:
-        # Two listings of one inventory item share a level in the store: one row for both.
-        if (row[1], row[2]) not in seen:
-            seen.add((row[1], row[2]))
-            chosen.append(row)
-    return chosen
+    chosen: dict[tuple[str, str], _Picked] = {}
+    for pick in picked:
+        if pick.failures == failures and len(chosen) < limit:
+            chosen.setdefault((pick.inventory_item_id, pick.location_id), pick)
+    return list(chosen.values())
 
 
 def _send(channel: Channel, connector: Connector, batch: Batch, rng: random.Random, done: Pushed) -> bool:
     """Send one batch and commit what became of it; False when the channel is to be left alone for now."""
     try:
         result = connector.write_quantities(
-            [row.change for row in batch.rows], key=str(batch.id), reference=f"gid://synctec/PushBatch/{batch.id}"
+            [row.change for row in batch.rows],
+            key=str(batch.id),
+            reference=f"gid://synctec/PushBatch/{batch.id}",
         )
     except protocol.OutcomeUnknown as error:
         done.unknown += len(batch.rows)
@@ -247,7 +278,7 @@ def _send(channel: Channel, connector: Connector, batch: Batch, rng: random.Rand
 def _fenced(batch: Batch, state: str, *, error: str = "", next_attempt: timedelta | None = None) -> bool:
     """Move the batch on, if it is still ours: a sender whose lease was taken over has nothing to say any more."""
     return bool(
-        world.rows(
+        sql.rows(
             """
             UPDATE channels_pushbatch SET state = %s, error = %s, next_attempt_at = now() + %s,
                 answered_at = CASE WHEN %s THEN clock_timestamp() END
@@ -262,6 +293,7 @@ def _fenced(batch: Batch, state: str, *, error: str = "", next_attempt: timedelt
 def _commit_answer(
     channel: Channel, batch: Batch, result: protocol.WriteResult, rng: random.Random, done: Pushed
 ) -> None:
+    sql.forgo_flush()  # without this, the same key is sent again
     outcomes = [row.outcome for row in result.rows]
     if batch.is_repeat and any(outcome is not RowOutcome.CONFIRMED for outcome in outcomes):
         # Refused the second time: the first may have been applied all the same. Only the store can tell.
@@ -286,6 +318,7 @@ def _commit_answer(
     done.stale += len(stale)
     done.refused += outcomes.count(RowOutcome.REFUSED)
     done.has_suspects = done.has_suspects or bool(stale)
+    done.has_more = done.has_more or RowOutcome.NOT_APPLIED in outcomes
 
 
 def _first_message(rows: Sequence[RowResult]) -> str:
@@ -293,7 +326,7 @@ def _first_message(rows: Sequence[RowResult]) -> str:
 
 
 def _lock_levels(batch: Batch) -> None:
-    world.rows(
+    sql.rows(
         "SELECT 1 FROM channels_listinglevel WHERE id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE",
         [[row.level_id for row in batch.rows]],
     )
@@ -301,7 +334,7 @@ def _lock_levels(batch: Batch) -> None:
 
 def confirm(push_ids: Sequence[int], source_at: datetime | None) -> None:
     """These pushes were applied by the channel: their differences are now part of what it must show."""
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             WITH confirmed AS (
@@ -326,7 +359,11 @@ def _reject(pairs: Sequence[tuple[Row, RowResult]], rng: random.Random) -> None:
     """These rows were not applied. Their levels stay out of sync; the next batch computes their value anew."""
     if not pairs:
         return
-    pauses = {RowOutcome.STALE: timedelta(0), RowOutcome.REFUSED: REFUSED_PAUSE, RowOutcome.NOT_APPLIED: timedelta(0)}
+    pauses = {
+        RowOutcome.STALE: timedelta(0),
+        RowOutcome.REFUSED: REFUSED_PAUSE,
+        RowOutcome.NOT_APPLIED: timedelta(0),
+    }
     # Not applied although no row was to blame: the batch shrinks until the culprit stands alone.
     nobody_blamed = all(told.outcome is RowOutcome.NOT_APPLIED for _, told in pairs)
     give_back(
@@ -335,7 +372,10 @@ def _reject(pairs: Sequence[tuple[Row, RowResult]], rng: random.Random) -> None:
         messages=[told.message for _, told in pairs],
         pauses=[pauses[told.outcome] for _, told in pairs],
         failures=[
-            int(told.outcome is RowOutcome.REFUSED or (nobody_blamed and told.outcome is RowOutcome.NOT_APPLIED))
+            int(
+                told.outcome is RowOutcome.REFUSED
+                or (nobody_blamed and told.outcome is RowOutcome.NOT_APPLIED)
+            )
             for _, told in pairs
         ],
     )
@@ -350,7 +390,7 @@ def give_back(
     failures: Sequence[int],
 ) -> None:
     """Mark pushes as not applied; what they stood for waits at their levels again."""
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             WITH rejected AS (
@@ -381,7 +421,7 @@ def give_back(
 
 def _suspect(level_ids: Sequence[int], reason: str, check_after: timedelta) -> None:
     """What these levels show is not known any more: whatever was read of them is out of date."""
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             UPDATE channels_listinglevel
@@ -406,7 +446,9 @@ def _commit_unknown(channel: Channel, batch: Batch, error: protocol.ChannelError
 
 
 @transaction.atomic
-def _commit_not_sent(channel: Channel, batch: Batch, error: protocol.ChannelError, rng: random.Random) -> float:
+def _commit_not_sent(
+    channel: Channel, batch: Batch, error: protocol.ChannelError, rng: random.Random
+) -> float:
     """This time it was not applied. A first attempt is given up, a repeat stays unknown; the channel rests."""
     if isinstance(error, protocol.NotAuthorized):
         credentials.needs_authorization(channel, reason=str(error))
@@ -415,8 +457,10 @@ def _commit_not_sent(channel: Channel, batch: Batch, error: protocol.ChannelErro
     if batch.is_repeat or is_asked_to_wait:
         # The same key again, at no cost of an attempt. No channel promises that what it throttled was not applied.
         if _fenced(batch, "unknown", error=str(error), next_attempt=timedelta(seconds=wait)):
-            with connection.cursor() as cursor:
-                cursor.execute("UPDATE channels_pushbatch SET attempts = attempts - 1 WHERE id = %s", [batch.id])
+            with sql.cursor() as cursor:
+                cursor.execute(
+                    "UPDATE channels_pushbatch SET attempts = attempts - 1 WHERE id = %s", [batch.id]
+                )
         return wait
     if _fenced(batch, "done", error=str(error)):
         _lock_levels(batch)
@@ -446,7 +490,7 @@ def _channel_failed(channel: Channel, error: protocol.ChannelError, rng: random.
     else:
         channel.failures += 1
         wait = max(error.retry_after or 0.0, delay_seconds(min(channel.failures, MAX_ATTEMPTS), rng))
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             UPDATE channels_channel SET next_call_at = now() + %s, failures = %s, last_error = %s WHERE id = %s

@@ -7,8 +7,9 @@ import time
 from django.db.models import Max
 
 from channels.models import Channel, ChannelState
-from sync import tasks, world
+from sync import tasks
 from sync.models import ReconcileRun, RunState
+from synctec.lib import sql
 
 _OPEN_WORK = """
     SELECT (SELECT count(*) FROM channels_inboxevent WHERE state = 'pending')
@@ -24,7 +25,7 @@ STILL_SECONDS = 1.0
 
 def open_work() -> int:
     """How many rows wait for the engine."""
-    return int(world.rows(_OPEN_WORK, [])[0][0])
+    return int(sql.rows(_OPEN_WORK, [])[0][0])
 
 
 def wait(*, timeout_seconds: float) -> bool:

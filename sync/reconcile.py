@@ -20,9 +20,9 @@ from django.db.models import F
 from channels import inbox
 from channels.models import Channel
 from channels.protocol import Connector, LevelState
-from sync import world
 from sync.check import add_missing_levels, suspect_levels
 from sync.models import ReconcileRun, RunState
+from synctec.lib import sql
 
 log = structlog.get_logger(__name__)
 
@@ -42,9 +42,9 @@ def poll_orders(*, channel: Channel, connector: Connector, now: datetime) -> tup
     cursor: str | None = None
     while True:
         page = connector.read_orders_since(since, cursor=cursor)
-        with transaction.atomic(), connection.cursor() as sql:
+        with transaction.atomic(), connection.cursor() as writing:
             recovered += inbox.receive_many(
-                sql,
+                writing,
                 channel_id=channel.pk,
                 merchant_id=channel.merchant_id,
                 topic=POLLED_TOPIC,
@@ -84,7 +84,7 @@ def _chunks(channel_id: int, items_per_read: int) -> Iterator[list[tuple[int, st
     """(level, item, location, version), a read's worth of items at a time, by the order of the listings' ids."""
     after = 0
     while True:
-        listings = world.rows(
+        listings = sql.rows(
             """
             SELECT id FROM channels_listing
             WHERE channel_id = %s AND id > %s AND sku_id IS NOT NULL AND deleted_at IS NULL ORDER BY id LIMIT %s
@@ -94,7 +94,7 @@ def _chunks(channel_id: int, items_per_read: int) -> Iterator[list[tuple[int, st
         if not listings:
             return
         after = listings[-1][0]
-        yield world.rows(
+        yield sql.rows(
             """
             SELECT level.id, listing.inventory_item_id, location.remote_id, level.version
             FROM channels_listinglevel level
@@ -112,7 +112,7 @@ def _differing(chunk: list[tuple[int, str, str, int]], states: tuple[LevelState,
     told = {level: found.get((item, location)) for level, item, location, _ in chunk}
     versions = {level: version for level, _, _, version in chunk}
     differing = []
-    for level, reported, version, is_stocked, has_open_push in world.rows(
+    for level, reported, version, is_stocked, has_open_push in sql.rows(
         """
         SELECT level.id, level.reported, level.version, level.is_stocked, EXISTS (
             SELECT 1 FROM channels_push push WHERE push.listing_level_id = level.id AND push.state = 'open')

@@ -175,7 +175,8 @@ def tell(correlation_id: uuid.UUID, *, merchant_ids: Collection[int]) -> Story |
     if not starts:
         return None
     started_at = events[0].received_at if events else min(starts)
-    levels = _levels(correlation_id, events, said, movements, merchant_ids)
+    own_level_ids = {line.listing_level_id for line in lines if line.listing_level_id is not None}
+    levels = _levels(correlation_id, events, said, movements, own_level_ids, merchant_ids)
     scale_ms = _scale_ms(pushes, started_at)
     return Story(
         correlation_id=correlation_id,
@@ -185,7 +186,7 @@ def tell(correlation_id: uuid.UUID, *, merchant_ids: Collection[int]) -> Story |
         lines=tuple(_line_step(line, correlation_id) for line in lines),
         movements=tuple(_movement_step(movement) for movement in movements),
         shortages=_shortages(correlation_id, movements),
-        levels=tuple(_level_step(level, correlation_id) for level in levels),
+        levels=tuple(_level_step(level, correlation_id, own_level_ids) for level in levels),
         drifts=_drifts(correlation_id, levels, movements),
         pushes=tuple(_push_step(push, started_at, scale_ms) for push in pushes),
         scale_ms=scale_ms,
@@ -371,12 +372,14 @@ def _levels(
     events: Sequence[InboxEvent],
     said: dict[int, Said],
     movements: Iterable[Movement],
+    own_level_ids: set[int],
     merchant_ids: Collection[int],
 ) -> list[ListingLevel]:
-    """Levels that still wait to be written because of the event, and those its events speak of."""
+    """Levels that wait to be written because of the event, that it speaks of, or whose store sold."""
     sku_ids = {movement.stock_level.sku_id for movement in movements}
-    wanted = Q(listing__sku_id__in=sku_ids, waiting_correlation_ids__contains=[correlation_id])
-    is_anything = bool(sku_ids)
+    wanted = Q(pk__in=own_level_ids)
+    wanted |= Q(listing__sku_id__in=sku_ids, waiting_correlation_ids__contains=[correlation_id])
+    is_anything = bool(sku_ids or own_level_ids)
     for event in events:
         items = _named(said[event.pk], "inventory_item_id", (protocol.LevelTouched, protocol.ItemTouched))
         if items:
@@ -391,10 +394,10 @@ def _levels(
     )
 
 
-def _level_step(level: ListingLevel, correlation_id: uuid.UUID) -> LevelStep:
+def _level_step(level: ListingLevel, correlation_id: uuid.UUID, own_level_ids: set[int]) -> LevelStep:
     sku = level.listing.sku
-    is_told = correlation_id in level.waiting_correlation_ids
-    is_waiting = is_told and level.desired is not None and level.desired != level.shown
+    is_out_of_sync = level.desired is not None and level.desired != level.shown
+    is_waiting = is_out_of_sync and correlation_id in level.waiting_correlation_ids
     if is_waiting:
         note = "waits to be written"
     elif level.suspect_since is not None:
@@ -406,8 +409,8 @@ def _level_step(level: ListingLevel, correlation_id: uuid.UUID) -> LevelStep:
     elif level.desired is None:
         note = "not published"
     elif level.desired == level.shown:
-        # The store of the sale itself: its own counter fell with it.
-        note = "showed it by itself" if is_told else "right"
+        # The counter of the store that sold fell with the sale.
+        note = "the store of the sale showed it by itself" if level.pk in own_level_ids else "right"
     else:
         note = "on its way"
     return LevelStep(

@@ -9,12 +9,10 @@ import random
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from django.db import connection
-
 from channels import credentials, protocol
 from channels.models import Channel
-from sync import world
 from sync.models import Heartbeat
+from synctec.lib import sql
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 
 
@@ -71,7 +69,7 @@ def sweep(*, now: datetime) -> Found:
 
 
 def _ids(sql: str) -> list[int]:
-    return [row[0] for row in world.rows(sql, [])]
+    return [row[0] for row in sql.rows(sql, [])]
 
 
 def note_channel_error(*, channel: Channel, error: protocol.ChannelError, rng: random.Random) -> None:
@@ -80,7 +78,7 @@ def note_channel_error(*, channel: Channel, error: protocol.ChannelError, rng: r
         credentials.needs_authorization(channel, reason=str(error))
     failures = min(channel.failures + 1, MAX_ATTEMPTS)
     wait = error.retry_after or delay_seconds(failures, rng)
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             UPDATE channels_channel SET next_call_at = now() + %s, failures = failures + %s, last_error = %s WHERE id = %s

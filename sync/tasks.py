@@ -15,7 +15,6 @@ from typing import Any
 import redis
 import structlog
 from celery import shared_task
-from channels.connect import callback_url, connector_for
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
@@ -23,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from channels import onboarding, protocol
+from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
 from sync import apply as applying
 from sync import check as checking
@@ -153,9 +153,9 @@ def push(channel_id: int, **_: Any) -> None:
         done = pushing.push_channel(channel=channel, connector=connector_for(channel), rng=_rng, max_batches=1)
         if done.has_suspects:
             ring_check(channel_id)
-        if done.batches:
+        if done.has_more:
             _breathe(channel_id)
-        return done.batches > 0 and not done.wait_seconds and not done.unknown
+        return done.has_more and not done.wait_seconds and not done.unknown
 
     _guarded(channel, lambda: _shift(work, lambda: ring_push(channel_id)))
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection
 from psycopg.types.json import Jsonb
 
 from inventory import stock
@@ -21,6 +20,7 @@ from inventory.ledger import Balance
 from sync import register
 from sync.decide import Level, Line, LineKey, ListingFacts, Outcome, Taken, World
 from sync.register import Effect
+from synctec.lib import sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,6 @@ class Mappings:
         return {component for sku in sku_ids for component in self.parts[sku]}
 
 
-def rows(sql: str, parameters: Sequence[Any]) -> list[Any]:
-    """All rows of a query."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return cursor.fetchall()
-
-
 def _columns(pairs: Iterable[tuple[int, str]]) -> tuple[list[int], list[str]]:
     ordered = sorted(pairs)
     return [channel for channel, _ in ordered], [remote for _, remote in ordered]
@@ -67,7 +60,7 @@ def load_mappings(merchant_id: int, mentioned: Mentioned, known_skus: Iterable[i
     by_variant: dict[tuple[int, str], ListingFacts] = {}
     by_item: dict[tuple[int, str], list[ListingFacts]] = defaultdict(list)
     if mentioned.variants:
-        for channel, variant, listing, sku in rows(
+        for channel, variant, listing, sku in sql.rows(
             """
             SELECT listing.channel_id, listing.remote_variant_id, listing.id, listing.sku_id
             FROM channels_listing listing JOIN unnest(%s::bigint[], %s::text[]) AS told (channel_id, remote_variant_id)
@@ -77,7 +70,7 @@ def load_mappings(merchant_id: int, mentioned: Mentioned, known_skus: Iterable[i
         ):
             by_variant[(channel, variant)] = ListingFacts(listing, sku)
     if mentioned.items:
-        for channel, item, listing, sku in rows(
+        for channel, item, listing, sku in sql.rows(
             """
             SELECT listing.channel_id, listing.inventory_item_id, listing.id, listing.sku_id
             FROM channels_listing listing JOIN unnest(%s::bigint[], %s::text[]) AS told (channel_id, inventory_item_id)
@@ -91,7 +84,7 @@ def load_mappings(merchant_id: int, mentioned: Mentioned, known_skus: Iterable[i
     skus = {facts.sku_id for facts in by_variant.values() if facts.sku_id} | set(known_skus)
     parts, bundles = load_bundles(merchant_id, skus)
     counted_from = dict(
-        rows("SELECT id, orders_counted_from FROM channels_channel WHERE id = ANY(%s::bigint[])", [channels])
+        sql.rows("SELECT id, orders_counted_from FROM channels_channel WHERE id = ANY(%s::bigint[])", [channels])
     )
     return Mappings(
         listings_by_variant=by_variant,
@@ -111,7 +104,7 @@ def _load_locations(
     location_ids: dict[tuple[int, str], int] = {}
     warehouses: dict[int, list[int]] = {}
     mapped: dict[int, list[int]] = defaultdict(list)
-    for channel, location, remote_id, warehouse in rows(
+    for channel, location, remote_id, warehouse in sql.rows(
         """
         SELECT location.channel_id, location.id, location.remote_id, mapping.warehouse_id
         FROM channels_storelocation location
@@ -132,7 +125,7 @@ def _load_locations(
 def load_bundles(merchant_id: int, skus: Iterable[int]) -> tuple[dict[int, dict[int, int]], dict[int, tuple[int, ...]]]:
     """Stocked components of each SKU, and the bundles that contain each stocked SKU, through all levels."""
     components: dict[int, dict[int, int]] = defaultdict(dict)
-    for bundle, component, quantity in rows(
+    for bundle, component, quantity in sql.rows(
         "SELECT bundle_id, component_id, quantity FROM inventory_bomline WHERE merchant_id = %s", [merchant_id]
     ):
         components[bundle][component] = quantity
@@ -152,7 +145,7 @@ def lock_lines(orders: Iterable[tuple[int, str]]) -> dict[LineKey, Line]:
     channels, order_ids = _columns(orders)
     lines: dict[LineKey, Line] = {}
     by_id: dict[int, Line] = {}
-    for row in rows(
+    for row in sql.rows(
         """
         SELECT line.id, line.channel_id, line.order_id, line.line_id, line.order_name, line.facts, line.listing_id,
             line.sku_id, line.listing_level_id, line.store_location_id, line.applied_committed, line.applied_on_hand,
@@ -179,7 +172,7 @@ def lock_lines(orders: Iterable[tuple[int, str]]) -> dict[LineKey, Line]:
         )
         lines[line.key] = by_id[row[0]] = line
     if by_id:
-        for line_id, level, units, committed, on_hand in rows(
+        for line_id, level, units, committed, on_hand in sql.rows(
             """
             SELECT order_line_id, stock_level_id, units_per_line_unit, committed, on_hand FROM sync_allocation
             WHERE order_line_id = ANY(%s::bigint[])
@@ -209,7 +202,7 @@ def lock_stock(
     strangers = set(taken_from) - set(ids.values())
     if strangers:
         # Taken from a warehouse that the location no longer draws on: units can still be given back there.
-        for level, sku, warehouse in rows(
+        for level, sku, warehouse in sql.rows(
             "SELECT id, sku_id, warehouse_id FROM inventory_stocklevel WHERE id = ANY(%s::bigint[])", [list(strangers)]
         ):
             ids[(sku, warehouse)] = level
@@ -230,9 +223,9 @@ def lock_levels(pairs: Iterable[tuple[int, int]], merchant_id: int) -> dict[tupl
             USING (listing_id, store_location_id)
         ORDER BY level.id FOR NO KEY UPDATE OF level
     """
-    found = rows(select, [listings, locations])
+    found = sql.rows(select, [listings, locations])
     if len(found) < len(wanted):
-        rows(
+        sql.rows(
             """
             INSERT INTO channels_listinglevel (merchant_id, channel_id, listing_id, store_location_id, suspect_since,
                 suspect_reason, next_check_at)
@@ -243,9 +236,9 @@ def lock_levels(pairs: Iterable[tuple[int, int]], merchant_id: int) -> dict[tupl
             """,
             [merchant_id, listings, locations],
         )
-        found = rows(select, [listings, locations])
+        found = sql.rows(select, [listings, locations])
     open_pushes = dict(
-        rows(
+        sql.rows(
             "SELECT listing_level_id, to_quantity FROM channels_push WHERE state = 'open' AND listing_level_id = ANY(%s)",
             [[row[0] for row in found]],
         )
@@ -298,7 +291,7 @@ def write_lines(merchant_id: int, lines: Iterable[Line], now: datetime) -> None:
     known = [line for line in touched if line.id is not None]
     if new:
         by_key = {line.key: line for line in new}
-        for line_id, channel, order_id, remote_line in rows(
+        for line_id, channel, order_id, remote_line in sql.rows(
             f"""
             INSERT INTO sync_orderline (merchant_id, channel_id, order_id, line_id, {_LINE_COLUMNS}, updated_at)
             SELECT %s, told.*, %s FROM unnest(%s::bigint[], %s::text[], %s::text[], {_LINE_ARRAYS}) AS told
@@ -316,7 +309,7 @@ def write_lines(merchant_id: int, lines: Iterable[Line], now: datetime) -> None:
             by_key[(channel, order_id, remote_line)].id = line_id
     if known:
         assignments = ", ".join(f"{name} = told.{name}" for name in _LINE_COLUMNS.replace("\n", " ").split(", "))
-        with connection.cursor() as cursor:
+        with sql.cursor() as cursor:
             cursor.execute(
                 f"""
                 UPDATE sync_orderline line SET {assignments}, updated_at = %s
@@ -361,7 +354,7 @@ def _write_allocations(merchant_id: int, lines: Sequence[Line]) -> None:
     taken = [(line.id, level, taken) for line in lines for level, taken in line.taken_from.items()]
     if not taken:
         return
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             INSERT INTO sync_allocation (merchant_id, order_line_id, stock_level_id, units_per_line_unit, committed, on_hand)
@@ -386,7 +379,7 @@ def write_order_effects(levels: Iterable[Level]) -> None:
 
     moved = [level for level in levels if level.order_effects_added]
     if moved:
-        with connection.cursor() as cursor:
+        with sql.cursor() as cursor:
             cursor.execute(
                 """
                 UPDATE channels_listinglevel level
@@ -411,7 +404,7 @@ def write_level_changes(levels: Iterable[Level], now: datetime, check_after: tim
     changed = [(level.id, level.becomes) for level in levels if level.becomes is not None]
     if not changed:
         return
-    with connection.cursor() as cursor:
+    with sql.cursor() as cursor:
         cursor.execute(
             """
             UPDATE channels_listinglevel level
@@ -439,7 +432,7 @@ def write_level_changes(levels: Iterable[Level], now: datetime, check_after: tim
 def write_dirty(merchant_id: int, outcome: Outcome) -> None:
     """Mark SKUs for publishing."""
     if outcome.dirty:
-        with connection.cursor() as cursor:
+        with sql.cursor() as cursor:
             cursor.execute(
                 """
                 INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)

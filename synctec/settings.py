@@ -161,6 +161,8 @@ DATABASES = {
             **DATABASE.get("OPTIONS", {}),
             # A server that is away must become a 503 (and a retry by the channel), not a hanging request.
             "connect_timeout": 5,
+            # Statements of the hot paths are prepared (see synctec.lib.sql); Django's own never are.
+            "prepare_threshold": 5,
             # A crashed client's transaction must not hold its row locks for ever.
             "options": "-c idle_in_transaction_session_timeout=60000",
         },

@@ -7,22 +7,50 @@ from dataclasses import dataclass
 from itertools import count, islice
 
 _PRODUCTS = (
-    ("Enamel mug", "MUG", 14), ("Wool blanket", "BLK", 89), ("Canvas tote", "TOT", 24), ("Camp lantern", "LAN", 46),
-    ("Rain jacket", "JKT", 129), ("Trail socks", "SOC", 16), ("Steel bottle", "BOT", 29), ("Field notebook", "NBK", 9),
-    ("Felt hat", "HAT", 52), ("Leather belt", "BLT", 44), ("Pocket knife", "KNF", 38), ("Linen shirt", "SHT", 69),
-    ("Beeswax candle", "CND", 18), ("Cotton scarf", "SCF", 32), ("Day pack", "PCK", 98), ("Fire starter", "FIR", 12),
-    ("Oak tray", "TRY", 36), ("Tin kettle", "KTL", 58), ("Work gloves", "GLV", 27), ("Picnic plate", "PLT", 11),
-)  # fmt: skip
+    ("Enamel mug", "MUG", 14),
+    ("Wool blanket", "BLK", 89),
+    ("Canvas tote", "TOT", 24),
+    ("Camp lantern", "LAN", 46),
+    ("Rain jacket", "JKT", 129),
+    ("Trail socks", "SOC", 16),
+    ("Steel bottle", "BOT", 29),
+    ("Field notebook", "NBK", 9),
+    ("Felt hat", "HAT", 52),
+    ("Leather belt", "BLT", 44),
+    ("Pocket knife", "KNF", 38),
+    ("Linen shirt", "SHT", 69),
+    ("Beeswax candle", "CND", 18),
+    ("Cotton scarf", "SCF", 32),
+    ("Day pack", "PCK", 98),
+    ("Fire starter", "FIR", 12),
+    ("Oak tray", "TRY", 36),
+    ("Tin kettle", "KTL", 58),
+    ("Work gloves", "GLV", 27),
+    ("Picnic plate", "PLT", 11),
+)
 _SERIES = (("Harbor", "HB"), ("Summit", "SM"), ("Meadow", "MD"), ("Cedar", "CD"), ("Dune", "DN"))
 _COLOURS = (
-    ("slate", "SL"), ("moss", "MO"), ("sand", "SA"), ("rust", "RU"), ("ink", "IN"), ("chalk", "CH"), ("plum", "PL"),
-)  # fmt: skip
+    ("slate", "SL"),
+    ("moss", "MO"),
+    ("sand", "SA"),
+    ("rust", "RU"),
+    ("ink", "IN"),
+    ("chalk", "CH"),
+    ("plum", "PL"),
+)
 
 _PLACES = (
-    ("Harbor Street", "Quayside shop"), ("Old Mill", "Mill yard"), ("Northgate", "Gate house"),
-    ("Lantern Lane", "Corner shop"), ("Summit Outlet", "Outlet floor"), ("Cedar Market", "Market hall"),
-    ("Riverbend", "Boat house"), ("Station Arcade", "Arcade 12"), ("Dune Beach", "Beach hut"), ("Orchard Row", "Barn"),
-)  # fmt: skip
+    ("Harbor Street", "Quayside shop"),
+    ("Old Mill", "Mill yard"),
+    ("Northgate", "Gate house"),
+    ("Lantern Lane", "Corner shop"),
+    ("Summit Outlet", "Outlet floor"),
+    ("Cedar Market", "Market hall"),
+    ("Riverbend", "Boat house"),
+    ("Station Arcade", "Arcade 12"),
+    ("Dune Beach", "Beach hut"),
+    ("Orchard Row", "Barn"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +113,8 @@ def _all_goods() -> Iterator[Good]:
 
 
 def bundles(number: int, carried: list[Good]) -> list[Bundle]:
-    """Up to `number` sets made of the goods carried; the last one of four holds two units of its first component."""
+    """Up to `number` sets made of the goods carried; the last one of four holds two units of its first
+    component."""
     made = []
     for index, place in enumerate(range(0, len(carried) - 2, 3)):
         if index == number:
@@ -107,7 +136,8 @@ def bundles(number: int, carried: list[Good]) -> list[Bundle]:
 
 
 def demo_stores(number: int) -> list[DemoStore]:
-    """The first `number` stores of a street that has no end. Every fifth, from the third on, keeps two units back."""
+    """The first `number` stores of a street that has no end. Every fifth, from the third on, keeps two units
+    back."""
     stores = []
     for index in range(number):
         name, location = _PLACES[index % len(_PLACES)]

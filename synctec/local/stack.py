@@ -6,7 +6,7 @@ import http.client
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -53,7 +53,8 @@ class LocalStack:
     """One stack on one data folder. Use it as a context manager, or call start() and stop().
 
     `web_port=None` takes any free port. `services_only` starts the servers and nothing of our own.
-    `external` names servers to use instead of our own (DATABASE_URL, REDIS_URL, ...).
+    `external` names servers to use instead of our own (DATABASE_URL, REDIS_URL, ...). `demo_options` are
+    given to the command load_demo, for instance `--stores=4`.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class LocalStack:
         services_only: bool = False,
         is_durable: bool = True,
         external: Mapping[str, str] | None = None,
+        demo_options: Sequence[str] = (),
     ) -> None:
         self.folder = DataFolder(data_dir.resolve())
         self._web_port = web_port
@@ -73,6 +75,7 @@ class LocalStack:
         self._services_only = services_only
         self._is_durable = is_durable
         self._external = {name: value for name, value in (external or {}).items() if value}
+        self._demo_options = tuple(demo_options)
         self._log = log
         self._closing = contextlib.ExitStack()
         self._ports: dict[str, int] = {}
@@ -261,7 +264,7 @@ class LocalStack:
         if not done.startswith(schema):
             steps.append("migrate --no-input --verbosity=0")
         if done != schema + demo or is_first_sandbox:
-            steps.append("load_demo")
+            steps.append(" ".join(["load_demo", *self._demo_options]))
             supervisor.wait_until_ready(sandbox)
         if steps:
             self._say(f"preparing the database: {', '.join(step.split()[0] for step in steps)}")
@@ -277,7 +280,7 @@ class LocalStack:
         """Changes with whatever the demo data contains: the command, and the addresses it stores."""
         command = (PROJECT / "sync/management/commands/load_demo.py").read_bytes()
         addresses = [self._environment[name] for name in ("PUBLIC_URL", "SANDBOX_URL", "DEMO_PASSWORD")]
-        return _digest([command, *(address.encode() for address in addresses)])
+        return _digest([command, *(word.encode() for word in (*addresses, *self._demo_options))])
 
     # -- our own processes --
 

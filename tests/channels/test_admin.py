@@ -47,7 +47,7 @@ def set_aside(shop: Shop, state: str, reason: str, body: bytes = b"{}") -> Inbox
     return event
 
 
-# --- channels -----------------------------------------------------------------------------------------------------
+# --- channels -------------------------------------------------------------------------------------
 
 
 def test_a_secret_can_be_replaced_but_is_never_shown(
@@ -188,7 +188,7 @@ def test_a_practice_store_can_not_be_made_for_a_stranger(client: Client, manager
     assert "Select a valid choice" in page.content.decode()
 
 
-# --- listings -----------------------------------------------------------------------------------------------------
+# --- listings -------------------------------------------------------------------------------------
 
 
 def unmap(shop: Shop, code: str) -> Listing:
@@ -203,9 +203,7 @@ def test_a_listing_is_mapped_on_its_page(
     monkeypatch.setattr(mapping, "on_mapped", [lambda *about: told.append(about)])
     listing = unmap(north, "MUG")
 
-    client.post(
-        reverse("admin:channels_listing_change", args=[listing.pk]), {"sku": alder.skus["TEE"].pk}
-    )
+    client.post(reverse("admin:channels_listing_change", args=[listing.pk]), {"sku": alder.skus["TEE"].pk})
 
     assert Listing.objects.get(pk=listing.pk).sku == alder.skus["TEE"]
     assert told == [(alder.merchant.pk, [listing.pk])]
@@ -244,9 +242,7 @@ def test_listings_are_mapped_by_equal_code(client: Client, manager: User, alder:
     assert Listing.objects.get(pk=tee.pk).sku is None
 
 
-def test_a_code_that_two_listings_of_a_store_carry_is_not_guessed(
-    manager: User, north: Shop
-) -> None:
+def test_a_code_that_two_listings_of_a_store_carry_is_not_guessed(manager: User, north: Shop) -> None:
     mug, tee = unmap(north, "MUG"), unmap(north, "TEE")
     Listing.objects.filter(pk=tee.pk).update(remote_sku="MUG")
 
@@ -256,7 +252,7 @@ def test_a_code_that_two_listings_of_a_store_carry_is_not_guessed(
     assert Listing.objects.get(pk=mug.pk).sku is None
 
 
-# --- the inbox ----------------------------------------------------------------------------------------------------
+# --- the inbox ------------------------------------------------------------------------------------
 
 
 def test_dead_and_ignored_events_are_applied_again(client: Client, manager: User, north: Shop) -> None:

@@ -80,7 +80,9 @@ def test_a_count_is_posted_as_its_difference_from_the_books(
     assert Movement.objects.latest("pk").delta == 3
 
 
-def test_a_count_that_agrees_with_the_books_posts_nothing(client: Client, manager: User, alder: Trade) -> None:
+def test_a_count_that_agrees_with_the_books_posts_nothing(
+    client: Client, manager: User, alder: Trade
+) -> None:
     before = Movement.objects.count()
 
     response = adjust(client, alder, "TEE", counted="5", reason="cycle count")

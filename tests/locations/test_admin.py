@@ -62,7 +62,11 @@ def _rows(
     rows += [("", joining)] if joining else []
     data: dict[str, Any] = {f"{prefix}-TOTAL_FORMS": len(rows), f"{prefix}-INITIAL_FORMS": len(members)}
     for place, (key, value) in enumerate(rows):
-        data |= {f"{prefix}-{place}-id": key, f"{prefix}-{place}-group": group.pk, f"{prefix}-{place}-{field}": value}
+        data |= {
+            f"{prefix}-{place}-id": key,
+            f"{prefix}-{place}-group": group.pk,
+            f"{prefix}-{place}-{field}": value,
+        }
         if leaving is not None and value == leaving:
             data[f"{prefix}-{place}-DELETE"] = "on"
     return data
@@ -81,7 +85,12 @@ def test_the_matrix_is_shown_and_saved_at_once(
     )
 
     page = client.get(reverse("admin:locations_locationgroup_change", args=[alder.group.pk])).content.decode()
-    cells: dict[tuple[int, int], object] = {(north, main): 2, (north, barn.pk): 1, (south, main): "", (south, barn.pk): 1}
+    cells: dict[tuple[int, int], object] = {
+        (north, main): 2,
+        (north, barn.pk): 1,
+        (south, main): "",
+        (south, barn.pk): 1,
+    }
     response = save_group(client, alder.group, cells=cells)
 
     assert f'name="{cell_name(north, barn.pk)}" value="2"' in page
@@ -92,9 +101,7 @@ def test_the_matrix_is_shown_and_saved_at_once(
     assert event.after["South: Shop floor"] == ["1: Barn"]
 
 
-def test_a_location_that_joins_draws_on_every_warehouse(
-    client: Client, manager: User, alder: Trade
-) -> None:
+def test_a_location_that_joins_draws_on_every_warehouse(client: Client, manager: User, alder: Trade) -> None:
     north, south = (alder.shops[name].location.pk for name in ("north", "south"))
     main = alder.warehouse.pk
     matrix.set_matrix(group=alder.group, cells={(north, main): 1}, user=None, now=alder.merchant.created_at)
@@ -148,7 +155,9 @@ def test_a_cell_that_is_no_priority_is_refused(value: str) -> None:
 
 
 def test_a_new_group_leads_to_its_page(client: Client, manager: User, alder: Trade) -> None:
-    response = client.post(reverse("admin:locations_locationgroup_add"), {"name": "Outlet", "policy": "shared"})
+    response = client.post(
+        reverse("admin:locations_locationgroup_add"), {"name": "Outlet", "policy": "shared"}
+    )
 
     group = LocationGroup.objects.get(name="Outlet")
     assert group.merchant == alder.merchant
@@ -163,7 +172,15 @@ def test_a_group_can_be_dissolved(client: Client, manager: User, alder: Trade) -
 
 
 def save_rule(client: Client, **fields: Any) -> Any:
-    data = {"buffer_units": "", "buffer_percent": "", "cap": "", "floor": "", "sku": "", "listing": "", **fields}
+    data = {
+        "buffer_units": "",
+        "buffer_percent": "",
+        "cap": "",
+        "floor": "",
+        "sku": "",
+        "listing": "",
+        **fields,
+    }
     return client.post(reverse("admin:locations_publishingrule_add"), data)
 
 

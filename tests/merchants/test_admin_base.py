@@ -18,9 +18,20 @@ from tests.factories import Trade, make_trade
 pytestmark = pytest.mark.django_db
 
 READ_ONLY = (
-    Movement, StockLevel, Shortage, Hold, InboxEvent, Push, PushBatch, AuditEvent, OrderLine, Allocation, Drift,
-    DirtySku, ReconcileRun,
-)  # fmt: skip
+    Movement,
+    StockLevel,
+    Shortage,
+    Hold,
+    InboxEvent,
+    Push,
+    PushBatch,
+    AuditEvent,
+    OrderLine,
+    Allocation,
+    Drift,
+    DirtySku,
+    ReconcileRun,
+)
 
 
 @pytest.fixture
@@ -203,7 +214,7 @@ def test_an_autocomplete_field_offers_rows_of_the_merchant_only(
     birch = make_trade("Birch", shops=("birchshop",))
     query = {"app_label": "channels", "model_name": "listing", "field_name": "sku", "term": "MUG"}
 
-    of_alder = client.get("/admin/autocomplete/", {**query, "of_merchant": alder.merchant.pk}).json()
+    of_alder = client.get("/admin/autocomplete/", {**query, "of_merchant": str(alder.merchant.pk)}).json()
 
     assert [row["id"] for row in of_alder["results"]] == [str(alder.skus["MUG"].pk)]
     assert str(birch.skus["MUG"].pk) not in str(of_alder)

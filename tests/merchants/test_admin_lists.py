@@ -23,8 +23,18 @@ from tests.factories import NOON, Trade, deliver, later, make_trade
 pytestmark = pytest.mark.django_db
 
 BIG_TABLES = (
-    Movement, InboxEvent, Push, PushBatch, AuditEvent, Shortage, OrderLine, DirtySku, StockLevel, ListingLevel, Drift
-)  # fmt: skip
+    Movement,
+    InboxEvent,
+    Push,
+    PushBatch,
+    AuditEvent,
+    Shortage,
+    OrderLine,
+    DirtySku,
+    StockLevel,
+    ListingLevel,
+    Drift,
+)
 
 
 @pytest.fixture
@@ -50,20 +60,40 @@ def grow(trade: Trade, rows: int, *, start: int = 0) -> None:
     for number in range(start, start + rows):
         code = codes[number % len(codes)]
         level, event = shop.level(code), deliver(shop, "orders/create", b"{}")
-        batch = PushBatch.objects.create(id=uuid.uuid4(), merchant=merchant, channel=shop.channel, lease_token=1)
+        batch = PushBatch.objects.create(
+            id=uuid.uuid4(), merchant=merchant, channel=shop.channel, lease_token=1
+        )
         about: dict[str, Any] = {"merchant": merchant, "channel": shop.channel, "listing_level": level}
         Push.objects.create(
-            **about, batch=batch, position=0, from_quantity=2, to_quantity=1, state="confirmed", settled_at=NOON
+            **about,
+            batch=batch,
+            position=0,
+            from_quantity=2,
+            to_quantity=1,
+            state="confirmed",
+            settled_at=NOON,
         )
         Drift.objects.create(**about, expected=1, actual=2, action="explained", correlation_id=uuid.uuid4())
         OrderLine.objects.create(
-            merchant=merchant, channel=shop.channel, order_id=str(number), line_id="1", sku=trade.skus[code], facts={},
-            desired_committed=0, desired_on_hand=0, latest_event=event, correlation_id=event.correlation_id,
-        )  # fmt: skip
+            merchant=merchant,
+            channel=shop.channel,
+            order_id=str(number),
+            line_id="1",
+            sku=trade.skus[code],
+            facts={},
+            desired_committed=0,
+            desired_on_hand=0,
+            latest_event=event,
+            correlation_id=event.correlation_id,
+        )
         Shortage.objects.create(
-            merchant=merchant, stock_level=trade.stock(code), quantity=1, cause="sale", correlation_id=uuid.uuid4(),
+            merchant=merchant,
+            stock_level=trade.stock(code),
+            quantity=1,
+            cause="sale",
+            correlation_id=uuid.uuid4(),
             occurred_at=NOON,
-        )  # fmt: skip
+        )
         DirtySku.objects.create(
             merchant=merchant, sku=trade.skus[code], correlation_id=uuid.uuid4(), caused_at=NOON
         )
@@ -77,7 +107,9 @@ def queries_of(client: Client, path: str, query: dict[str, Any] | None = None) -
     return [query["sql"] for query in captured.captured_queries]
 
 
-def test_lists_take_as_many_queries_for_50_rows_as_for_5(client: Client, superuser: User, alder: Trade) -> None:
+def test_lists_take_as_many_queries_for_50_rows_as_for_5(
+    client: Client, superuser: User, alder: Trade
+) -> None:
     grow(alder, 5)
     few = {model: len(queries_of(client, url(model), {"q": ""})) for model in BIG_TABLES}
     grow(alder, 45, start=5)
@@ -140,15 +172,45 @@ def test_rows_are_found_by_their_exact_keys(client: Client, superuser: User, ald
     assert found(ListingLevel, "SKU-7") == [shop.level("SKU-7").pk + 60, shop.level("SKU-7").pk]
 
 
+def test_few_and_old_events_are_found_by_their_own_index(
+    client: Client, superuser: User, alder: Trade
+) -> None:
+    shop = alder.shops["north"]
+    waiting = deliver(shop, "orders/create", b"{}")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body, body_sha256, hlc,
+                received_at, correlation_id, state, settled_at)
+            SELECT %s, %s, 'orders/create', number, '', '', number, now(), gen_random_uuid(), 'applied', now()
+            FROM generate_series(1, 20000) AS number
+            """,
+            [alder.merchant.pk, shop.channel.pk],
+        )
+        cursor.execute("ANALYZE channels_inboxevent")
+
+    page = client.get(url(InboxEvent), {"state": "pending"})
+    plans = plans_of(client, {"state": "pending"}, model=InboxEvent)
+
+    assert [event.pk for event in page.context["cl"].result_list] == [waiting.pk]
+    assert any("inbox_event_due" in plan for plan in plans)
+    assert not any("Seq Scan on channels_inboxevent" in plan for plan in plans)
+
+
 def test_the_oldest_id_since_a_moment_is_found_between_gaps(alder: Trade) -> None:
     Shortage.objects.all().delete()
     made = [
         Shortage.objects.create(
-            merchant=alder.merchant, stock_level=alder.stock("SKU-1"), quantity=1, cause="sale",
-            correlation_id=uuid.uuid4(), occurred_at=NOON, created_at=later(60 * minute),
+            merchant=alder.merchant,
+            stock_level=alder.stock("SKU-1"),
+            quantity=1,
+            cause="sale",
+            correlation_id=uuid.uuid4(),
+            occurred_at=NOON,
+            created_at=later(60 * minute),
         )
         for minute in range(40)
-    ]  # fmt: skip
+    ]
     Shortage.objects.filter(pk__in=[made[9].pk, made[10].pk, made[20].pk]).delete()
 
     assert oldest_id_since(Shortage, "created_at", later(60 * 8)) == made[8].pk
@@ -158,7 +220,7 @@ def test_the_oldest_id_since_a_moment_is_found_between_gaps(alder: Trade) -> Non
     assert oldest_id_since(Drift, "found_at", NOON) is None
 
 
-# --- at the size of a real ledger ---------------------------------------------------------------------------------
+# --- at the size of a real ledger -----------------------------------------------------------------
 
 MOVEMENTS = 200_000
 
@@ -166,28 +228,28 @@ MOVEMENTS = 200_000
 @pytest.fixture
 def long_ledger(alder: Trade) -> Trade:
     """Movements of sixty stock levels, one a second, of which very few are adjustments."""
-    levels = list(StockLevel.objects.filter(merchant=alder.merchant).order_by("pk").values_list("pk", flat=True))
+    levels = list(
+        StockLevel.objects.filter(merchant=alder.merchant).order_by("pk").values_list("pk", flat=True)
+    )
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            INSERT INTO inventory_movement (merchant_id, stock_level_id, seq, account, delta, balance_after, cause,
-                idempotency_key, reference, correlation_id, effective_at, created_at)
-            SELECT %(merchant)s, (%(levels)s::bigint[])[1 + number %% 60], 2 + number / 60, 'on_hand', -1, 0,
-                CASE WHEN number %% 20000 = 7 THEN 'adjustment' ELSE 'sale' END, 'k' || number, '',
-                gen_random_uuid(), now(), now() - make_interval(secs => %(rows)s - number)
-            FROM generate_series(0, %(rows)s - 1) AS number
-            """,
+            """INSERT INTO inventory_movement (merchant_id, stock_level_id, seq, account, delta,
+            balance_after, cause, idempotency_key, reference, correlation_id, effective_at, created_at) SELECT
+            %(merchant)s, (%(levels)s::bigint[])[1 + number %% 60], 2 + number / 60, 'on_hand', -1, 0, CASE
+            WHEN number %% 20000 = 7 THEN 'adjustment' ELSE 'sale' END, 'k' || number, '', gen_random_uuid(),
+            now(), now() - make_interval(secs => %(rows)s - number) FROM generate_series(0, %(rows)s - 1) AS
+            number """,
             {"merchant": alder.merchant.pk, "levels": levels, "rows": MOVEMENTS},
         )
         cursor.execute("ANALYZE inventory_movement")
     return alder
 
 
-def plans_of(client: Client, query: dict[str, str]) -> list[str]:
-    """How PostgreSQL reads the ledger for a page of its list."""
+def plans_of(client: Client, query: dict[str, str], *, model: Any = Movement) -> list[str]:
+    """How PostgreSQL reads a table for a page of its list."""
     plans = []
-    for sql in queries_of(client, url(Movement), query):
-        if "inventory_movement" in sql and sql.lstrip().upper().startswith(("SELECT", "WITH")):
+    for sql in queries_of(client, url(model), query):
+        if model._meta.db_table in sql and sql.lstrip().upper().startswith(("SELECT", "WITH")):
             with connection.cursor() as cursor:
                 cursor.execute("EXPLAIN " + sql.replace("%", "%%"))
                 plans.append("\n".join(line for (line,) in cursor.fetchall()))
@@ -195,7 +257,7 @@ def plans_of(client: Client, query: dict[str, str]) -> list[str]:
     return plans
 
 
-LOOKS = (
+LOOKS: tuple[dict[str, str], ...] = (
     {},
     {"p": "100"},
     {"q": "SKU-7"},

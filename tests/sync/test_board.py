@@ -271,6 +271,38 @@ class TestVerdict:
         assert [need.text for need in shown(trade).needs] == ["1 event could not be applied"]
 
 
+class TestNewestEvents:
+    @staticmethod
+    def line(number: int, state: EventState = EventState.APPLIED, reason: str = "") -> board.EventLine:
+        return board.EventLine(number, str(number), NOON, "North", "Order placed", state, reason, 0)
+
+    def test_a_run_of_echoes_is_one_line(self) -> None:
+        echo, unmapped = "echo: as expected", "unmapped variant 1"
+        lines = [
+            self.line(7, EventState.IGNORED, echo),
+            self.line(6, EventState.IGNORED, echo),
+            self.line(5),
+            self.line(4, EventState.IGNORED, unmapped),
+            self.line(3, EventState.IGNORED, unmapped),
+            self.line(2, EventState.IGNORED, echo),
+        ]
+
+        folded = board.fold_echoes(lines)
+
+        assert [(line.event_id, line.echoes) for line in folded] == [(7, 2), (5, 0), (4, 0), (3, 0), (2, 1)]
+
+    def test_the_last_line_still_counts_its_whole_run(self) -> None:
+        lines = [
+            self.line(3),
+            self.line(2, EventState.IGNORED, "echo: 1"),
+            self.line(1, EventState.IGNORED, "echo: 2"),
+        ]
+
+        folded = board.fold_echoes([*lines, self.line(0)], limit=2)
+
+        assert [(line.event_id, line.echoes) for line in folded] == [(3, 0), (2, 2)]
+
+
 class TestFingerprint:
     @pytest.fixture
     def fingerprint(self, trade: Trade) -> Callable[[], str]:

@@ -93,7 +93,14 @@ def test_the_demo_is_loaded_in_step_repeated_and_repaired(sandbox: str) -> None:
     assert Sku.objects.filter(kind="bundle").count() == 2
     assert BomLine.objects.count() == 5
     group = LocationGroup.objects.get(merchant=merchant)
-    assert sorted(Mapping.objects.filter(group=group).values_list("priority", flat=True)) == [1, 1, 1, 2, 2, 2]
+    assert sorted(Mapping.objects.filter(group=group).values_list("priority", flat=True)) == [
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+    ]
     assert PublishingRule.objects.get().buffer_units == 2
 
     # The stores show the pool, less the buffer; a bundle is packed in one warehouse.
@@ -160,7 +167,10 @@ def test_stores_have_handles_of_their_own_and_some_keep_a_buffer() -> None:
     stores = demo_stores(23)
 
     assert len({store.handle for store in stores}) == 23
-    assert [store.handle for store in demo_stores(10) if store.buffer_units] == ["demo-northgate", "demo-station-arcade"]
+    assert [store.handle for store in demo_stores(10) if store.buffer_units] == [
+        "demo-northgate",
+        "demo-station-arcade",
+    ]
 
 
 def test_bundles_are_made_of_goods_that_are_carried() -> None:

@@ -92,7 +92,7 @@ class TestTelling:
         tale = told(trade, event)
 
         assert [(step.store, step.note) for step in tale.levels] == [
-            ("North", "showed it by itself"),
+            ("North", "the store of the sale showed it by itself"),
             ("South", "waits to be written"),
             ("West", "waits to be written"),
         ]

@@ -39,8 +39,9 @@ class Command(BaseCommand):
         seconds = time.monotonic() - started_at
         self.stdout.write(
             self.style.SUCCESS(
-                f"{tally.orders} orders with {tally.units} units in {seconds:.1f} s ({tally.orders / seconds:.1f}/s), "
-                f"{tally.sold_out} sold out, {tally.returned} returned, {tally.errors} errors"
+                f"{tally.orders} orders with {tally.units} units in {seconds:.1f} s "
+                f"({tally.orders / seconds:.1f}/s), {tally.sold_out} sold out, "
+                f"{tally.returned} returned, {tally.errors} errors"
             )
         )
 
@@ -58,8 +59,8 @@ class _Ticker:
         new = tally - self._before
         self._before = tally
         self._command.stdout.write(
-            f"{self._second:4d} s  {new.orders:4d} sold  {new.sold_out:4d} sold out  {new.returned:3d} returned  "
-            f"{new.errors:3d} errors  |  {tally.orders:6d} in all"
+            f"{self._second:4d} s  {new.orders:4d} sold  {new.sold_out:4d} sold out  "
+            f"{new.returned:3d} returned  {new.errors:3d} errors  |  {tally.orders:6d} in all"
         )
 
 

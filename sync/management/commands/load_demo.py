@@ -1,7 +1,7 @@
 """Load the demo merchant: goods, stock, practice stores, and what links them.
 
-May be run again at any time: what is there is left alone, what is missing is made, and a sandbox that lost its stores
-gets them back.
+May be run again at any time: what is there is left alone, what is missing is made, and a sandbox that lost
+its stores gets them back.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from synctec.lib.secret import Secret
 
 OWNER_EMAIL = "demo@synctec.test"
 ADMIN_EMAIL = "admin@synctec.test"
-#: Points a second of each practice store: as the API gives its largest shops, so that a demo is not about waiting.
+#: Points a second of each practice store: as the API gives its largest shops, so that a demo is not about
+#: waiting.
 BUCKET = {"maximumAvailable": 20_000, "restoreRate": 1_000}
 #: How many stores are seen to at the same time.
 STORES_AT_ONCE = 4
@@ -118,8 +119,8 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(asdict(report)))
             return
         self.stdout.write(
-            f"{report.merchant}: {report.stores} stores ({report.stores_created} made now), {report.skus} SKUs, "
-            f"{report.bundles} bundles, in {report.seconds} s"
+            f"{report.merchant}: {report.stores} stores ({report.stores_created} made now), "
+            f"{report.skus} SKUs, {report.bundles} bundles, in {report.seconds} s"
         )
         if not settings.SANDBOX_URL:
             self.stdout.write("No practice stores: SANDBOX_URL is not set.")
@@ -134,8 +135,8 @@ def _password_of_environment() -> str:
 def load(wanted: Wanted, *, password: str, now: datetime) -> Report:
     """Make what is missing of the demo.
 
-    1. The merchant and its people.  2. SKUs, bundles and opening stock.  3. Practice stores that carry them, connected
-    and activated one by one.  4. The location group and its matrix, which lets the engine publish.
+    1. The merchant and its people.  2. SKUs, bundles and opening stock.  3. Practice stores that carry them,
+    connected and activated one by one.  4. The location group and its matrix, which lets the engine publish.
     """
     report = Report(skus=len(wanted.goods), bundles=len(wanted.bundles))
     with transaction.atomic():
@@ -155,7 +156,7 @@ def load(wanted: Wanted, *, password: str, now: datetime) -> Report:
     return report
 
 
-# --- 1. people ----------------------------------------------------------------------------------------------------
+# --- 1. people ------------------------------------------------------------------------------------
 
 
 def make_people(password: str) -> tuple[Merchant, User]:
@@ -178,7 +179,7 @@ def _person(email: str, username: str, password: str, *, is_superuser: bool) -> 
     return user
 
 
-# --- 2. goods -----------------------------------------------------------------------------------------------------
+# --- 2. goods -------------------------------------------------------------------------------------
 
 
 def make_skus(merchant: Merchant, wanted: Wanted) -> dict[str, Sku]:
@@ -220,7 +221,8 @@ def open_stock(
     second: Warehouse,
     now: datetime,
 ) -> int:
-    """Book the opening stock where there is none yet: of every fourth SKU a fifth lies in the second warehouse."""
+    """Book the opening stock where there is none yet: of every fourth SKU a fifth lies in the second
+    warehouse."""
     quantities: dict[tuple[int, int], int] = {}
     for index, good in enumerate(wanted.goods):
         apart = wanted.units // 5 if index % 4 == 3 else 0
@@ -234,7 +236,7 @@ def open_stock(
     return stock.open_stock(merchant_id=merchant.pk, quantities=missing, now=now) if missing else 0
 
 
-# --- 3. stores ----------------------------------------------------------------------------------------------------
+# --- 3. stores ------------------------------------------------------------------------------------
 
 
 def open_stores(merchant: Merchant, owner: User, wanted: Wanted) -> list[Opened]:
@@ -276,7 +278,8 @@ def open_store(merchant: Merchant, owner: User, store: DemoStore, wanted: Wanted
 
 
 def forget_lost_store(channel: Channel) -> None:
-    """The channel's store is another one from now on: its tokens and listings were those of the one that is gone."""
+    """The channel's store is another one from now on: its tokens and listings were those of the one that is
+    gone."""
     credentials.wipe(channel)
     Listing.objects.filter(channel=channel, deleted_at=None).update(deleted_at=timezone.now())
 
@@ -304,7 +307,8 @@ def create_store(store: DemoStore) -> tuple[bool, dict[str, Any]]:
 
 
 def fill_shelves(merchant: Merchant, store: DemoStore, wanted: Wanted) -> int:
-    """Put what the store does not carry yet on its shelves, in the quantity it should show; returns how many SKUs."""
+    """Put what the store does not carry yet on its shelves, in the quantity it should show; returns how many
+    SKUs."""
     carried = {variant["sku"] for variant in _ask("GET", f"/_control/stores/{store.handle}/variants").body}
     shown = quantities_to_show(merchant, buffer_units=store.buffer_units)
     offered: list[Good | Bundle] = [*wanted.goods, *wanted.bundles]
@@ -346,7 +350,7 @@ def quantities_to_show(merchant: Merchant, *, buffer_units: int) -> dict[str, in
 
 
 def _is_in_use(channel: Channel, store: DemoStore, wanted: Wanted) -> bool:
-    """Whether nothing is left to do for the channel: it is active, hears of changes, and knows all its goods."""
+    """Whether nothing is left to do: the channel is active, hears of changes, and knows all its goods."""
     known = Listing.objects.filter(channel=channel, deleted_at=None, sku__isnull=False).count()
     return (
         channel.state in (ChannelState.ACTIVE, ChannelState.PAUSED)
@@ -379,14 +383,14 @@ def _ask(method: str, path: str, body: object = None) -> Answer:
     return Answer(response.status_code, response.json())
 
 
-# --- 4. the link --------------------------------------------------------------------------------------------------
+# --- 4. the link ----------------------------------------------------------------------------------
 
 
 @transaction.atomic
 def link(
     merchant: Merchant, wanted: Wanted, warehouses: Sequence[Warehouse], owner: User, now: datetime
 ) -> None:
-    """One group of all stores and both warehouses; who is in a group already stays as the merchant has set it."""
+    """One group of all stores and both warehouses; who is in a group already stays as it is set."""
     group, _ = LocationGroup.objects.get_or_create(merchant=merchant, name="All stores")
     locations = list(
         StoreLocation.objects.filter(

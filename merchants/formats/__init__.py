@@ -1,0 +1,1 @@
+"""How moments are written, for `settings.FORMAT_MODULE_PATH`."""
