@@ -44,10 +44,14 @@ class Channel(models.Model):
     kind = models.CharField(max_length=20, choices=ChannelKind.choices)
     name = models.CharField(max_length=80)
     account = models.CharField(
-        max_length=255, help_text="The account's own identifier: for Shopify the domain, such as north.myshopify.com."
+        max_length=255,
+        help_text="The account's own identifier: for Shopify the domain, such as north.myshopify.com.",
     )
     state = models.CharField(
-        max_length=20, choices=ChannelState.choices, default=ChannelState.CONNECTING, db_default=ChannelState.CONNECTING
+        max_length=20,
+        choices=ChannelState.choices,
+        default=ChannelState.CONNECTING,
+        db_default=ChannelState.CONNECTING,
     )
     state_reason = models.CharField(max_length=500, blank=True, db_default="")
     webhook_token = models.CharField(max_length=40, unique=True, default=new_webhook_token, editable=False)
@@ -55,7 +59,10 @@ class Channel(models.Model):
         null=True, blank=True, help_text="Orders placed earlier are already in the opening stock."
     )
     orders_watermark = models.DateTimeField(
-        null=True, blank=True, editable=False, help_text="Orders changed up to this moment, by the store's clock, are in the inbox."
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="Orders changed up to this moment, by the store's clock, are in the inbox.",
     )
     #: When the latest poll that read the order list to its end began, by our clock.
     orders_read_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -82,7 +89,9 @@ class Credential(models.Model):
     """A channel's secrets, each sealed and bound to this row (see `channels.credentials`); never shown again."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.OneToOneField(Channel, on_delete=models.CASCADE, related_name="credential", db_constraint=False)
+    channel = models.OneToOneField(
+        Channel, on_delete=models.CASCADE, related_name="credential", db_constraint=False
+    )
     client_id = models.CharField(max_length=120, blank=True)
     sealed_client_secret = models.TextField(blank=True, db_default="")
     #: Kept while a rotation is under way: the channel signs with the old one for up to an hour.
@@ -104,7 +113,9 @@ class StoreLocation(models.Model):
     """A place as a channel knows it."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="locations", db_constraint=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="locations", db_constraint=False
+    )
     remote_id = models.CharField(max_length=120)
     name = models.CharField(max_length=255)
     is_active = models.BooleanField(default=True, db_default=True)
@@ -124,9 +135,16 @@ class Listing(models.Model):
     """A SKU mapping: one variant of one channel, with that channel's identifiers."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="listings", db_constraint=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="listings", db_constraint=False
+    )
     sku = models.ForeignKey(
-        Sku, on_delete=models.PROTECT, null=True, blank=True, related_name="listings", db_constraint=False,
+        Sku,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="listings",
+        db_constraint=False,
         help_text="Empty: not mapped yet; its sales wait.",
     )
     remote_variant_id = models.CharField(max_length=120)
@@ -137,7 +155,9 @@ class Listing(models.Model):
     barcode = models.CharField(max_length=64, blank=True)
     is_tracked = models.BooleanField(default=True, db_default=True, help_text="The store counts its stock.")
     is_store_bundle = models.BooleanField(
-        default=False, db_default=False, help_text="The store computes its stock from components and refuses writes."
+        default=False,
+        db_default=False,
+        help_text="The store computes its stock from components and refuses writes.",
     )
     sells_when_out_of_stock = models.BooleanField(default=False, db_default=False)
     deleted_at = models.DateTimeField(null=True, blank=True)
@@ -168,19 +188,27 @@ class ListingLevel(models.Model):
     `reported`. `desired` is ours. The whole engine drives `shown` to `desired`.
     """
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False)
-    listing = models.ForeignKey(Listing, on_delete=models.CASCADE, related_name="levels", db_constraint=False)
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
+    listing = models.ForeignKey(
+        Listing, on_delete=models.CASCADE, related_name="levels", db_constraint=False, db_index=False
+    )
     store_location = models.ForeignKey(
         StoreLocation, on_delete=models.CASCADE, related_name="levels", db_constraint=False
     )
-    is_stocked = models.BooleanField(default=True, db_default=True, help_text="The store stocks it at this location.")
+    is_stocked = models.BooleanField(
+        default=True, db_default=True, help_text="The store stocks it at this location."
+    )
 
     base = models.IntegerField(default=0, db_default=0)
     order_effects = models.IntegerField("effect of known orders", default=0, db_default=0)
     pushed = models.IntegerField("sum of confirmed pushes", default=0, db_default=0)
     reported = models.GeneratedField(
-        expression=F("base") + F("order_effects") + F("pushed"), output_field=models.IntegerField(), db_persist=True
+        expression=F("base") + F("order_effects") + F("pushed"),
+        output_field=models.IntegerField(),
+        db_persist=True,
     )
     sample = models.IntegerField("reading that is not explained yet", null=True, blank=True)
     shown = models.GeneratedField(
@@ -193,7 +221,9 @@ class ListingLevel(models.Model):
     version = models.BigIntegerField(default=0, db_default=0)
     #: The source's own clock of the newest thing known of this level; older webhooks are superseded.
     source_at = models.DateTimeField(null=True, blank=True)
-    confirmed_at = models.DateTimeField(null=True, blank=True, help_text="When the store last confirmed the number.")
+    confirmed_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the store last confirmed the number."
+    )
 
     suspect_since = models.DateTimeField(null=True, blank=True)
     suspect_reason = models.CharField(max_length=60, blank=True, db_default="")
@@ -205,7 +235,13 @@ class ListingLevel(models.Model):
     #: Units taken out of the pool until the sample is explained, and where they are held.
     held = models.PositiveIntegerField(default=0, db_default=0)
     held_at = models.ForeignKey(
-        StockLevel, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_constraint=False
+        StockLevel,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
     )
 
     next_push_at = models.DateTimeField(db_default=Now())
@@ -231,7 +267,8 @@ class ListingLevel(models.Model):
                 condition=Q(held=0) | Q(held_at__isnull=False), name="listing_level_held_somewhere"
             ),
             models.CheckConstraint(
-                condition=Q(desired__isnull=True) | Q(desired__gte=0), name="listing_level_desired_not_negative"
+                condition=Q(desired__isnull=True) | Q(desired__gte=0),
+                name="listing_level_desired_not_negative",
             ),
         ]
         indexes = [
@@ -267,10 +304,14 @@ class EventState(models.TextChoices):
 class InboxEvent(models.Model):
     """Every acknowledged inbound event, raw, in exactly one state. Committed before the channel gets its 200."""
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="events", db_constraint=False)
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="events", db_constraint=False, db_index=False
+    )
     topic = models.CharField(max_length=80)
-    webhook_id = models.CharField(max_length=160, help_text="Identity of the delivery; repeated over its retries.")
+    webhook_id = models.CharField(
+        max_length=160, help_text="Identity of the delivery; repeated over its retries."
+    )
     event_id = models.CharField(max_length=160, blank=True, db_default="")
     api_version = models.CharField(max_length=20, blank=True, db_default="")
     triggered_at = models.DateTimeField(null=True, blank=True)
@@ -280,7 +321,9 @@ class InboxEvent(models.Model):
     received_at = models.DateTimeField()
     duplicates = models.PositiveIntegerField(default=0, db_default=0)
     correlation_id = models.UUIDField()
-    state = models.CharField(max_length=10, choices=EventState.choices, default=EventState.PENDING, db_default=EventState.PENDING)
+    state = models.CharField(
+        max_length=10, choices=EventState.choices, default=EventState.PENDING, db_default=EventState.PENDING
+    )
     reason = models.CharField(max_length=500, blank=True, db_default="")
     attempts = models.PositiveSmallIntegerField(default=0, db_default=0)
     #: While pending: when the event may be claimed (again). A claim moves it ahead, as a lease.
@@ -290,7 +333,9 @@ class InboxEvent(models.Model):
     class Meta:
         constraints = [
             SameMerchant(field="channel", name="inbox_event_channel_of_merchant"),
-            models.UniqueConstraint(fields=["channel", "topic", "webhook_id"], name="inbox_event_delivered_once"),
+            models.UniqueConstraint(
+                fields=["channel", "topic", "webhook_id"], name="inbox_event_delivered_once"
+            ),
             models.CheckConstraint(
                 condition=~Q(state__in=["ignored", "dead"]) | ~Q(reason=""), name="inbox_event_says_why"
             ),
@@ -303,7 +348,9 @@ class InboxEvent(models.Model):
         ]
         indexes = [
             # What is there to apply for a merchant? (apply, sweep)
-            models.Index(fields=["merchant", "next_attempt_at"], condition=Q(state="pending"), name="inbox_event_due"),
+            models.Index(
+                fields=["merchant", "next_attempt_at"], condition=Q(state="pending"), name="inbox_event_due"
+            ),
             # The inbox of one merchant, newest first (admin list, live page).
             models.Index(fields=["merchant", "-id"], name="inbox_event_by_merchant"),
             # What waits for a mapping on a channel (replay), and the dead (admin).
@@ -333,9 +380,13 @@ class PushBatch(models.Model):
     """One write request to a channel; its id is the idempotency key, committed before the request is sent."""
 
     id = models.UUIDField(primary_key=True)
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="push_batches", db_constraint=False)
-    state = models.CharField(max_length=10, choices=BatchState.choices, default=BatchState.INTENT, db_default=BatchState.INTENT)
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="push_batches", db_constraint=False, db_index=False
+    )
+    state = models.CharField(
+        max_length=10, choices=BatchState.choices, default=BatchState.INTENT, db_default=BatchState.INTENT
+    )
     #: The fence: only the holder of the latest token may commit what became of this request.
     lease_token = models.BigIntegerField()
     attempts = models.PositiveSmallIntegerField(default=0, db_default=0)
@@ -377,20 +428,28 @@ class PushState(models.TextChoices):
 class Push(models.Model):
     """One row of a push batch: set this level from what it shows to what it should show."""
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False)
-    batch = models.ForeignKey(PushBatch, on_delete=models.CASCADE, related_name="pushes", db_constraint=False)
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
+    batch = models.ForeignKey(
+        PushBatch, on_delete=models.CASCADE, related_name="pushes", db_constraint=False, db_index=False
+    )
     position = models.PositiveSmallIntegerField()
     listing_level = models.ForeignKey(
-        ListingLevel, on_delete=models.CASCADE, related_name="pushes", db_constraint=False
+        ListingLevel, on_delete=models.CASCADE, related_name="pushes", db_constraint=False, db_index=False
     )
     from_quantity = models.IntegerField()
     to_quantity = models.IntegerField()
-    state = models.CharField(max_length=10, choices=PushState.choices, default=PushState.OPEN, db_default=PushState.OPEN)
+    state = models.CharField(
+        max_length=10, choices=PushState.choices, default=PushState.OPEN, db_default=PushState.OPEN
+    )
     error_code = models.CharField(max_length=80, blank=True, db_default="")
     error = models.CharField(max_length=500, blank=True, db_default="")
     correlation_ids = ArrayField(models.UUIDField(), default=list, db_default=[])
-    caused_at = models.DateTimeField(null=True, blank=True, help_text="When the oldest event behind it arrived.")
+    caused_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the oldest event behind it arrived."
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     settled_at = models.DateTimeField(null=True, blank=True)
 

@@ -24,7 +24,9 @@ class Sku(models.Model):
     code = models.CharField("SKU", max_length=100)
     title = models.CharField(max_length=255, blank=True)
     barcode = models.CharField(max_length=64, blank=True)
-    kind = models.CharField(max_length=10, choices=SkuKind.choices, default=SkuKind.STOCKED, db_default=SkuKind.STOCKED)
+    kind = models.CharField(
+        max_length=10, choices=SkuKind.choices, default=SkuKind.STOCKED, db_default=SkuKind.STOCKED
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -89,12 +91,16 @@ class StockLevel(models.Model):
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
     sku = models.ForeignKey(Sku, on_delete=models.PROTECT, related_name="stock_levels", db_constraint=False)
-    warehouse = models.ForeignKey(Warehouse, on_delete=models.PROTECT, related_name="stock_levels", db_constraint=False)
+    warehouse = models.ForeignKey(
+        Warehouse, on_delete=models.PROTECT, related_name="stock_levels", db_constraint=False
+    )
     on_hand = models.IntegerField(default=0, db_default=0)
     committed = models.IntegerField("committed (sold, not shipped)", default=0, db_default=0)
     held = models.IntegerField(default=0, db_default=0)
     available = models.GeneratedField(
-        expression=F("on_hand") - F("committed") - F("held"), output_field=models.IntegerField(), db_persist=True
+        expression=F("on_hand") - F("committed") - F("held"),
+        output_field=models.IntegerField(),
+        db_persist=True,
     )
     seq = models.BigIntegerField("latest ledger sequence", default=0, db_default=0)
     updated_at = models.DateTimeField(db_default=Now(), editable=False)
@@ -140,9 +146,9 @@ class Cause(models.TextChoices):
 class Movement(models.Model):
     """One immutable line of the ledger. A trigger refuses updates and deletes."""
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+")
+    merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+", db_index=False)
     stock_level = models.ForeignKey(
-        StockLevel, on_delete=models.PROTECT, related_name="movements", db_constraint=False
+        StockLevel, on_delete=models.PROTECT, related_name="movements", db_constraint=False, db_index=False
     )
     seq = models.BigIntegerField()
     account = models.CharField(max_length=10, choices=Account.choices)
@@ -150,9 +156,13 @@ class Movement(models.Model):
     balance_after = models.IntegerField()
     cause = models.CharField(max_length=20, choices=Cause.choices)
     idempotency_key = models.CharField(max_length=120)
-    reference = models.CharField(max_length=200, blank=True, help_text="What it was for, such as an order's name.")
+    reference = models.CharField(
+        max_length=200, blank=True, help_text="What it was for, such as an order's name."
+    )
     reason = models.CharField(max_length=500, blank=True, db_default="")
-    user = models.ForeignKey(User, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    user = models.ForeignKey(
+        User, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False
+    )
     correlation_id = models.UUIDField()
     effective_at = models.DateTimeField(help_text="When it happened, by the clock of whoever reported it.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
@@ -191,9 +201,13 @@ class Hold(models.Model):
     """Units reserved through the API for an order that does not exist yet. Expiry is a predicate, not a timer."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    stock_level = models.ForeignKey(StockLevel, on_delete=models.PROTECT, related_name="holds", db_constraint=False)
+    stock_level = models.ForeignKey(
+        StockLevel, on_delete=models.PROTECT, related_name="holds", db_constraint=False, db_index=False
+    )
     quantity = models.PositiveIntegerField()
-    state = models.CharField(max_length=10, choices=HoldState.choices, default=HoldState.ACTIVE, db_default=HoldState.ACTIVE)
+    state = models.CharField(
+        max_length=10, choices=HoldState.choices, default=HoldState.ACTIVE, db_default=HoldState.ACTIVE
+    )
     idempotency_key = models.CharField(max_length=120)
     reference = models.CharField(max_length=200, blank=True)
     correlation_id = models.UUIDField()
@@ -209,7 +223,9 @@ class Hold(models.Model):
         ]
         indexes = [
             # Active holds of a stock level (rebuilding the counters), and the expired among them.
-            models.Index(fields=["stock_level", "expires_at"], condition=Q(state="active"), name="hold_active"),
+            models.Index(
+                fields=["stock_level", "expires_at"], condition=Q(state="active"), name="hold_active"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -222,8 +238,10 @@ class Shortage(models.Model):
     Invariant: per stock level, the open units of its shortages are what its `available` lacks to zero.
     """
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+")
-    stock_level = models.ForeignKey(StockLevel, on_delete=models.PROTECT, related_name="shortages", db_constraint=False)
+    merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+", db_index=False)
+    stock_level = models.ForeignKey(
+        StockLevel, on_delete=models.PROTECT, related_name="shortages", db_constraint=False, db_index=False
+    )
     quantity = models.PositiveIntegerField("units short")
     quantity_covered = models.PositiveIntegerField("units covered since", default=0, db_default=0)
     cause = models.CharField(max_length=20, choices=Cause.choices)
@@ -248,12 +266,12 @@ class Shortage(models.Model):
         ]
         indexes = [
             # Open shortages of the stock levels being posted to, oldest first.
-            models.Index(fields=["stock_level", "id"], condition=Q(covered_at__isnull=True), name="shortage_open"),
+            models.Index(
+                fields=["stock_level", "id"], condition=Q(covered_at__isnull=True), name="shortage_open"
+            ),
             # A merchant's shortages, newest first (admin list, page).
             models.Index(fields=["merchant", "-id"], name="shortage_by_merchant"),
         ]
 
     def __str__(self) -> str:
         return f"{self.quantity} short of {self.stock_level}"
-
-

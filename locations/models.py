@@ -23,7 +23,9 @@ class LocationGroup(models.Model):
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="location_groups")
     name = models.CharField(max_length=80)
-    policy = models.CharField(max_length=10, choices=Policy.choices, default=Policy.SHARED, db_default=Policy.SHARED)
+    policy = models.CharField(
+        max_length=10, choices=Policy.choices, default=Policy.SHARED, db_default=Policy.SHARED
+    )
 
     class Meta:
         constraints = [
@@ -40,7 +42,9 @@ class GroupLocation(models.Model):
     """A store location in a group. It belongs to one group at most: its number follows one policy."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    group = models.ForeignKey(LocationGroup, on_delete=models.CASCADE, related_name="locations", db_constraint=False)
+    group = models.ForeignKey(
+        LocationGroup, on_delete=models.CASCADE, related_name="locations", db_constraint=False
+    )
     store_location = models.OneToOneField(
         StoreLocation, on_delete=models.CASCADE, related_name="membership", db_constraint=False
     )
@@ -62,7 +66,9 @@ class GroupWarehouse(models.Model):
     """A warehouse in a group. It belongs to one group at most: its units are promised under one policy."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    group = models.ForeignKey(LocationGroup, on_delete=models.CASCADE, related_name="warehouses", db_constraint=False)
+    group = models.ForeignKey(
+        LocationGroup, on_delete=models.CASCADE, related_name="warehouses", db_constraint=False
+    )
     warehouse = models.OneToOneField(
         Warehouse, on_delete=models.CASCADE, related_name="membership", db_constraint=False
     )
@@ -87,11 +93,15 @@ class Mapping(models.Model):
     """
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    group = models.ForeignKey(LocationGroup, on_delete=models.CASCADE, related_name="mappings", db_constraint=False)
+    group = models.ForeignKey(
+        LocationGroup, on_delete=models.CASCADE, related_name="mappings", db_constraint=False
+    )
     store_location = models.ForeignKey(
         StoreLocation, on_delete=models.CASCADE, related_name="mappings", db_constraint=False
     )
-    warehouse = models.ForeignKey(Warehouse, on_delete=models.CASCADE, related_name="mappings", db_constraint=False)
+    warehouse = models.ForeignKey(
+        Warehouse, on_delete=models.CASCADE, related_name="mappings", db_constraint=False
+    )
     priority = models.PositiveSmallIntegerField(default=1, help_text="1 is drawn on first.")
 
     class Meta:
@@ -112,7 +122,9 @@ class Mapping(models.Model):
             ),
             models.UniqueConstraint(fields=["store_location", "warehouse"], name="mapping_once"),
             models.UniqueConstraint(
-                fields=["store_location", "priority"], name="mapping_priority_once", deferrable=models.Deferrable.DEFERRED
+                fields=["store_location", "priority"],
+                name="mapping_priority_once",
+                deferrable=models.Deferrable.DEFERRED,
             ),
         ]
         indexes = [
@@ -131,14 +143,23 @@ class PublishingRule(models.Model):
     """
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="publishing_rules", db_constraint=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="publishing_rules", db_constraint=False
+    )
     sku = models.ForeignKey(
         Sku, on_delete=models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False
     )
     listing = models.ForeignKey(
-        Listing, on_delete=models.CASCADE, null=True, blank=True, related_name="publishing_rules", db_constraint=False
+        Listing,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="publishing_rules",
+        db_constraint=False,
     )
-    buffer_units = models.PositiveIntegerField(null=True, blank=True, help_text="Units kept back from this channel.")
+    buffer_units = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Units kept back from this channel."
+    )
     buffer_percent = models.DecimalField(
         max_digits=5,
         decimal_places=2,
@@ -148,7 +169,9 @@ class PublishingRule(models.Model):
         help_text="Share of what is available kept back, rounded up to whole units, besides the units.",
     )
     cap = models.PositiveIntegerField(null=True, blank=True, help_text="Never show more than this.")
-    floor = models.PositiveIntegerField(null=True, blank=True, help_text="Show zero when less than this is left.")
+    floor = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Show zero when less than this is left."
+    )
 
     class Meta:
         constraints = [
@@ -164,7 +187,9 @@ class PublishingRule(models.Model):
                 fields=["channel", "sku"], condition=Q(sku__isnull=False), name="publishing_rule_once_per_sku"
             ),
             models.UniqueConstraint(
-                fields=["listing"], condition=Q(listing__isnull=False), name="publishing_rule_once_per_listing"
+                fields=["listing"],
+                condition=Q(listing__isnull=False),
+                name="publishing_rule_once_per_listing",
             ),
             models.CheckConstraint(
                 condition=Q(sku__isnull=True) | Q(listing__isnull=True), name="publishing_rule_one_target"

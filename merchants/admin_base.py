@@ -586,8 +586,8 @@ class BigTableAdmin(ReadOnlyAdmin):
     rare_choices: ClassVar[Mapping[str, Collection[str]]] = {}
 
     def get_ordering(self, request: HttpRequest) -> Any:
-        """Newest first. Few and old rows are to be read by their own index and sorted: left to itself, PostgreSQL
-        may look for them by walking through all newer ones along the primary key.
+        """Newest first. Few and old rows are read by their own index and sorted: PostgreSQL
+        may else look for them by walking through all newer ones along the primary key.
         """
         if any(request.GET.get(name) in values for name, values in self.rare_choices.items()):
             return [(models.F("id") + 0).desc()]

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from channels import inbox, mapping, onboarding, steering
-from channels.models import EventState, InboxEvent, Listing
+from channels.models import EventState, InboxEvent, Listing, ListingLevel
 from inventory import stock
 from locations import matrix
 from sync import check, publish, tasks
@@ -46,6 +46,8 @@ def _listings_mapped(merchant_id: int, listing_ids: Sequence[int]) -> None:
     skus = Listing.objects.filter(pk__in=listing_ids, sku__isnull=False).values_list("sku_id", flat=True)
     sku_ids = sorted({sku for sku in skus if sku is not None})
     check.add_missing_levels(merchant_id=merchant_id)
+    # What a listing without a SKU shows is not ours to say.
+    ListingLevel.objects.filter(listing__in=listing_ids, listing__sku=None).update(desired=None)
     if sku_ids:
         publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=timezone.now())
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))

@@ -19,19 +19,30 @@ class OrderLine(models.Model):
     only while the line waits for a mapping.
     """
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
     order_id = models.CharField(max_length=120)
     line_id = models.CharField(max_length=120)
     order_name = models.CharField(max_length=80, blank=True)
     remote_variant_id = models.CharField(max_length=120, blank=True)
-    listing = models.ForeignKey(Listing, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False)
-    sku = models.ForeignKey(Sku, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False)
+    listing = models.ForeignKey(
+        Listing, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False
+    )
+    sku = models.ForeignKey(
+        Sku, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False, db_index=False
+    )
     listing_level = models.ForeignKey(
         ListingLevel, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False
     )
     store_location = models.ForeignKey(
-        StoreLocation, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False
+        StoreLocation,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
     )
     #: The joined facts, as `sync.register.Register` reads and writes them.
     facts = models.JSONField()
@@ -43,7 +54,7 @@ class OrderLine(models.Model):
     postings = models.PositiveIntegerField(default=0, db_default=0)
     waiting_for = models.CharField(max_length=120, blank=True, db_default="")
     latest_event = models.ForeignKey(
-        InboxEvent, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False
+        InboxEvent, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False, db_index=False
     )
     correlation_id = models.UUIDField()
     created_at = models.DateTimeField(db_default=Now(), editable=False)
@@ -63,7 +74,9 @@ class OrderLine(models.Model):
                 | Q(applied_committed=F("desired_committed"), applied_on_hand=F("desired_on_hand")),
                 name="order_line_applied_is_desired",
             ),
-            models.CheckConstraint(condition=Q(applied_committed__gte=0), name="order_line_committed_not_negative"),
+            models.CheckConstraint(
+                condition=Q(applied_committed__gte=0), name="order_line_committed_not_negative"
+            ),
         ]
         indexes = [
             # Lines to take up again once a mapping exists.
@@ -81,9 +94,13 @@ class OrderLine(models.Model):
 class Allocation(models.Model):
     """Units of an order line taken from one stock level; a bundle's line has one row per component and warehouse."""
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    order_line = models.ForeignKey(OrderLine, on_delete=models.CASCADE, related_name="allocations", db_constraint=False)
-    stock_level = models.ForeignKey(StockLevel, on_delete=models.PROTECT, related_name="+", db_constraint=False)
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    order_line = models.ForeignKey(
+        OrderLine, on_delete=models.CASCADE, related_name="allocations", db_constraint=False, db_index=False
+    )
+    stock_level = models.ForeignKey(
+        StockLevel, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
     #: Units of this stock level in one unit of the line (BOM quantity; 1 for a plain SKU).
     units_per_line_unit = models.PositiveIntegerField(default=1)
     committed = models.IntegerField(default=0, db_default=0)
@@ -110,10 +127,16 @@ class DirtySku(models.Model):
     """A mark: what this SKU's listings should show may have changed. Marks are only added and taken away, so they never wait."""
 
     id = models.BigAutoField(primary_key=True)
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False)
-    sku = models.ForeignKey(Sku, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+    merchant = models.ForeignKey(
+        Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
+    sku = models.ForeignKey(
+        Sku, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
     correlation_id = models.UUIDField()
-    caused_at = models.DateTimeField(help_text="When the event behind it arrived: the start of the sync latency.")
+    caused_at = models.DateTimeField(
+        help_text="When the event behind it arrived: the start of the sync latency."
+    )
 
     class Meta:
         verbose_name = "dirty SKU"
@@ -138,9 +161,13 @@ class DriftAction(models.TextChoices):
 class Drift(models.Model):
     """What a check of a listing level found to differ from what was expected, and what was done about it."""
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False)
-    listing_level = models.ForeignKey(ListingLevel, on_delete=models.CASCADE, related_name="drifts", db_constraint=False)
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
+    listing_level = models.ForeignKey(
+        ListingLevel, on_delete=models.CASCADE, related_name="drifts", db_constraint=False, db_index=False
+    )
     expected = models.IntegerField()
     actual = models.IntegerField()
     action = models.CharField(max_length=20, choices=DriftAction.choices)
@@ -177,9 +204,13 @@ class RunState(models.TextChoices):
 class ReconcileRun(models.Model):
     """One reconciliation pass over a channel: where it stands and what it found."""
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="reconcile_runs", db_constraint=False)
-    state = models.CharField(max_length=10, choices=RunState.choices, default=RunState.RUNNING, db_default=RunState.RUNNING)
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="reconcile_runs", db_constraint=False, db_index=False
+    )
+    state = models.CharField(
+        max_length=10, choices=RunState.choices, default=RunState.RUNNING, db_default=RunState.RUNNING
+    )
     started_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True, blank=True)
     orders_read = models.PositiveIntegerField(default=0, db_default=0)

@@ -209,6 +209,7 @@ def _desired(
 
 
 def _write(changed: Sequence[tuple[Target, int | None]], marks: Mapping[int, Mark], now: datetime) -> None:
+    """Write what should be shown. Events wait for a push only where there will be one."""
     if not changed:
         return
     sql.rows(
@@ -220,9 +221,12 @@ def _write(changed: Sequence[tuple[Target, int | None]], marks: Mapping[int, Mar
             """
             UPDATE channels_listinglevel level
             SET desired = told.desired, next_push_at = %s, push_failures = 0,
-                waiting_since = least(level.waiting_since, told.caused_at),
-                waiting_correlation_ids =
-                    (told.correlation_ids::uuid[] || level.waiting_correlation_ids)[1:%s]
+                waiting_since = CASE WHEN told.desired = level.reported THEN NULL
+                    WHEN level.desired = level.reported THEN told.caused_at
+                    ELSE least(level.waiting_since, told.caused_at) END,
+                waiting_correlation_ids = CASE WHEN told.desired = level.reported THEN '{}'
+                    WHEN level.desired = level.reported THEN told.correlation_ids::uuid[]
+                    ELSE (told.correlation_ids::uuid[] || level.waiting_correlation_ids)[1:%s] END
             FROM unnest(%s::bigint[], %s::int[], %s::timestamptz[], %s::text[])
                 AS told (id, desired, caused_at, correlation_ids)
             WHERE level.id = told.id

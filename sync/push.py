@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 #: Longer than a request can take, so that nobody sends a batch again while its first sender may still be at it.
 LEASE = timedelta(seconds=20)
+#: Class of the advisory locks that put the claims of a channel in line.
+CLAIM_LOCK = 7002
 #: A row that the channel refuses for good waits this long, unless its number changes before.
 REFUSED_PAUSE = timedelta(minutes=15)
 #: While rows fail as a batch without saying which, batches shrink: 250, 50, 10, 2, 1 rows.
@@ -143,6 +145,8 @@ def claim_batch(channel: Channel, rows_per_write: int) -> Batch | None:
 
     This commit waits for the disk: a write that was sent and then forgotten would look like somebody's edit.
     """
+    # One claim of a channel at a time: a second one, begun before this one commits, would not see its open pushes.
+    sql.rows("SELECT pg_advisory_xact_lock(%s, %s)", [CLAIM_LOCK, channel.pk % 2**31])
     picked = _out_of_sync(channel.pk, rows_per_write)
     if not picked:
         return None

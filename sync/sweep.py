@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import LiteralString
 
 from channels import credentials, protocol
 from channels.models import Channel
@@ -68,8 +69,8 @@ def sweep(*, now: datetime) -> Found:
     )
 
 
-def _ids(sql: str) -> list[int]:
-    return [row[0] for row in sql.rows(sql, [])]
+def _ids(statement: LiteralString) -> list[int]:
+    return [row[0] for row in sql.rows(statement)]
 
 
 def note_channel_error(*, channel: Channel, error: protocol.ChannelError, rng: random.Random) -> None:

@@ -240,6 +240,27 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 6 * 1024 * 1024
 # An admin action on a full page of rows, and not much more.
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 2000
 
+# -- The admin --
+
+# Moments to the second: DATETIME_FORMAT has no effect while formats are localized.
+FORMAT_MODULE_PATH = ["merchants.formats"]
+UNFOLD = {
+    "SITE_TITLE": "SyncTec",
+    "SITE_HEADER": "SyncTec",
+    "SITE_SUBHEADER": "Stock in step",
+    "SITE_SYMBOL": "sync_alt",
+    "SITE_URL": "/",
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": False,
+    "STYLES": ["merchants.admin_site.stylesheet"],
+    "SIDEBAR": {
+        "show_search": False,
+        "show_all_applications": False,
+        "navigation": "merchants.admin_site.sidebar",
+    },
+    "DASHBOARD_CALLBACK": "merchants.admin_site.dashboard",
+}
+
 # -- Static files --
 
 STATIC_URL = "/static/"

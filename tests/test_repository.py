@@ -14,7 +14,7 @@ from synctec.local.datafolder import PROJECT
 
 APPS = ("synctec", "merchants", "inventory", "channels", "locations", "sync")
 # Django finds these by their names; what they hold is obvious.
-OBVIOUS_MODULES = {"__init__", "apps"}
+OBVIOUS_MODULES = {"__init__", "apps", "migrations", "management", "templatetags", "formats"}
 SKIPPED_FOLDERS = {".git", ".venv", ".local", "node_modules", "vendor", "staticfiles", "fixtures"}
 TEXT_SUFFIXES = {".py", ".html", ".css", ".js", ".md", ".toml", ".txt", ".yaml", ".yml", ".sh", ".lua"}
 # Put together here, so that this file does not find itself.
@@ -38,13 +38,10 @@ def variables() -> list[str]:
 def modules() -> list[str]:
     """Every module of ours; packages below an app count as one."""
     paths = [path for app in APPS for path in (PROJECT / app).iterdir()]
-    names = [
+    return sorted(
         f"{path.parent.name}.{path.stem}"
         for path in paths
-        if (path.suffix == ".py" and path.stem not in OBVIOUS_MODULES) or (path / "__init__.py").exists()
-    ]
-    return sorted(
-        name for name in names if not name.endswith((".migrations", ".management", ".templatetags"))
+        if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.stem not in OBVIOUS_MODULES
     )
 
 

@@ -180,8 +180,8 @@ def test_few_and_old_events_are_found_by_their_own_index(
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            INSERT INTO channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body, body_sha256, hlc,
-                received_at, correlation_id, state, settled_at)
+            INSERT INTO channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body, body_sha256,
+                hlc, received_at, correlation_id, state, settled_at)
             SELECT %s, %s, 'orders/create', number, '', '', number, now(), gen_random_uuid(), 'applied', now()
             FROM generate_series(1, 20000) AS number
             """,

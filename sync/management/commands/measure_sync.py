@@ -13,9 +13,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from channels.models import Channel, ChannelKind, ChannelState
 from channels.shoppers import NoGoods, Shoppers
-from sync import quiet, world
+from sync import quiet
 from sync.measure import measure
 from sync.store_books import PracticeStores
+from synctec.lib import sql
 
 #: The promise that is measured: this long after the last sale no store shows a wrong number.
 SETTLE_SECONDS = 2.0
@@ -83,7 +84,7 @@ def plain_skus(channels: Sequence[Channel]) -> list[str]:
     """SKUs of these channels that are neither bundles nor components: their numbers are moved by their own sales alone."""
     return [
         code
-        for (code,) in world.rows(
+        for (code,) in sql.rows(
             """
             SELECT DISTINCT listing.remote_sku FROM channels_listing listing JOIN inventory_sku sku ON sku.id = listing.sku_id
             WHERE listing.channel_id = ANY(%s::bigint[]) AND sku.kind = 'stocked'
@@ -99,7 +100,7 @@ def _wrong_levels(channels: Sequence[Channel], stores: PracticeStores) -> int:
     wrong = 0
     for channel in channels:
         shelf = stores.shelf(channel.account.split(".")[0])
-        for item, location, desired in world.rows(
+        for item, location, desired in sql.rows(
             """
             SELECT listing.inventory_item_id, location.remote_id, level.desired FROM channels_listinglevel level
             JOIN channels_listing listing ON listing.id = level.listing_id

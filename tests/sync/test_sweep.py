@@ -1,0 +1,116 @@
+"""What no doorbell announced is found; and what the beat's tasks do with it."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from importlib import import_module
+
+import pytest
+from django.apps import apps
+from django.db.models.functions import Now
+from django_celery_beat.models import PeriodicTask
+
+from channels.models import Channel, ChannelState, ListingLevel
+from channels.protocol import NotAuthorized, Throttled, Unavailable
+from merchants.models import AuditEvent
+from sync import sweep, tasks
+from sync.models import Heartbeat
+from synctec.celery import app
+from tests.factories import NOON, Trade, deliver, make_trade, order_body
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def alder() -> Trade:
+    return make_trade()
+
+
+def test_there_is_nothing_to_do_when_all_is_quiet(alder: Trade) -> None:
+    assert sweep.sweep(now=NOON) == sweep.Found()
+    assert Heartbeat.objects.get().beat_at == NOON
+
+
+def test_events_nobody_rang_for_are_found(alder: Trade) -> None:
+    deliver(alder.shops["north"], "orders/create", order_body(alder.shops["north"], 1, ("MUG", 1)))
+
+    assert sweep.sweep(now=NOON).merchants_to_apply == [alder.merchant.pk]
+
+
+def test_a_level_that_shows_too_much_is_found(alder: Trade) -> None:
+    south = alder.shops["south"]
+    ListingLevel.objects.filter(listing=south.listings["MUG"]).update(desired=3, next_push_at=Now())
+
+    assert sweep.sweep(now=NOON).channels_to_push == [south.channel.pk]
+
+
+@pytest.mark.parametrize("state", [ChannelState.PAUSED, ChannelState.NEEDS_AUTH, ChannelState.UNINSTALLED])
+def test_a_channel_that_is_not_active_is_not_pushed(alder: Trade, state: str) -> None:
+    south = alder.shops["south"]
+    ListingLevel.objects.filter(listing=south.listings["MUG"]).update(desired=3, next_push_at=Now())
+    Channel.objects.filter(pk=south.channel.pk).update(state=state)
+
+    assert sweep.sweep(now=NOON).channels_to_push == []
+
+
+def test_a_suspect_level_is_found_when_it_is_due(alder: Trade) -> None:
+    south = alder.shops["south"]
+    levels = ListingLevel.objects.filter(listing=south.listings["MUG"])
+    levels.update(suspect_since=NOON, next_check_at=Now() + timedelta(hours=1))
+    assert sweep.sweep(now=NOON).channels_to_check == []
+
+    levels.update(next_check_at=Now())
+
+    assert sweep.sweep(now=NOON).channels_to_check == [south.channel.pk]
+
+
+def test_a_channel_that_fails_rests_longer_each_time(alder: Trade) -> None:
+    channel = alder.shops["south"].channel
+
+    sweep.note_channel_error(channel=channel, error=Unavailable("down"), rng=random.Random(1))
+
+    channel.refresh_from_db()
+    assert (channel.failures, channel.last_error, channel.state) == (1, "down", ChannelState.ACTIVE)
+
+
+def test_being_throttled_is_no_failure(alder: Trade) -> None:
+    channel = alder.shops["south"].channel
+
+    sweep.note_channel_error(channel=channel, error=Throttled("wait", retry_after=9), rng=random.Random(1))
+
+    channel.refresh_from_db()
+    assert channel.failures == 0
+
+
+def test_a_channel_that_refuses_our_credentials_waits_for_a_person(alder: Trade) -> None:
+    channel = alder.shops["south"].channel
+
+    sweep.note_channel_error(channel=channel, error=NotAuthorized("scope missing"), rng=random.Random(1))
+
+    channel.refresh_from_db()
+    assert (channel.state, channel.state_reason) == (ChannelState.NEEDS_AUTH, "scope missing")
+    assert AuditEvent.objects.filter(action="channel.needs_auth").count() == 1
+
+
+def test_every_scheduled_task_exists() -> None:
+    # Tests with transactions of their own empty the table that the migration filled.
+    import_module("sync.migrations.0002_schedule").create_schedule(apps, None)
+    app.loader.import_default_modules()
+
+    scheduled = set(PeriodicTask.objects.exclude(name="celery.backend_cleanup").values_list("task", flat=True))
+
+    assert scheduled == {"sync.tasks.sweep", "sync.tasks.reconcile_all", "sync.tasks.check_webhooks"}
+    assert scheduled <= set(app.tasks)
+
+
+def test_ringing_never_fails_when_the_broker_is_away(alder: Trade, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(tasks.apply, "delay", refuse)
+    monkeypatch.setattr(tasks, "_broker_rests_until", 0.0)
+
+    tasks.ring_apply(alder.merchant.pk)
+
+    assert tasks._broker_rests_until > 0
