@@ -103,7 +103,7 @@ def effect(register: Register) -> Effect:
     said = register.said
     if said is None:
         return Effect()
-    units = {restock: 0 for restock in Restock}
+    units = dict.fromkeys(Restock, 0)
     for refund in register.refunds:
         units[refund.restock] += refund.quantity
     ordered = max(0, said.ordered)

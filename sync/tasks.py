@@ -1,7 +1,10 @@
 """Doorbells: Celery tasks that wake the engine. They carry ids, may be lost or doubled at will, and collapse.
 
 What there is to do is found by SQL, so a lost message costs the wait for the next sweep and a doubled one costs a look.
-Each task answers its bell first, then works until it finds nothing more, and rings again when it stops before that.
+
+A message costs more than most of the work it announces, so a task that was woken stays: it holds its bell, which makes
+further rings free, gathers what arrives in a moment into one batch, and leaves when nothing has come for a while. Before
+it leaves it silences the bell and looks once more, so that no ring falls between.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import redis
@@ -36,13 +39,20 @@ log = structlog.get_logger(__name__)
 
 #: A task gives way to others after this long, and rings for the rest.
 SHIFT_SECONDS = 10.0
+#: A task stays for this long after its latest find.
+LINGER_SECONDS = 0.8
+#: So long events gather into one batch.
+GATHER_SECONDS = 0.02
 #: A channel is written to at most this often: what changes meanwhile shares the next call.
-PUSH_EVERY_MS = 150
+PUSH_EVERY_SECONDS = 0.15
+#: Bells heard ringing are not pressed again for this long. Less than LINGER_SECONDS: whoever holds them is there.
+HEARD_SECONDS = 0.2
 #: After the broker refused a message, nobody tries again for this long: a webhook must not wait for a dead broker.
 BROKER_PAUSE_SECONDS = 1.0
 
 _rng = random.Random()
 _broker_rests_until = 0.0
+_heard_until: dict[tuple[str, int], float] = {}
 
 
 @cache
@@ -60,12 +70,17 @@ def _bell(name: str) -> Doorbell:
 def _ring(task: Any, name: str, key: int) -> None:
     """Wake a worker for `key`, unless one is on its way. Never raises: sweeps find what no bell announced."""
     global _broker_rests_until
-    if time.monotonic() < _broker_rests_until or not _bell(name).press(str(key)):
+    now = time.monotonic()
+    if now < _broker_rests_until or now < _heard_until.get((name, key), 0.0):
+        return
+    if not _bell(name).press(str(key)):
+        _heard_until[(name, key)] = now + HEARD_SECONDS
         return
     try:
         task.delay(key)
     except Exception as error:
         _broker_rests_until = time.monotonic() + BROKER_PAUSE_SECONDS
+        _bell(name).answer(str(key))
         log.warning("bell.not_rung", bell=name, key=key, error=type(error).__name__)
 
 
@@ -99,77 +114,80 @@ def ring_activate(channel_id: int) -> None:
     _ring(activate, "activate", channel_id)
 
 
-def _shift(work: Callable[[], bool], again: Callable[[], None]) -> None:
-    """Repeat `work` while it says there is more; at the end of the shift ring for whoever comes next."""
-    ends_at = time.monotonic() + SHIFT_SECONDS
+def _stay(name: str, key: int, work: Callable[[], bool], *, pause_seconds: float) -> bool:
+    """Hold the bell and repeat `work`, which says whether it found anything, until nothing comes any more.
+
+    Returns whether the shift ended with work left.
+    """
+    bell = _bell(name)
+    began_at = found_at = held_at = time.monotonic()
+    bell.hold(str(key))
     try:
-        while work():
-            if time.monotonic() > ends_at:
-                again()
-                return
+        while found_at - began_at < SHIFT_SECONDS and time.monotonic() - found_at < LINGER_SECONDS:
+            if work():
+                found_at = time.monotonic()
+            time.sleep(pause_seconds)
+            if time.monotonic() - held_at > 1.0:
+                bell.hold(str(key))
+                held_at = time.monotonic()
     except (OperationalError, InterfaceError) as error:
         # The database is away or a lock could not be had: nothing is lost, the sweep comes back to it.
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
+        return False
+    finally:
+        bell.answer(str(key))
+    return work()
 
 
 @shared_task
 def apply(merchant_id: int, **_: Any) -> None:
-    """Apply a merchant's pending events, then have its dirty SKUs published."""
-    _bell("apply").answer(str(merchant_id))
+    """Apply a merchant's pending events and publish what they changed."""
 
     def work() -> bool:
         applied = applying.apply_batch(merchant_id=merchant_id, now=timezone.now(), rng=_rng)
         if applied.dirty:
-            ring_publish(merchant_id)
-        if applied.claimed and applied.busy == applied.claimed:
-            time.sleep(0.02)
-        return applied.claimed > 0
+            _publish(merchant_id)
+        return applied.claimed > applied.busy
 
-    _shift(work, lambda: ring_apply(merchant_id))
+    if _stay("apply", merchant_id, work, pause_seconds=GATHER_SECONDS):
+        ring_apply(merchant_id)
+
+
+def _publish(merchant_id: int) -> bool:
+    published = publishing.publish_batch(merchant_id=merchant_id, now=timezone.now())
+    for channel_id in published.channels:
+        ring_push(channel_id)
+    return published.skus > 0
 
 
 @shared_task
 def publish(merchant_id: int, **_: Any) -> None:
-    """Publish a merchant's dirty SKUs, then have the channels concerned pushed."""
+    """Publish a merchant's dirty SKUs that no event left behind: changes by hand, and what a sweep found."""
     _bell("publish").answer(str(merchant_id))
-
-    def work() -> bool:
-        published = publishing.publish_batch(merchant_id=merchant_id, now=timezone.now())
-        for channel_id in published.channels:
-            ring_push(channel_id)
-        return published.skus > 0
-
-    _shift(work, lambda: ring_publish(merchant_id))
+    try:
+        while _publish(merchant_id):
+            pass
+    except (OperationalError, InterfaceError) as error:
+        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
 @shared_task
 def push(channel_id: int, **_: Any) -> None:
     """Push what a channel should show; suspects that turn up are read soon after."""
-    _breathe(channel_id)
-    _bell("push").answer(str(channel_id))
     channel = Channel.objects.get(pk=channel_id)
 
     def work() -> bool:
-        done = pushing.push_channel(channel=channel, connector=connector_for(channel), rng=_rng, max_batches=1)
+        done = pushing.push_channel(
+            channel=channel, connector=connector_for(channel), rng=_rng, max_batches=1
+        )
         if done.has_suspects:
             ring_check(channel_id)
-        if done.has_more:
-            _breathe(channel_id)
-        return done.has_more and not done.wait_seconds and not done.unknown
+        return done.batches > 0 and not done.wait_seconds and not done.unknown
 
-    _guarded(channel, lambda: _shift(work, lambda: ring_push(channel_id)))
-
-
-def _breathe(channel_id: int) -> None:
-    """Leave a little time between two writes to a channel, so that changes gather into one."""
-    key = f"breath:{channel_id}"
-    try:
-        if not _redis().set(key, 1, nx=True, px=PUSH_EVERY_MS):
-            wait_ms = max(0, int(_redis().pttl(key)))
-            time.sleep(wait_ms / 1000)
-            _redis().set(key, 1, px=PUSH_EVERY_MS)
-    except redis.RedisError:
-        time.sleep(PUSH_EVERY_MS / 1000)
+    _guarded(
+        channel,
+        lambda: _stay("push", channel_id, work, pause_seconds=PUSH_EVERY_SECONDS) and ring_push(channel_id),
+    )
 
 
 @shared_task
@@ -178,15 +196,19 @@ def check(channel_id: int, **_: Any) -> None:
     _bell("check").answer(str(channel_id))
     channel = Channel.objects.get(pk=channel_id)
 
-    def work() -> bool:
-        done = checking.check_channel(channel=channel, connector=connector_for(channel), now=timezone.now())
-        if done.needs_orders:
-            reconciling.poll_orders(channel=channel, connector=connector_for(channel), now=timezone.now())
-        if done.read:
-            ring_publish(channel.merchant_id)
-        return done.read > 0 and done.waiting < done.read
+    def work() -> None:
+        while True:
+            done = checking.check_channel(
+                channel=channel, connector=connector_for(channel), now=timezone.now()
+            )
+            if done.needs_orders:
+                reconciling.poll_orders(channel=channel, connector=connector_for(channel), now=timezone.now())
+            if done.read:
+                ring_publish(channel.merchant_id)
+            if done.read == 0 or done.waiting == done.read:
+                return
 
-    _guarded(channel, lambda: _shift(work, lambda: ring_check(channel_id)))
+    _guarded(channel, work)
 
 
 @shared_task
@@ -195,12 +217,11 @@ def reconcile(channel_id: int, **_: Any) -> None:
     _bell("reconcile").answer(str(channel_id))
     channel = Channel.objects.get(pk=channel_id)
 
-    def work() -> bool:
+    def work() -> None:
         reconciling.reconcile(channel=channel, connector=connector_for(channel), now=timezone.now())
         ring_check(channel_id)
-        return False
 
-    _guarded(channel, lambda: _shift(work, lambda: None))
+    _guarded(channel, work)
 
 
 @shared_task
@@ -227,14 +248,16 @@ def reconcile_all(**_: Any) -> None:
 def check_webhooks(**_: Any) -> None:
     """Look after every active channel's webhook subscriptions, and read what was missed if one was gone (celery-beat)."""
     for channel in Channel.objects.filter(state=ChannelState.ACTIVE):
+        _guarded(channel, partial(_check_webhooks, channel))
 
-        def work(channel: Channel = channel) -> None:
-            report = connector_for(channel).ensure_webhooks(callback_url(channel))
-            if report.created or report.repaired:
-                log.warning("webhooks.repaired", channel_id=channel.pk, created=report.created, repaired=report.repaired)
-                ring_reconcile(channel.pk)
 
-        _guarded(channel, work)
+def _check_webhooks(channel: Channel) -> None:
+    report = connector_for(channel).ensure_webhooks(callback_url(channel))
+    if report.created or report.repaired:
+        log.warning(
+            "webhooks.repaired", channel_id=channel.pk, created=report.created, repaired=report.repaired
+        )
+        ring_reconcile(channel.pk)
 
 
 @shared_task
@@ -255,12 +278,14 @@ def sweep(**_: Any) -> None:
         ring_check(channel_id)
 
 
-def _guarded(channel: Channel, work: Callable[[], None]) -> None:
+def _guarded(channel: Channel, work: Callable[[], object]) -> None:
     """A channel that cannot be asked is the channel's trouble, not the worker's: note it and leave it to the sweep."""
     try:
         work()
     except protocol.ChannelError as error:
         sweeping.note_channel_error(channel=channel, error=error, rng=_rng)
         log.warning("task.channel_error", channel_id=channel.pk, error=str(error)[:300])
+    except (OperationalError, InterfaceError) as error:
+        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
     except redis.RedisError as error:
         log.warning("task.redis_away", channel_id=channel.pk, error=type(error).__name__)

@@ -35,6 +35,13 @@ class Doorbell:
             logger.warning("doorbell %s: ringing without Redis (%s)", self._name, type(error).__name__)
             return True
 
+    def hold(self, key: str) -> None:
+        """Keep the bell ringing while somebody is at work, so that nobody else is woken. Never raises."""
+        try:
+            self._client.set(self._mark(key), 1, px=self._ring_ms)
+        except redis.RedisError as error:
+            logger.warning("doorbell %s: not held (%s)", self._name, type(error).__name__)
+
     def answer(self, key: str) -> None:
         """Silence the bell. Never raises.
 

@@ -15,6 +15,8 @@ from synctec.local.stack import LOOPBACK, LocalStack
 
 DEMO_LOGINS = {"merchant": "demo@synctec.test", "admin": "admin@synctec.test"}
 
+# Every address of this machine; the demo logins then have a password made for this data folder.
+ANYWHERE = "0.0.0.0"  # noqa: S104
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -96,9 +98,7 @@ def _parse_arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="start the stack and stay in the foreground")
     run_parser.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 8000), help="web port")
-    run_parser.add_argument(
-        "--host", default=os.environ.get("HOST") or LOOPBACK, help="address the web binds to"
-    )
+    run_parser.add_argument("--host", choices=(LOOPBACK, ANYWHERE), default=LOOPBACK, help="web address")
     commands.add_parser("status", help="show the running stack")
     commands.add_parser("clean", help="delete the stack's data")
     return parser.parse_args()

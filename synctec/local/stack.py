@@ -33,7 +33,8 @@ OVERRIDABLE = (
 )
 VALKEY_NODES = 3
 WORKERS = 2
-WORKER_THREADS = 8
+# A task stays while its channel has something to do, mostly waiting: threads are cheap, a queue is not.
+WORKER_THREADS = 16
 # The rest would only wait for each other: one process runs Python on one core at a time.
 WEB_THREADS = 2 * (os.cpu_count() or 2) + 1
 # Several commands of manage.py in one process, because each process pays for all the imports anew.
@@ -215,13 +216,12 @@ class LocalStack:
             ]
 
     def _make_environment(self, secrets: Secrets) -> dict[str, str]:
-        web_host = LOOPBACK if self._host in ("0.0.0.0", "::") else self._host
         made = {
             "SECRET_KEY": secrets.secret_key,
             "CREDENTIAL_KEYS": secrets.credential_keys,
             "DEBUG": "false",
-            "ALLOWED_HOSTS": f"localhost,{LOOPBACK},{web_host}",
-            "PUBLIC_URL": f"http://{web_host}:{self._ports['web']}",
+            "ALLOWED_HOSTS": f"localhost,{LOOPBACK}",
+            "PUBLIC_URL": f"http://{LOOPBACK}:{self._ports['web']}",
             "SANDBOX_URL": f"http://{LOOPBACK}:{self._ports['sandbox']}",
             # Nobody ran collectstatic here; the files are served from where they lie.
             "STATIC_MANIFEST": "false",

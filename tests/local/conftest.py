@@ -15,7 +15,8 @@ from synctec.local.supervisor import Supervisor
 SLEEPER = "import time; print('up', flush=True); time.sleep(300)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
 PARENT = (
-    f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}]);"
+    f"import subprocess, sys; quiet = subprocess.DEVNULL;"
+    f"p = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], stdout=quiet);"
     "print(p.pid, flush=True); p.wait()"
 )
 FAILING = "import sys; sys.exit(3)"
