@@ -256,10 +256,7 @@ class ChannelAdmin(TenantAdmin):
         rows = channel.locations.order_by("name")
         return table(
             ("Location", "Identifier", "Active"),
-            [
-                (location.name, location.remote_id, "yes" if location.is_active else "no")
-                for location in rows[:100]
-            ],
+            [(location.name, location.remote_id, "yes" if location.is_active else "no") for location in rows[:100]],
             empty="No locations read yet.",
         )
 
@@ -294,9 +291,7 @@ class ChannelAdmin(TenantAdmin):
         self, request: HttpRequest, merchant: Merchant, name: str, *, with_goods: bool
     ) -> Channel | None:
         try:
-            channel = onboarding.connect_sandbox_store(
-                merchant=merchant, name=name, user=acting_user(request)
-            )
+            channel = onboarding.connect_sandbox_store(merchant=merchant, name=name, user=acting_user(request))
             if with_goods:
                 practice.stock_shelves(channel)
             onboarding.activate(channel, now=timezone.now(), user=acting_user(request))
@@ -360,11 +355,7 @@ class ChannelAdmin(TenantAdmin):
 
     def get_actions_detail(self, request: HttpRequest, object_id: int) -> list[Any]:
         """Pause or resume, whichever the channel's state allows."""
-        channel = (
-            Channel.objects.filter(pk=str(object_id)).only("state").first()
-            if str(object_id).isdigit()
-            else None
-        )
+        channel = Channel.objects.filter(pk=str(object_id)).only("state").first() if str(object_id).isdigit() else None
         state = channel.state if channel else ""
         hidden = {
             "pause": state != ChannelState.ACTIVE,
@@ -539,11 +530,7 @@ class ListingAdmin(TenantAdmin):
 
     @admin.action(description="Map to the SKU of the same code", permissions=["change"])
     def map_by_code(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
-        managed = (
-            queryset
-            if reach_of(request).every
-            else queryset.filter(merchant_id__in=reach_of(request).managed)
-        )
+        managed = queryset if reach_of(request).every else queryset.filter(merchant_id__in=reach_of(request).managed)
         ids = list(managed.values_list("pk", flat=True))
         mapped = mapping.map_by_code(listing_ids=ids, user=acting_user(request))
         messages.success(request, f"{mapped} of {len(ids)} listings mapped by their code.")
@@ -669,9 +656,7 @@ class ListingLevelAdmin(BigTableAdmin):
     def should_show(self, level: ListingLevel) -> int | None:
         return level.desired
 
-    @column(
-        "state", badge={"in step": "success", "behind": "warning", "suspect": "danger", "not published": ""}
-    )
+    @column("state", badge={"in step": "success", "behind": "warning", "suspect": "danger", "not published": ""})
     def state(self, level: ListingLevel) -> str:
         if level.suspect_since:
             return "suspect"
@@ -771,9 +756,7 @@ class InboxEventAdmin(BigTableAdmin):
         """Events with this webhook id, looked up in the unique index channel by channel, topic by topic."""
         channels = Channel.objects.filter(merchant_id__in=visible_merchant_ids(request))
         with connection.cursor() as cursor:
-            cursor.execute(
-                _BY_WEBHOOK_ID, {"channels": list(channels.values_list("pk", flat=True)), "key": key}
-            )
+            cursor.execute(_BY_WEBHOOK_ID, {"channels": list(channels.values_list("pk", flat=True)), "key": key})
             return Q(pk__in=[row[0] for row in cursor.fetchall()])
 
     @column("state", badge=_EVENT_COLOURS)
@@ -801,11 +784,7 @@ class InboxEventAdmin(BigTableAdmin):
 
     @admin.action(description="Apply again (dead and ignored ones)", permissions=["apply"])
     def apply_again(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
-        managed = (
-            queryset
-            if reach_of(request).every
-            else queryset.filter(merchant_id__in=reach_of(request).managed)
-        )
+        managed = queryset if reach_of(request).every else queryset.filter(merchant_id__in=reach_of(request).managed)
         ids = list(managed.values_list("pk", flat=True))
         count = replay.replay(ids=ids, user=acting_user(request), now=timezone.now())
         left = f"; {len(ids) - count} were not set aside and stay as they are" if count < len(ids) else ""
@@ -816,9 +795,7 @@ class InboxEventAdmin(BigTableAdmin):
         event = self.get_managed(request, object_id)
         back = reverse("admin:channels_inboxevent_change", args=[event.pk])
         if event.state not in replay.REPLAYABLE:
-            messages.info(
-                request, f"This event is {event.state}: only ignored and dead ones can be applied again."
-            )
+            messages.info(request, f"This event is {event.state}: only ignored and dead ones can be applied again.")
             return HttpResponseRedirect(back)
         if request.method == "POST":
             replay.replay(ids=[event.pk], user=acting_user(request), now=timezone.now())
@@ -919,9 +896,7 @@ class PushAdmin(BigTableAdmin):
         if resolved and resolved.url_name == "channels_push_change":
             # The page spells out the level, its listing and its location; a list needs only the listing's
             # title.
-            return queryset.select_related(
-                "listing_level__listing__channel", "listing_level__store_location__channel"
-            )
+            return queryset.select_related("listing_level__listing__channel", "listing_level__store_location__channel")
         return queryset
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
@@ -1013,9 +988,7 @@ class PushBatchAdmin(BigTableAdmin):
         batch_id = as_uuid(key)
         return Q(pk=batch_id) if batch_id else None
 
-    @column(
-        "state", badge={"intent": "info", "unknown": "warning", "done": "success", "unresolved": "danger"}
-    )
+    @column("state", badge={"intent": "info", "unknown": "warning", "done": "success", "unresolved": "danger"})
     def state_badge(self, batch: PushBatch) -> str:
         return batch.state
 

@@ -45,9 +45,7 @@ def connector_for(channel: Channel) -> protocol.Connector:
 
 def callback_url(channel: Channel) -> str:
     """Where the channel delivers its webhooks."""
-    return settings.PUBLIC_URL + reverse(
-        "webhook", kwargs={"kind": channel.kind, "token": channel.webhook_token}
-    )
+    return settings.PUBLIC_URL + reverse("webhook", kwargs={"kind": channel.kind, "token": channel.webhook_token})
 
 
 @cache

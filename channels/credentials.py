@@ -292,9 +292,7 @@ def _ask_for_token(channel: Channel, credential: Credential) -> auth.TokenGrant:
             session=origins.session_for(channel),
             now=datetime.now(UTC),
         )
-    raise protocol.NotAuthorized(
-        f"{channel} no longer accepts our access token: authorize the app again in the store."
-    )
+    raise protocol.NotAuthorized(f"{channel} no longer accepts our access token: authorize the app again in the store.")
 
 
 def needs_authorization(channel: Channel, *, reason: str) -> None:

@@ -53,9 +53,7 @@ _RECEIVE_MANY = """
 
 #: The newest stamps, by the primary key: stamps grow with ids but for a few events received at the same
 #: moment.
-_NEWEST_STAMP = (
-    "SELECT max(hlc) FROM (SELECT hlc FROM channels_inboxevent ORDER BY id DESC LIMIT 1000) AS newest"
-)
+_NEWEST_STAMP = "SELECT max(hlc) FROM (SELECT hlc FROM channels_inboxevent ORDER BY id DESC LIMIT 1000) AS newest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +65,7 @@ class Receipt:
     correlation_id: uuid.UUID
 
 
-def receive(
-    *, channel_id: int, merchant_id: int, delivery: protocol.Delivery, body: bytes, now: datetime
-) -> Receipt:
+def receive(*, channel_id: int, merchant_id: int, delivery: protocol.Delivery, body: bytes, now: datetime) -> Receipt:
     """Store one delivery and commit, then wake the engine. A delivery seen before is only counted.
 
     Raises:
@@ -161,9 +157,7 @@ def _refuse_inside_transaction() -> None:
     """
     blocks = connection.atomic_blocks
     if blocks and not getattr(blocks[-1], "_from_testcase", False):
-        msg = (
-            "An event must be committed before it is acknowledged: call receive() outside of any transaction."
-        )
+        msg = "An event must be committed before it is acknowledged: call receive() outside of any transaction."
         raise RuntimeError(msg)
 
 

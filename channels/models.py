@@ -89,9 +89,7 @@ class Credential(models.Model):
     """A channel's secrets, each sealed and bound to this row (see `channels.credentials`); never shown again."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.OneToOneField(
-        Channel, on_delete=models.CASCADE, related_name="credential", db_constraint=False
-    )
+    channel = models.OneToOneField(Channel, on_delete=models.CASCADE, related_name="credential", db_constraint=False)
     client_id = models.CharField(max_length=120, blank=True)
     sealed_client_secret = models.TextField(blank=True, db_default="")
     #: Kept while a rotation is under way: the channel signs with the old one for up to an hour.
@@ -113,9 +111,7 @@ class StoreLocation(models.Model):
     """A place as a channel knows it."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(
-        Channel, on_delete=models.CASCADE, related_name="locations", db_constraint=False
-    )
+    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="locations", db_constraint=False)
     remote_id = models.CharField(max_length=120)
     name = models.CharField(max_length=255)
     is_active = models.BooleanField(default=True, db_default=True)
@@ -135,9 +131,7 @@ class Listing(models.Model):
     """A SKU mapping: one variant of one channel, with that channel's identifiers."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(
-        Channel, on_delete=models.CASCADE, related_name="listings", db_constraint=False
-    )
+    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="listings", db_constraint=False)
     sku = models.ForeignKey(
         Sku,
         on_delete=models.PROTECT,
@@ -198,9 +192,7 @@ class ListingLevel(models.Model):
     store_location = models.ForeignKey(
         StoreLocation, on_delete=models.CASCADE, related_name="levels", db_constraint=False
     )
-    is_stocked = models.BooleanField(
-        default=True, db_default=True, help_text="The store stocks it at this location."
-    )
+    is_stocked = models.BooleanField(default=True, db_default=True, help_text="The store stocks it at this location.")
 
     base = models.IntegerField(default=0, db_default=0)
     order_effects = models.IntegerField("effect of known orders", default=0, db_default=0)
@@ -221,9 +213,7 @@ class ListingLevel(models.Model):
     version = models.BigIntegerField(default=0, db_default=0)
     #: The source's own clock of the newest thing known of this level; older webhooks are superseded.
     source_at = models.DateTimeField(null=True, blank=True)
-    confirmed_at = models.DateTimeField(
-        null=True, blank=True, help_text="When the store last confirmed the number."
-    )
+    confirmed_at = models.DateTimeField(null=True, blank=True, help_text="When the store last confirmed the number.")
 
     suspect_since = models.DateTimeField(null=True, blank=True)
     suspect_reason = models.CharField(max_length=60, blank=True, db_default="")
@@ -263,9 +253,7 @@ class ListingLevel(models.Model):
                 condition=Q(sample__isnull=True) | Q(suspect_since__isnull=False),
                 name="listing_level_sample_only_while_suspect",
             ),
-            models.CheckConstraint(
-                condition=Q(held=0) | Q(held_at__isnull=False), name="listing_level_held_somewhere"
-            ),
+            models.CheckConstraint(condition=Q(held=0) | Q(held_at__isnull=False), name="listing_level_held_somewhere"),
             models.CheckConstraint(
                 condition=Q(desired__isnull=True) | Q(desired__gte=0),
                 name="listing_level_desired_not_negative",
@@ -309,9 +297,7 @@ class InboxEvent(models.Model):
         Channel, on_delete=models.CASCADE, related_name="events", db_constraint=False, db_index=False
     )
     topic = models.CharField(max_length=80)
-    webhook_id = models.CharField(
-        max_length=160, help_text="Identity of the delivery; repeated over its retries."
-    )
+    webhook_id = models.CharField(max_length=160, help_text="Identity of the delivery; repeated over its retries.")
     event_id = models.CharField(max_length=160, blank=True, db_default="")
     api_version = models.CharField(max_length=20, blank=True, db_default="")
     triggered_at = models.DateTimeField(null=True, blank=True)
@@ -333,9 +319,7 @@ class InboxEvent(models.Model):
     class Meta:
         constraints = [
             SameMerchant(field="channel", name="inbox_event_channel_of_merchant"),
-            models.UniqueConstraint(
-                fields=["channel", "topic", "webhook_id"], name="inbox_event_delivered_once"
-            ),
+            models.UniqueConstraint(fields=["channel", "topic", "webhook_id"], name="inbox_event_delivered_once"),
             models.CheckConstraint(
                 condition=~Q(state__in=["ignored", "dead"]) | ~Q(reason=""), name="inbox_event_says_why"
             ),
@@ -348,9 +332,7 @@ class InboxEvent(models.Model):
         ]
         indexes = [
             # What is there to apply for a merchant? (apply, sweep)
-            models.Index(
-                fields=["merchant", "next_attempt_at"], condition=Q(state="pending"), name="inbox_event_due"
-            ),
+            models.Index(fields=["merchant", "next_attempt_at"], condition=Q(state="pending"), name="inbox_event_due"),
             # The inbox of one merchant, newest first (admin list, live page).
             models.Index(fields=["merchant", "-id"], name="inbox_event_by_merchant"),
             # What waits for a mapping on a channel (replay), and the dead (admin).
@@ -447,9 +429,7 @@ class Push(models.Model):
     error_code = models.CharField(max_length=80, blank=True, db_default="")
     error = models.CharField(max_length=500, blank=True, db_default="")
     correlation_ids = ArrayField(models.UUIDField(), default=list, db_default=[])
-    caused_at = models.DateTimeField(
-        null=True, blank=True, help_text="When the oldest event behind it arrived."
-    )
+    caused_at = models.DateTimeField(null=True, blank=True, help_text="When the oldest event behind it arrived.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     settled_at = models.DateTimeField(null=True, blank=True)
 
@@ -465,8 +445,7 @@ class Push(models.Model):
                 fields=["listing_level"], condition=Q(state="open"), name="push_one_open_per_level"
             ),
             models.CheckConstraint(
-                condition=Q(state="open", settled_at__isnull=True)
-                | (~Q(state="open") & Q(settled_at__isnull=False)),
+                condition=Q(state="open", settled_at__isnull=True) | (~Q(state="open") & Q(settled_at__isnull=False)),
                 name="push_settled_exactly_when_dated",
             ),
             in_choices("push_state_known", "state", PushState),

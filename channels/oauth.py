@@ -66,8 +66,7 @@ def install(request: HttpRequest, seats: Seats) -> HttpResponse:
     wanted = (request.POST if request.method == "POST" else request.GET).get("shop", "")
     if not settings.SHOPIFY_CLIENT_ID or not settings.SHOPIFY_CLIENT_SECRET:
         reason = (
-            "This system has no Shopify app yet: "
-            "its operator has to set SHOPIFY_CLIENT_ID and SHOPIFY_CLIENT_SECRET."
+            "This system has no Shopify app yet: its operator has to set SHOPIFY_CLIENT_ID and SHOPIFY_CLIENT_SECRET."
         )
         return _page(request, seat=seats.current, shop=wanted, failure=reason, status=503)
     if request.method == "GET":
@@ -132,9 +131,7 @@ def _take_pending(request: HttpRequest, now: datetime) -> Pending:
     left: dict[str, Any] | None = request.session.get(PENDING_KEY)
     state = request.GET.get("state", "")
     if left is None or not secrets.compare_digest(state.encode(errors="replace"), left["state"].encode()):
-        raise ConnectionFailed(
-            "This answer belongs to no connection begun in this browser. Begin again from here."
-        )
+        raise ConnectionFailed("This answer belongs to no connection begun in this browser. Begin again from here.")
     del request.session[PENDING_KEY]
     # Saved now and not with the response: what follows takes time, and the state must not be good for a
     # second answer.
@@ -160,9 +157,7 @@ def _finish(request: HttpRequest, pending: Pending, seat: Seat, *, user: User, n
     """Raises ConnectionFailed, with nothing stored."""
     answer, client_secret = _checked_answer(request, pending, now)
     # Before the code is spent; the unique key on the account decides for good when the channel is stored.
-    others = Channel.objects.filter(kind=ChannelKind.SHOPIFY, account=answer.shop).exclude(
-        merchant=seat.merchant
-    )
+    others = Channel.objects.filter(kind=ChannelKind.SHOPIFY, account=answer.shop).exclude(merchant=seat.merchant)
     if others.exists():
         raise ConnectionFailed(
             f"{answer.shop} is already connected by another merchant. It has to be disconnected there first.",
@@ -183,14 +178,10 @@ def _finish(request: HttpRequest, pending: Pending, seat: Seat, *, user: User, n
             "the client secret set here is not the app's."
         ) from None
     except protocol.ChannelError as error:
-        raise ConnectionFailed(
-            f"{answer.shop} gave no access. {error} Begin again in a minute.", status=502
-        ) from None
+        raise ConnectionFailed(f"{answer.shop} gave no access. {error} Begin again in a minute.", status=502) from None
     missing = auth.missing_scopes(grant.scopes)
     if missing:
-        raise ConnectionFailed(
-            f"{answer.shop} did not grant {', '.join(missing)}. Begin again and accept all of them."
-        )
+        raise ConnectionFailed(f"{answer.shop} did not grant {', '.join(missing)}. Begin again and accept all of them.")
     try:
         return _store(answer.shop, grant, seat, user=user)
     except onboarding.OnboardingError as error:
@@ -238,8 +229,6 @@ def _store(shop: str, grant: auth.TokenGrant, seat: Seat, *, user: User) -> Chan
     return channel
 
 
-def _page(
-    request: HttpRequest, *, seat: Seat | None, shop: str, failure: str = "", status: int = 200
-) -> HttpResponse:
+def _page(request: HttpRequest, *, seat: Seat | None, shop: str, failure: str = "", status: int = 200) -> HttpResponse:
     context = {"merchant": seat.merchant if seat else None, "shop": shop[:255], "failure": failure}
     return render(request, "channels/shopify_install.html", context, status=status)

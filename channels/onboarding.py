@@ -263,26 +263,20 @@ def map_listings(channel: Channel) -> int:
     return len(listing_ids)
 
 
-def _retire_missing_listings(
-    channel: Channel, connector: protocol.Connector, *, seen: set[str], now: datetime
-) -> int:
+def _retire_missing_listings(channel: Channel, connector: protocol.Connector, *, seen: set[str], now: datetime) -> int:
     """Mark listings deleted that the catalogue left out, after asking for their products one by one: a
     catalogue read in pages can skip what moves meanwhile, and a listing taken for deleted is no longer kept
     in step.
     """
     known = Listing.objects.filter(channel=channel, deleted_at__isnull=True)
     missing: dict[str, list[int]] = {}
-    for pk, variant_id, product_id in known.values_list(
-        "pk", "remote_variant_id", "remote_product_id"
-    ).iterator():
+    for pk, variant_id, product_id in known.values_list("pk", "remote_variant_id", "remote_product_id").iterator():
         if variant_id not in seen:
             missing.setdefault(product_id, []).append(pk)
     deleted = 0
     for product_id, pks in missing.items():
         left = {variant.variant_id for variant in connector.read_variants(product_id)}
-        deleted += (
-            Listing.objects.filter(pk__in=pks).exclude(remote_variant_id__in=left).update(deleted_at=now)
-        )
+        deleted += Listing.objects.filter(pk__in=pks).exclude(remote_variant_id__in=left).update(deleted_at=now)
     return deleted
 
 
@@ -301,9 +295,7 @@ def _item_batches(channel: Channel, *, size: int) -> Iterator[list[str]]:
         yield known[start : start + size]
 
 
-def _take_levels(
-    channel: Channel, levels: Sequence[protocol.LevelState], *, now: datetime
-) -> tuple[int, int]:
+def _take_levels(channel: Channel, levels: Sequence[protocol.LevelState], *, now: datetime) -> tuple[int, int]:
     """Create levels that are new and doubt those that differ. Returns how many of each."""
     values: dict[str, Any] = {
         "channel": channel.pk,
@@ -417,9 +409,7 @@ def _ask_sandbox_for_store(handle: str, name: str) -> _SandboxApp:
     """
     url = origins.sandbox_url()
     try:
-        answer = origins.sandbox_session(url).post(
-            f"{url}/_control/stores", json={"handle": handle, "name": name}
-        )
+        answer = origins.sandbox_session(url).post(f"{url}/_control/stores", json={"handle": handle, "name": name})
         if answer.status_code not in (200, 201):
             raise OnboardingError(f"The sandbox makes no store {handle!r} (HTTP {answer.status_code}).")
         told = answer.json()
@@ -430,9 +420,7 @@ def _ask_sandbox_for_store(handle: str, name: str) -> _SandboxApp:
         raise OnboardingError(f"The sandbox's answer about the store {handle!r} makes no sense.") from None
 
 
-def claim_account(
-    *, merchant: Merchant, kind: ChannelKind, account: str, name: str, user: User | None
-) -> Channel:
+def claim_account(*, merchant: Merchant, kind: ChannelKind, account: str, name: str, user: User | None) -> Channel:
     """The merchant's channel for this account, new or the one it has; connecting again from now on.
 
     In the caller's transaction. A channel that works or is paused keeps its state: its credentials are only
@@ -474,10 +462,7 @@ def check_scopes(channel: Channel) -> None:
     """Compare what the store granted with what we need. Raises OnboardingError, naming what is missing."""
     missing = auth.missing_scopes(Credential.objects.values_list("scopes", flat=True).get(channel=channel))
     if missing:
-        reason = (
-            f"{channel.account} did not grant {', '.join(missing)}: "
-            "add these scopes to the app and connect again."
-        )
+        reason = f"{channel.account} did not grant {', '.join(missing)}: add these scopes to the app and connect again."
         credentials.needs_authorization(channel, reason=reason)
         raise OnboardingError(reason)
 
@@ -539,9 +524,7 @@ def _begin_counting_orders(channel: Channel, *, now: datetime) -> None:
     with transaction.atomic():
         stored = Channel.objects.select_for_update(no_key=True).get(pk=channel.pk)
         if stored.state in (ChannelState.UNINSTALLED, ChannelState.NEEDS_AUTH):
-            raise OnboardingError(
-                f"{stored} is {stored.get_state_display().lower()}: connect it again first."
-            )
+            raise OnboardingError(f"{stored} is {stored.get_state_display().lower()}: connect it again first.")
         if stored.orders_counted_from is None:
             stored.orders_counted_from = now
             stored.orders_watermark = stored.orders_watermark or now

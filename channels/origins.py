@@ -37,9 +37,7 @@ def sandbox_url() -> str:
     """The sandbox's own address. Raises SandboxOff when there is none."""
     url: str = settings.SANDBOX_URL
     if not url:
-        raise SandboxOff(
-            "There is no sandbox here: set SANDBOX_URL to its address, such as http://127.0.0.1:41000."
-        )
+        raise SandboxOff("There is no sandbox here: set SANDBOX_URL to its address, such as http://127.0.0.1:41000.")
     return url.rstrip("/")
 
 

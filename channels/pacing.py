@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from channels.protocol import Refused, Paced, ThrottleStatus
+from channels.protocol import Paced, Refused, ThrottleStatus
 from synctec.lib.bucket import CostAboveCapacity, TokenBucket
 
 if TYPE_CHECKING:

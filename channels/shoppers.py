@@ -180,9 +180,7 @@ class Shoppers:
         else:
             self._count(errors=1)
 
-    def _count(
-        self, *, orders: int = 0, units: int = 0, sold_out: int = 0, returned: int = 0, errors: int = 0
-    ) -> None:
+    def _count(self, *, orders: int = 0, units: int = 0, sold_out: int = 0, returned: int = 0, errors: int = 0) -> None:
         with self._lock:
             so_far = self._tally
             self._tally = replace(
@@ -238,9 +236,7 @@ def _address(base_url: str) -> tuple[str, int]:
     return parts.hostname, parts.port or 80
 
 
-def _ask(
-    connection: http.client.HTTPConnection, method: str, path: str, body: object = None
-) -> tuple[int, object]:
+def _ask(connection: http.client.HTTPConnection, method: str, path: str, body: object = None) -> tuple[int, object]:
     """One request over a kept connection; its status and its JSON."""
     payload = None if body is None else json.dumps(body).encode()
     connection.request(method, path, body=payload, headers={"Content-Type": "application/json"})

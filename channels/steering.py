@@ -51,16 +51,12 @@ def reconcile_now(*, channel: Channel, user: User | None) -> None:
         CannotSteer: the channel is not active, so it cannot be asked.
     """
     if channel.state != ChannelState.ACTIVE:
-        raise CannotSteer(
-            f"{channel} is {channel.get_state_display().lower()}: only an active channel is reconciled."
-        )
+        raise CannotSteer(f"{channel} is {channel.get_state_display().lower()}: only an active channel is reconciled.")
     trail.record(merchant_id=channel.merchant_id, action="channel.reconcile", subject=channel, user=user)
     _want_reconciled(channel.pk)
 
 
-def _move(
-    channel: Channel, before: ChannelState, after: ChannelState, user: User | None, reason: str
-) -> None:
+def _move(channel: Channel, before: ChannelState, after: ChannelState, user: User | None, reason: str) -> None:
     """Change the state under the row's lock, if it is still what it was thought to be."""
     stored = Channel.objects.select_for_update(no_key=True).get(pk=channel.pk)
     if stored.state != before:

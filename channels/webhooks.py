@@ -160,11 +160,7 @@ def _read_body(request: HttpRequest) -> bytes:
 
 
 def _headers(request: HttpRequest) -> dict[str, str]:
-    return {
-        name[5:].replace("_", "-").lower(): value
-        for name, value in request.META.items()
-        if name[:5] == "HTTP_"
-    }
+    return {name[5:].replace("_", "-").lower(): value for name, value in request.META.items() if name[:5] == "HTTP_"}
 
 
 def _authenticated(door: Door, *, token: str, headers: dict[str, str], body: bytes) -> Door:
@@ -181,9 +177,7 @@ def _authenticated(door: Door, *, token: str, headers: dict[str, str], body: byt
         if reader.authenticate(headers=headers, body=body, secrets=door.secrets.open()):
             return door
     _log_refusal(door, "signature")
-    raise Refusal(
-        401, "The signature does not fit the body. Sign the raw bytes with the channel's client secret."
-    )
+    raise Refusal(401, "The signature does not fit the body. Sign the raw bytes with the channel's client secret.")
 
 
 def _envelope(reader: protocol.EventReader, headers: dict[str, str]) -> protocol.Delivery:
@@ -243,9 +237,7 @@ class _Doors:
         """The door as it is in the database now. Raises Refusal (404)."""
         channel = None
         if kind in ChannelKind.values and _TOKEN.fullmatch(token):
-            channel = (
-                Channel.objects.select_related("credential").filter(webhook_token=token, kind=kind).first()
-            )
+            channel = Channel.objects.select_related("credential").filter(webhook_token=token, kind=kind).first()
         if channel is None:
             self.forget(token)
             raise Refusal(404, "No such webhook address.")

@@ -47,9 +47,7 @@ LATEST_ROWS = 20
 def sku_ids(request: HttpRequest, code: str) -> list[int]:
     """The SKUs with exactly this code that the person sees."""
     return list(
-        Sku.objects.filter(merchant_id__in=visible_merchant_ids(request), code=code).values_list(
-            "pk", flat=True
-        )
+        Sku.objects.filter(merchant_id__in=visible_merchant_ids(request), code=code).values_list("pk", flat=True)
     )
 
 
@@ -112,9 +110,7 @@ class BomLineFormSet(TenantInlineFormSet):
         lines = [form.cleaned_data for form in self.forms if _is_kept(form, self)]
         components = [line["component"] for line in lines if line.get("component")]
         if self.instance.kind == SkuKind.STOCKED and components:
-            raise forms.ValidationError(
-                "A stocked SKU has no components. Choose the kind Bundle, or remove the lines."
-            )
+            raise forms.ValidationError("A stocked SKU has no components. Choose the kind Bundle, or remove the lines.")
         if self.instance.kind == SkuKind.BUNDLE and not components:
             raise forms.ValidationError("A bundle needs at least one component.")
         if len({component.pk for component in components}) < len(components):
@@ -137,9 +133,7 @@ def refuse_cycle(bundle: Sku, components: Collection[Sku]) -> None:
     frontier = set(edges[bundle.pk]) - {bundle.pk}
     while frontier:
         below: set[int] = set()
-        for parent, child in BomLine.objects.filter(bundle_id__in=frontier).values_list(
-            "bundle_id", "component_id"
-        ):
+        for parent, child in BomLine.objects.filter(bundle_id__in=frontier).values_list("bundle_id", "component_id"):
             edges.setdefault(parent, []).append(child)
             below.add(child)
         frontier = below - set(edges)
@@ -147,9 +141,7 @@ def refuse_cycle(bundle: Sku, components: Collection[Sku]) -> None:
     if cycle:
         codes = dict(Sku.objects.filter(pk__in=cycle).values_list("pk", "code"))
         way = " > ".join(codes[key] for key in cycle)
-        raise forms.ValidationError(
-            f"The bundle would contain itself: {way}. Remove a component on this way."
-        )
+        raise forms.ValidationError(f"The bundle would contain itself: {way}. Remove a component on this way.")
 
 
 class BomLineInline(TenantInline):
@@ -224,9 +216,7 @@ def post_adjustment(sku: Sku, cleaned: dict[str, Any], request: HttpRequest) -> 
     delta = cleaned["change"]
     if delta is None:
         # The count is compared with the books under the lock that the posting takes too.
-        level = StockLevel.objects.select_for_update(of=("self",)).filter(
-            sku=sku, warehouse=cleaned["warehouse"]
-        )
+        level = StockLevel.objects.select_for_update(of=("self",)).filter(sku=sku, warehouse=cleaned["warehouse"])
         delta = cleaned["counted"] - next(iter(level.values_list("on_hand", flat=True)), 0)
     if delta:
         stock.adjust(
@@ -362,16 +352,12 @@ class SkuAdmin(TenantAdmin):
                 )
                 for level in levels
             ],
-            empty="No stock booked yet."
-            if sku.kind == SkuKind.STOCKED
-            else "A bundle has no stock of its own.",
+            empty="No stock booked yet." if sku.kind == SkuKind.STOCKED else "A bundle has no stock of its own.",
         )
 
     @column("listings")
     def listings_shown(self, sku: Sku) -> str:
-        related = (
-            sku.listings.filter(deleted_at=None).select_related("channel").order_by("channel__name", "pk")
-        )
+        related = sku.listings.filter(deleted_at=None).select_related("channel").order_by("channel__name", "pk")
         rows = list(related.prefetch_related("levels")[: LATEST_ROWS * 5])
         return table(
             ("Channel", "Title", "Shown", "Should show"),
@@ -403,9 +389,7 @@ class SkuAdmin(TenantAdmin):
 
 def table(headers: Collection[str], rows: Collection[Collection[object]], *, empty: str) -> str:
     """A small table within an object's page. Cells are escaped unless they are safe already."""
-    return render_to_string(
-        "admin/lists/small_table.html", {"headers": headers, "rows": rows, "empty": empty}
-    )
+    return render_to_string("admin/lists/small_table.html", {"headers": headers, "rows": rows, "empty": empty})
 
 
 def movements_table(stock_levels: Iterable[int]) -> str:

@@ -24,9 +24,7 @@ class Sku(models.Model):
     code = models.CharField("SKU", max_length=100)
     title = models.CharField(max_length=255, blank=True)
     barcode = models.CharField(max_length=64, blank=True)
-    kind = models.CharField(
-        max_length=10, choices=SkuKind.choices, default=SkuKind.STOCKED, db_default=SkuKind.STOCKED
-    )
+    kind = models.CharField(max_length=10, choices=SkuKind.choices, default=SkuKind.STOCKED, db_default=SkuKind.STOCKED)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -91,9 +89,7 @@ class StockLevel(models.Model):
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
     sku = models.ForeignKey(Sku, on_delete=models.PROTECT, related_name="stock_levels", db_constraint=False)
-    warehouse = models.ForeignKey(
-        Warehouse, on_delete=models.PROTECT, related_name="stock_levels", db_constraint=False
-    )
+    warehouse = models.ForeignKey(Warehouse, on_delete=models.PROTECT, related_name="stock_levels", db_constraint=False)
     on_hand = models.IntegerField(default=0, db_default=0)
     committed = models.IntegerField("committed (sold, not shipped)", default=0, db_default=0)
     held = models.IntegerField(default=0, db_default=0)
@@ -156,13 +152,9 @@ class Movement(models.Model):
     balance_after = models.IntegerField()
     cause = models.CharField(max_length=20, choices=Cause.choices)
     idempotency_key = models.CharField(max_length=120)
-    reference = models.CharField(
-        max_length=200, blank=True, help_text="What it was for, such as an order's name."
-    )
+    reference = models.CharField(max_length=200, blank=True, help_text="What it was for, such as an order's name.")
     reason = models.CharField(max_length=500, blank=True, db_default="")
-    user = models.ForeignKey(
-        User, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False
-    )
+    user = models.ForeignKey(User, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False)
     correlation_id = models.UUIDField()
     effective_at = models.DateTimeField(help_text="When it happened, by the clock of whoever reported it.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
@@ -223,9 +215,7 @@ class Hold(models.Model):
         ]
         indexes = [
             # Active holds of a stock level (rebuilding the counters), and the expired among them.
-            models.Index(
-                fields=["stock_level", "expires_at"], condition=Q(state="active"), name="hold_active"
-            ),
+            models.Index(fields=["stock_level", "expires_at"], condition=Q(state="active"), name="hold_active"),
         ]
 
     def __str__(self) -> str:
@@ -266,9 +256,7 @@ class Shortage(models.Model):
         ]
         indexes = [
             # Open shortages of the stock levels being posted to, oldest first.
-            models.Index(
-                fields=["stock_level", "id"], condition=Q(covered_at__isnull=True), name="shortage_open"
-            ),
+            models.Index(fields=["stock_level", "id"], condition=Q(covered_at__isnull=True), name="shortage_open"),
             # A merchant's shortages, newest first (admin list, page).
             models.Index(fields=["merchant", "-id"], name="shortage_by_merchant"),
         ]

@@ -68,7 +68,9 @@ def lock_balances(stock_level_ids: Iterable[int]) -> dict[int, ledger.Balance]:
         return {row[0]: ledger.Balance(*row) for row in cursor.fetchall()}
 
 
-def post(*, merchant_id: int, balances: Mapping[int, ledger.Balance], entries: Sequence[ledger.Entry], now: datetime) -> None:
+def post(
+    *, merchant_id: int, balances: Mapping[int, ledger.Balance], entries: Sequence[ledger.Entry], now: datetime
+) -> None:
     """Write the entries to the ledger of stock levels that `lock_balances` has locked.
 
     Raises:
@@ -229,7 +231,12 @@ def adjust(
 
 
 def _record_adjustment(
-    merchant_id: int, level_id: int, before: ledger.Balance, after: ledger.Balance, entry: ledger.Entry, user: User | None
+    merchant_id: int,
+    level_id: int,
+    before: ledger.Balance,
+    after: ledger.Balance,
+    entry: ledger.Entry,
+    user: User | None,
 ) -> None:
     from inventory.models import StockLevel
 

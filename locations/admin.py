@@ -68,14 +68,11 @@ def read_cells(data: Mapping[str, Any]) -> dict[tuple[int, int], int]:
         if kind != "cell" or not location.isdecimal() or not warehouse.isdecimal() or not text:
             continue
         if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:6]) <= 32_767:
-            raise ValidationError(
-                f"The matrix has “{text[:20]}” in a cell. Priorities are whole numbers from 1 up."
-            )
+            raise ValidationError(f"The matrix has “{text[:20]}” in a cell. Priorities are whole numbers from 1 up.")
         key, priority = (int(location), int(warehouse)), int(text)
         if (key[0], priority) in seen:
             raise ValidationError(
-                f"A store location has priority {priority} twice. "
-                "Give each of its warehouses a priority of its own."
+                f"A store location has priority {priority} twice. Give each of its warehouses a priority of its own."
             )
         seen.add((key[0], priority))
         cells[key] = priority
@@ -172,14 +169,10 @@ class LocationGroupAdmin(TenantAdmin):
         super().delete_model(request, obj)
         matrix.announce(merchant_id, timezone.now())
 
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Any:
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         group = context.get("original")
         if group is not None:
-            context.update(
-                shown_matrix(group, request.POST, may_change=self.has_change_permission(request, group))
-            )
+            context.update(shown_matrix(group, request.POST, may_change=self.has_change_permission(request, group)))
         return super().render_change_form(request, context, *args, **kwargs)
 
 
@@ -188,9 +181,7 @@ def _members(formset: Any) -> list[int]:
     field = "store_location" if formset.model is GroupLocation else "warehouse"
     kept = [form for form in formset.forms if form not in formset.deleted_forms]
     rows = [
-        form.cleaned_data.get(field) or getattr(form.instance, field, None)
-        for form in kept
-        if _is_filled(form, field)
+        form.cleaned_data.get(field) or getattr(form.instance, field, None) for form in kept if _is_filled(form, field)
     ]
     return [row.pk for row in rows if row is not None]
 
@@ -203,9 +194,7 @@ def _with_defaults(form: Any, locations: list[int], warehouses: list[int]) -> di
     """The cells of those who are members. Who joins now had no row to fill in: it draws on every warehouse in
     order."""
     known = set(GroupLocation.objects.filter(group=form.instance).values_list("store_location_id", flat=True))
-    known_warehouses = set(
-        GroupWarehouse.objects.filter(group=form.instance).values_list("warehouse_id", flat=True)
-    )
+    known_warehouses = set(GroupWarehouse.objects.filter(group=form.instance).values_list("warehouse_id", flat=True))
     joining = [location for location in locations if location not in known or not known_warehouses]
     cells = {
         (location, warehouse): priority
@@ -220,8 +209,7 @@ def shown_matrix(group: LocationGroup, posted: Mapping[str, Any], *, may_change:
     cells = {cell_name(*key): str(priority) for key, priority in matrix.matrix_of(group).items()}
     members = GroupLocation.objects.filter(group=group).select_related("store_location__channel")
     warehouses = [
-        row.warehouse
-        for row in GroupWarehouse.objects.filter(group=group).select_related("warehouse").order_by("pk")
+        row.warehouse for row in GroupWarehouse.objects.filter(group=group).select_related("warehouse").order_by("pk")
     ]
     rows = []
     for member in members.order_by("store_location__channel__name", "store_location__name"):
@@ -245,9 +233,7 @@ class RuleForm(TenantForm):
             self.add_error("listing", f"This listing is in {listing.channel}. Choose one of {channel}.")
         if channel and sku and sku.merchant_id != channel.merchant_id:
             self.add_error("sku", "This SKU belongs to another merchant. Choose one of your own.")
-        if not any(
-            cleaned.get(name) is not None for name in ("buffer_units", "buffer_percent", "cap", "floor")
-        ):
+        if not any(cleaned.get(name) is not None for name in ("buffer_units", "buffer_percent", "cap", "floor")):
             raise ValidationError("Set at least one of buffer, cap and floor; an empty rule says nothing.")
         return cleaned
 

@@ -86,23 +86,15 @@ def matrix_of(group: LocationGroup) -> dict[tuple[int, int], int]:
 
 def default_matrix(group: LocationGroup) -> dict[tuple[int, int], int]:
     """Every store location of the group draws on every warehouse of it, in the order they joined."""
-    locations = (
-        GroupLocation.objects.filter(group=group).order_by("pk").values_list("store_location_id", flat=True)
-    )
-    warehouses = (
-        GroupWarehouse.objects.filter(group=group).order_by("pk").values_list("warehouse_id", flat=True)
-    )
+    locations = GroupLocation.objects.filter(group=group).order_by("pk").values_list("store_location_id", flat=True)
+    warehouses = GroupWarehouse.objects.filter(group=group).order_by("pk").values_list("warehouse_id", flat=True)
     return full_matrix(locations, warehouses)
 
 
-def full_matrix(
-    store_location_ids: Collection[int], warehouse_ids: Collection[int]
-) -> dict[tuple[int, int], int]:
+def full_matrix(store_location_ids: Collection[int], warehouse_ids: Collection[int]) -> dict[tuple[int, int], int]:
     """Every store location draws on every warehouse, in the given order."""
     order = list(enumerate(warehouse_ids, start=1))
-    return {
-        (location, warehouse): priority for location in store_location_ids for priority, warehouse in order
-    }
+    return {(location, warehouse): priority for location in store_location_ids for priority, warehouse in order}
 
 
 def _refuse_bad_priorities(cells: Cells) -> None:
@@ -110,16 +102,13 @@ def _refuse_bad_priorities(cells: Cells) -> None:
     names: list[tuple[int, int]] = []
     for (location, warehouse), priority in cells.items():
         if not 1 <= priority <= 32_767:
-            raise MatrixError(
-                f"Priority {priority} of {_name(location)}: priorities are whole numbers from 1 up."
-            )
+            raise MatrixError(f"Priority {priority} of {_name(location)}: priorities are whole numbers from 1 up.")
         if taken.setdefault((location, priority), warehouse) != warehouse:
             names.append((location, priority))
     if names:
         location, priority = names[0]
         raise MatrixError(
-            f"{_name(location)} has priority {priority} twice. "
-            "Give each of its warehouses a priority of its own."
+            f"{_name(location)} has priority {priority} twice. Give each of its warehouses a priority of its own."
         )
 
 
@@ -131,9 +120,7 @@ def _name(store_location_id: int) -> str:
 def _refuse_strangers(group: LocationGroup, locations: Collection[int], warehouses: Collection[int]) -> None:
     """Members are the merchant's own, and in no other group."""
     own_locations = set(
-        StoreLocation.objects.filter(pk__in=locations, merchant=group.merchant_id).values_list(
-            "pk", flat=True
-        )
+        StoreLocation.objects.filter(pk__in=locations, merchant=group.merchant_id).values_list("pk", flat=True)
     )
     own_warehouses = set(
         Warehouse.objects.filter(pk__in=warehouses, merchant=group.merchant_id).values_list("pk", flat=True)
@@ -145,9 +132,7 @@ def _refuse_strangers(group: LocationGroup, locations: Collection[int], warehous
     _refuse_members_of_others(group, locations, warehouses)
 
 
-def _refuse_members_of_others(
-    group: LocationGroup, locations: Collection[int], warehouses: Collection[int]
-) -> None:
+def _refuse_members_of_others(group: LocationGroup, locations: Collection[int], warehouses: Collection[int]) -> None:
     location = (
         GroupLocation.objects.filter(store_location__in=locations)
         .exclude(group=group)
@@ -166,9 +151,7 @@ def _refuse_members_of_others(
         raise MatrixError(f"{warehouse} is in the group {warehouse.group}. Take it out there first.")
 
 
-def _set_members(
-    group: LocationGroup, locations: Collection[int], warehouses: Collection[int], cells: Cells
-) -> bool:
+def _set_members(group: LocationGroup, locations: Collection[int], warehouses: Collection[int], cells: Cells) -> bool:
     """Let members in and out. Cells of those who leave go with them."""
     Cell.objects.filter(group=group).exclude(store_location__in=locations, warehouse__in=warehouses).delete()
     gone = (
@@ -178,9 +161,7 @@ def _set_members(
     merchant = group.merchant_id
     here = set(GroupLocation.objects.filter(group=group).values_list("store_location_id", flat=True))
     come_locations = [
-        GroupLocation(merchant_id=merchant, group=group, store_location_id=key)
-        for key in locations
-        if key not in here
+        GroupLocation(merchant_id=merchant, group=group, store_location_id=key) for key in locations if key not in here
     ]
     there = set(GroupWarehouse.objects.filter(group=group).values_list("warehouse_id", flat=True))
     come_warehouses = [
@@ -234,9 +215,7 @@ def _set_cells(group: LocationGroup, cells: Cells) -> bool:
 def _described(group: LocationGroup) -> dict[str, list[str]]:
     """The matrix in words, for the trail: each store location with its warehouses in order."""
     drawn: dict[int, list[str]] = defaultdict(list)
-    cells = (
-        Cell.objects.filter(group=group).select_related("warehouse").order_by("store_location_id", "priority")
-    )
+    cells = Cell.objects.filter(group=group).select_related("warehouse").order_by("store_location_id", "priority")
     for cell in cells:
         drawn[cell.store_location_id].append(f"{cell.priority}: {cell.warehouse.name}")
     members = GroupLocation.objects.filter(group=group).select_related("store_location__channel")

@@ -23,9 +23,7 @@ class LocationGroup(models.Model):
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="location_groups")
     name = models.CharField(max_length=80)
-    policy = models.CharField(
-        max_length=10, choices=Policy.choices, default=Policy.SHARED, db_default=Policy.SHARED
-    )
+    policy = models.CharField(max_length=10, choices=Policy.choices, default=Policy.SHARED, db_default=Policy.SHARED)
 
     class Meta:
         constraints = [
@@ -42,9 +40,7 @@ class GroupLocation(models.Model):
     """A store location in a group. It belongs to one group at most: its number follows one policy."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    group = models.ForeignKey(
-        LocationGroup, on_delete=models.CASCADE, related_name="locations", db_constraint=False
-    )
+    group = models.ForeignKey(LocationGroup, on_delete=models.CASCADE, related_name="locations", db_constraint=False)
     store_location = models.OneToOneField(
         StoreLocation, on_delete=models.CASCADE, related_name="membership", db_constraint=False
     )
@@ -66,9 +62,7 @@ class GroupWarehouse(models.Model):
     """A warehouse in a group. It belongs to one group at most: its units are promised under one policy."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    group = models.ForeignKey(
-        LocationGroup, on_delete=models.CASCADE, related_name="warehouses", db_constraint=False
-    )
+    group = models.ForeignKey(LocationGroup, on_delete=models.CASCADE, related_name="warehouses", db_constraint=False)
     warehouse = models.OneToOneField(
         Warehouse, on_delete=models.CASCADE, related_name="membership", db_constraint=False
     )
@@ -93,15 +87,11 @@ class Mapping(models.Model):
     """
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    group = models.ForeignKey(
-        LocationGroup, on_delete=models.CASCADE, related_name="mappings", db_constraint=False
-    )
+    group = models.ForeignKey(LocationGroup, on_delete=models.CASCADE, related_name="mappings", db_constraint=False)
     store_location = models.ForeignKey(
         StoreLocation, on_delete=models.CASCADE, related_name="mappings", db_constraint=False
     )
-    warehouse = models.ForeignKey(
-        Warehouse, on_delete=models.CASCADE, related_name="mappings", db_constraint=False
-    )
+    warehouse = models.ForeignKey(Warehouse, on_delete=models.CASCADE, related_name="mappings", db_constraint=False)
     priority = models.PositiveSmallIntegerField(default=1, help_text="1 is drawn on first.")
 
     class Meta:
@@ -143,12 +133,8 @@ class PublishingRule(models.Model):
     """
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    channel = models.ForeignKey(
-        Channel, on_delete=models.CASCADE, related_name="publishing_rules", db_constraint=False
-    )
-    sku = models.ForeignKey(
-        Sku, on_delete=models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False
-    )
+    channel = models.ForeignKey(Channel, on_delete=models.CASCADE, related_name="publishing_rules", db_constraint=False)
+    sku = models.ForeignKey(Sku, on_delete=models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False)
     listing = models.ForeignKey(
         Listing,
         on_delete=models.CASCADE,
@@ -157,9 +143,7 @@ class PublishingRule(models.Model):
         related_name="publishing_rules",
         db_constraint=False,
     )
-    buffer_units = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Units kept back from this channel."
-    )
+    buffer_units = models.PositiveIntegerField(null=True, blank=True, help_text="Units kept back from this channel.")
     buffer_percent = models.DecimalField(
         max_digits=5,
         decimal_places=2,
@@ -169,9 +153,7 @@ class PublishingRule(models.Model):
         help_text="Share of what is available kept back, rounded up to whole units, besides the units.",
     )
     cap = models.PositiveIntegerField(null=True, blank=True, help_text="Never show more than this.")
-    floor = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Show zero when less than this is left."
-    )
+    floor = models.PositiveIntegerField(null=True, blank=True, help_text="Show zero when less than this is left.")
 
     class Meta:
         constraints = [

@@ -188,11 +188,7 @@ class AuditEventAdmin(BigTableAdmin):
 
     @column("who")
     def actor(self, event: AuditEvent) -> str:
-        return (
-            str(event.user)
-            if event.actor_kind == ActorKind.USER and event.user
-            else event.get_actor_kind_display()
-        )
+        return str(event.user) if event.actor_kind == ActorKind.USER and event.user else event.get_actor_kind_display()
 
     @column("what to")
     def subject(self, event: AuditEvent) -> str:

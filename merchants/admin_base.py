@@ -97,9 +97,7 @@ def _read_reach(request: HttpRequest) -> Reach:
         return Reach(every=False)
     if user.is_superuser:
         return Reach(every=True)
-    roles = dict(
-        Member.objects.filter(user=user, merchant__is_active=True).values_list("merchant_id", "role")
-    )
+    roles = dict(Member.objects.filter(user=user, merchant__is_active=True).values_list("merchant_id", "role"))
     return Reach(
         every=False,
         visible=frozenset(roles),
@@ -215,14 +213,10 @@ def recent(field: str) -> type[SimpleListFilter]:
         title = "age"
         parameter_name = "within"
 
-        def lookups(
-            self, request: HttpRequest, model_admin: PlainModelAdmin[Any]
-        ) -> Iterable[tuple[str, str]]:
+        def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> Iterable[tuple[str, str]]:
             return [(key, title) for key, (title, _) in _SPANS.items()]
 
-        def queryset(
-            self, request: HttpRequest, queryset: models.QuerySet[Any]
-        ) -> models.QuerySet[Any] | None:
+        def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
             span = _SPANS.get(self.value() or "")
             if span is None:
                 return queryset
@@ -450,9 +444,7 @@ class TenantAdmin(_Autocompletes, UnfoldModelAdmin):
         if self.merchant_path and not reach.every:
             queryset = queryset.filter(**{f"{self.merchant_path}__in": sorted(reach.visible)})
         related = self.list_select_related
-        return (
-            queryset.select_related(*related) if isinstance(related, list | tuple) and related else queryset
-        )
+        return queryset.select_related(*related) if isinstance(related, list | tuple) and related else queryset
 
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet[Any], search_term: str

@@ -36,9 +36,7 @@ ROWS_OUT_OF_ORDER = 1_000
 class EndlessPage(Page[Any]):
     """A page that knows whether another one follows, since one row more was read than is shown."""
 
-    def __init__(
-        self, rows: Sequence[Any], number: int, paginator: Paginator[Any], *, is_followed: bool
-    ) -> None:
+    def __init__(self, rows: Sequence[Any], number: int, paginator: Paginator[Any], *, is_followed: bool) -> None:
         super().__init__(rows, number, paginator)
         self.is_followed = is_followed
 
@@ -87,9 +85,7 @@ class EndlessChangeList(ChangeList):
         queryset = super().get_queryset(request, exclude_parameters)
         if self.query or not self._unindexed_parameters():
             return queryset
-        oldest = self.root_queryset.order_by("-pk").values_list("pk", flat=True)[
-            WINDOW_ROWS : WINDOW_ROWS + 1
-        ]
+        oldest = self.root_queryset.order_by("-pk").values_list("pk", flat=True)[WINDOW_ROWS : WINDOW_ROWS + 1]
         bound = next(iter(oldest), None)
         if bound is None:
             return queryset
@@ -125,9 +121,7 @@ class EndlessChangeList(ChangeList):
 
         The estimate is of all tenants together, so only who sees them all is shown it.
         """
-        if self.is_narrowed or not getattr(self.model_admin, "sees_every_merchant", _nobody)(
-            self.request_seen
-        ):
+        if self.is_narrowed or not getattr(self.model_admin, "sees_every_merchant", _nobody)(self.request_seen):
             return None
         return estimated_rows(self.model)
 
@@ -152,9 +146,7 @@ def _nobody(request: HttpRequest) -> bool:
 def estimated_rows(model: type[models.Model]) -> int | None:
     """The planner's estimate of a table's rows; None when it was never analyzed."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass", [model._meta.db_table]
-        )
+        cursor.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass", [model._meta.db_table])
         (rows,) = cursor.fetchone()
     return rows if rows > 0 else None
 
@@ -204,14 +196,10 @@ def choice_filter(
     class ChoiceFilter(SimpleListFilter):
         parameter_name = parameter
 
-        def lookups(
-            self, request: HttpRequest, model_admin: PlainModelAdmin[Any]
-        ) -> Iterable[tuple[str, str]]:
+        def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> Iterable[tuple[str, str]]:
             return list(choices(request))
 
-        def queryset(
-            self, request: HttpRequest, queryset: models.QuerySet[Any]
-        ) -> models.QuerySet[Any] | None:
+        def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
             return queryset.filter(**{lookup or parameter: self.value()}) if self.value() else queryset
 
     ChoiceFilter.title = title

@@ -33,8 +33,8 @@ class CompositeKey(models.BaseConstraint):
     def _sql(self, model: type[models.Model], schema_editor: Any) -> str:
         quote = schema_editor.quote_name
         parent = model._meta.apps.get_model(self._parent_label(model))
-        columns = ", ".join(quote(model._meta.get_field(field).column) for field in self.columns)
-        parent_columns = ", ".join(quote(parent._meta.get_field(field).column) for field in self.parent_columns)
+        columns = ", ".join(quote(_column(model, field)) for field in self.columns)
+        parent_columns = ", ".join(quote(_column(parent, field)) for field in self.parent_columns)
         return (
             f"ALTER TABLE {quote(model._meta.db_table)} ADD CONSTRAINT {quote(self.name)} FOREIGN KEY ({columns}) "
             f"REFERENCES {quote(parent._meta.db_table)} ({parent_columns}) DEFERRABLE INITIALLY DEFERRED"
@@ -45,10 +45,10 @@ class CompositeKey(models.BaseConstraint):
         schema_editor.deferred_sql.append(self._sql(model, schema_editor))
         return ""
 
-    def create_sql(self, model: Any, schema_editor: Any) -> Statement:
+    def create_sql(self, model: Any, schema_editor: Any) -> Any:
         return Statement("%(sql)s", sql=self._sql(model, schema_editor))
 
-    def remove_sql(self, model: Any, schema_editor: Any) -> Statement:
+    def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         quote = schema_editor.quote_name
         return Statement(
             "ALTER TABLE %(table)s DROP CONSTRAINT %(name)s",
@@ -76,6 +76,12 @@ class CompositeKey(models.BaseConstraint):
 
     def __hash__(self) -> int:
         return hash((type(self), self.columns, self.parent, self.parent_columns, self.name))
+
+
+def _column(model: type[models.Model], field_name: str) -> str:
+    field = model._meta.get_field(field_name)
+    assert isinstance(field, models.Field)
+    return str(field.column)
 
 
 class SameMerchant(CompositeKey):

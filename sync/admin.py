@@ -103,9 +103,7 @@ class OrderLineAdmin(BigTableAdmin):
         correlation_id = as_uuid(key)
         if correlation_id:
             return Q(correlation_id=correlation_id)
-        channels = Channel.objects.filter(merchant_id__in=visible_merchant_ids(request)).values_list(
-            "pk", flat=True
-        )
+        channels = Channel.objects.filter(merchant_id__in=visible_merchant_ids(request)).values_list("pk", flat=True)
         of_order = Q(channel_id__in=list(channels), order_id=key)
         skus = sku_ids(request, key)
         return of_order | Q(sku_id__in=skus) if skus else of_order

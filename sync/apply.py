@@ -25,7 +25,7 @@ from channels.models import Channel, EventState
 from channels.protocol import LevelTouched, OrderState, OrderTouched, RefundMade
 from inventory import stock
 from sync import catalogue, locks, world
-from sync.decide import Envelope, Outcome, Verdict, decide
+from sync.decide import Envelope, Line, LineKey, Outcome, Verdict, decide
 from synctec.lib import sql
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 
@@ -231,9 +231,7 @@ def _apply_stock_events(
     wanted = locks.sku_keys({sku for skus in skus_of.values() for sku in skus})
     with locks.skus().try_lock(wanted, auto_extend=True) as locked:
         free = [
-            claimed
-            for claimed in batch
-            if locks.holds_all(locked, locks.sku_keys(skus_of[claimed.envelope.event_id]))
+            claimed for claimed in batch if locks.holds_all(locked, locks.sku_keys(skus_of[claimed.envelope.event_id]))
         ]
         busy = [claimed for claimed in batch if claimed not in free]
         _apply_free(merchant_id, free, now, rng, done)
@@ -339,7 +337,7 @@ def _mentioned(batch: Iterable[Claimed]) -> world.Mentioned:
 
 
 def _level_pairs(
-    batch: Iterable[Claimed], mappings: world.Mappings, lines: dict[world.LineKey, world.Line], selling: set[int]
+    batch: Iterable[Claimed], mappings: world.Mappings, lines: dict[LineKey, Line], selling: set[int]
 ) -> set[tuple[int, int]]:
     """The (listing, store location) pairs whose levels the batch may touch."""
     places: dict[int, set[int]] = defaultdict(set)
@@ -361,10 +359,10 @@ def _level_pairs(
         for event in claimed.events:
             if isinstance(event, LevelTouched):
                 channel = claimed.envelope.channel_id
-                location = mappings.location_ids.get((channel, event.location_id))
-                if location is not None and location in mappings.warehouses:
+                place = mappings.location_ids.get((channel, event.location_id))
+                if place is not None and place in mappings.warehouses:
                     pairs |= {
-                        (facts.listing_id, location)
+                        (facts.listing_id, place)
                         for facts in mappings.listings_by_item.get((channel, event.inventory_item_id), ())
                         if facts.sku_id is not None
                     }

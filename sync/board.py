@@ -395,14 +395,10 @@ def _with_bundles(view: View, lines: list[SkuLine]) -> list[SkuLine]:
         return lines
     made = {
         bundle_id: (available, changed_at)
-        for bundle_id, available, changed_at in _fetch(
-            _BUNDLES, {"bundles": bundle_ids, "group": view.group_id}
-        )
+        for bundle_id, available, changed_at in _fetch(_BUNDLES, {"bundles": bundle_ids, "group": view.group_id})
     }
     return [
-        replace(line, available=made[line.sku_id][0], changed_at=made[line.sku_id][1])
-        if line.sku_id in made
-        else line
+        replace(line, available=made[line.sku_id][0], changed_at=made[line.sku_id][1]) if line.sku_id in made else line
         for line in lines
     ]
 
@@ -654,9 +650,7 @@ def verdict(*, counts: Counts, stores: int, levels: int, is_counted: bool = True
         return Verdict("needs", f"{_levels(counts.stuck, total)} cannot be set and {verb} somebody")
     if counts.moving:
         verb = "is" if counts.moving == 1 else "are"
-        return Verdict(
-            "moving", f"{_levels(counts.moving, total)} {verb} on {'its' if verb == 'is' else 'their'} way"
-        )
+        return Verdict("moving", f"{_levels(counts.moving, total)} {verb} on {'its' if verb == 'is' else 'their'} way")
     if counts.suspect:
         verb = "is" if counts.suspect == 1 else "are"
         return Verdict("moving", f"{_levels(counts.suspect, total)} {verb} being checked with the store")
@@ -730,9 +724,9 @@ def newest_events(merchant_id: int) -> tuple[EventLine, ...]:
     events = (
         InboxEvent.objects.filter(merchant_id=merchant_id)
         .order_by("-pk")
-        .values_list(
-            "pk", "correlation_id", "received_at", "channel__name", "topic", "state", "reason", "duplicates"
-        )[:EVENTS_READ]
+        .values_list("pk", "correlation_id", "received_at", "channel__name", "topic", "state", "reason", "duplicates")[
+            :EVENTS_READ
+        ]
     )
     return fold_echoes(
         EventLine(

@@ -62,7 +62,7 @@ def _apply_one(event: protocol.Event, channel: Channel, envelope: Envelope, now:
 def _product(event: protocol.CatalogueTouched, channel: Channel, envelope: Envelope, now: datetime) -> Verdict:
     listings = Listing.objects.filter(channel=channel, remote_product_id=event.product_id)
     if event.is_deleted:
-        mapped = [sku for sku in listings.values_list("sku_id", flat=True) if sku is not None]
+        mapped = list(listings.filter(sku__isnull=False).values_list("sku_id", flat=True))
         gone = listings.filter(deleted_at__isnull=True).update(deleted_at=now)
         _publish(mapped, channel, envelope, now)
         return Verdict(EventState.APPLIED, f"{gone} listings deleted")
@@ -72,7 +72,7 @@ def _product(event: protocol.CatalogueTouched, channel: Channel, envelope: Envel
     check.add_missing_levels(merchant_id=channel.merchant_id)
     present = [variant.variant_id for variant in event.variants]
     gone = listings.exclude(remote_variant_id__in=present).filter(deleted_at__isnull=True).update(deleted_at=now)
-    _publish([sku for sku in listings.values_list("sku_id", flat=True) if sku is not None], channel, envelope, now)
+    _publish(list(listings.filter(sku__isnull=False).values_list("sku_id", flat=True)), channel, envelope, now)
     return Verdict(EventState.APPLIED, f"{len(present)} listings, {gone} deleted")
 
 
@@ -86,14 +86,16 @@ def _item(event: protocol.ItemTouched, channel: Channel, envelope: Envelope, now
         changed = 0
     if not changed:
         return Verdict(EventState.IGNORED, "nothing that matters changed")
-    _publish([sku for sku in listings.values_list("sku_id", flat=True) if sku is not None], channel, envelope, now)
+    _publish(list(listings.filter(sku__isnull=False).values_list("sku_id", flat=True)), channel, envelope, now)
     return Verdict(EventState.APPLIED)
 
 
 def _location(event: protocol.LocationTouched, channel: Channel) -> Verdict:
     if event.is_deleted:
         changed = StoreLocation.objects.filter(channel=channel, remote_id=event.location_id).update(is_active=False)
-        return Verdict(EventState.APPLIED if changed else EventState.IGNORED, "" if changed else "not a location of ours")
+        return Verdict(
+            EventState.APPLIED if changed else EventState.IGNORED, "" if changed else "not a location of ours"
+        )
     StoreLocation.objects.update_or_create(
         channel=channel,
         remote_id=event.location_id,
@@ -140,5 +142,3 @@ def _publish(sku_ids: list[int], channel: Channel, envelope: Envelope, now: date
         publish.mark_dirty(
             merchant_id=channel.merchant_id, sku_ids=sku_ids, correlation_id=envelope.correlation_id, now=now
         )
-
-

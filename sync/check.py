@@ -138,9 +138,7 @@ def settle_readings(
         drift = _drift(channel, locked, judgement, state, correlation_id, now)
         if drift is not None:
             drifts.append(drift)
-        if locked.sku_id is not None and (
-            judgement.ruling not in UNSETTLED or judgement.hold != locked.held
-        ):
+        if locked.sku_id is not None and (judgement.ruling not in UNSETTLED or judgement.hold != locked.held):
             dirty.add(locked.sku_id)
         _count(judgement, locked, orders_read_at, lag, now, done)
     stock.post(merchant_id=channel.merchant_id, balances=balances, entries=entries, now=now)

@@ -56,13 +56,13 @@ class Line:
     key: LineKey
     id: int | None = None
     order_name: str = ""
-    register: Register = Register()
+    register: Register = field(default_factory=Register)
     listing_id: int | None = None
     sku_id: int | None = None
     level_id: int | None = None
     store_location_id: int | None = None
-    applied: Effect = Effect()
-    desired: Effect = Effect()
+    applied: Effect = field(default_factory=Effect)
+    desired: Effect = field(default_factory=Effect)
     postings: int = 0
     waiting_for: str = ""
     taken_from: dict[int, Taken] = field(default_factory=dict)  # by stock level
@@ -130,7 +130,9 @@ class Outcome:
     verdicts: dict[int, Verdict] = field(default_factory=dict)
 
 
-def decide(event: OrderState | RefundMade | LevelTouched, envelope: Envelope, world: World, outcome: Outcome) -> Verdict:
+def decide(
+    event: OrderState | RefundMade | LevelTouched, envelope: Envelope, world: World, outcome: Outcome
+) -> Verdict:
     """Apply one event to the world; what to write is added to the outcome."""
     if isinstance(event, LevelTouched):
         return _level(event, envelope, world)
@@ -185,7 +187,9 @@ def _settle(line: Line, envelope: Envelope, world: World, outcome: Outcome) -> N
     line.waiting_for = _place(line, world)
     if line.waiting_for:
         return
-    assert line.sku_id is not None and line.listing_id is not None and line.store_location_id is not None
+    assert line.sku_id is not None
+    assert line.listing_id is not None
+    assert line.store_location_id is not None
     parts = world.parts[line.sku_id]
     units = line.desired.taken - line.applied.taken
     line.postings += 1
@@ -249,7 +253,9 @@ def _spread(line: Line, parts: Mapping[int, int], units: int, world: World) -> d
 
 
 def _taken_by_warehouse(line: Line, world: World) -> dict[int, int]:
-    warehouse_of = {level: warehouse for (_, warehouse), level in world.stock_level_ids.items() if level in line.taken_from}
+    warehouse_of = {
+        level: warehouse for (_, warehouse), level in world.stock_level_ids.items() if level in line.taken_from
+    }
     return {
         warehouse_of[level]: (taken.committed - taken.on_hand) // taken.units_per_line_unit
         for level, taken in line.taken_from.items()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 
 from django.db import transaction
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from channels import inbox, mapping, onboarding, steering
 from channels.models import EventState, InboxEvent, Listing, ListingLevel
@@ -44,12 +43,12 @@ def _matrix_changed(merchant_id: int, sku_ids: Sequence[int] | None, now: dateti
 
 def _listings_mapped(merchant_id: int, listing_ids: Sequence[int]) -> None:
     skus = Listing.objects.filter(pk__in=listing_ids, sku__isnull=False).values_list("sku_id", flat=True)
-    sku_ids = sorted({sku for sku in skus if sku is not None})
+    sku_ids = sorted(set(skus))
     check.add_missing_levels(merchant_id=merchant_id)
     # What a listing without a SKU shows is not ours to say.
     ListingLevel.objects.filter(listing__in=listing_ids, listing__sku=None).update(desired=None)
     if sku_ids:
-        publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=timezone.now())
+        publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=datetime.now(UTC))
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
     replay_waiting(merchant_id)
 
@@ -64,9 +63,7 @@ def replay_waiting(merchant_id: int) -> int:
     events = aside.filter(state=EventState.IGNORED, reason__startswith="unmapped") | aside.filter(
         pk__in=waiting, state__in=[EventState.IGNORED, EventState.APPLIED]
     )
-    taken_up = events.update(
-        state=EventState.PENDING, reason="", attempts=0, settled_at=None, next_attempt_at=Now()
-    )
+    taken_up = events.update(state=EventState.PENDING, reason="", attempts=0, settled_at=None, next_attempt_at=Now())
     if taken_up:
         transaction.on_commit(partial(inbox.ring, merchant_id))
     return taken_up

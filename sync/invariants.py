@@ -312,5 +312,3 @@ def _read(connector: protocol.Connector, items: Sequence[str]) -> tuple[protocol
         except protocol.Throttled as error:
             time.sleep(error.retry_after or 1.0)
     raise protocol.Unavailable("the channel kept asking to wait for a minute")
-
-

@@ -58,9 +58,7 @@ def measure(changes: Iterable[Change], stores: Sequence[str]) -> Measured:
     return Measured(sales, unreflected, tuple(latencies))
 
 
-def _latencies(
-    feeds: Mapping[str, Sequence[Change]], stores: Sequence[str]
-) -> Iterator[float | None]:
+def _latencies(feeds: Mapping[str, Sequence[Change]], stores: Sequence[str]) -> Iterator[float | None]:
     all_sales = sorted(
         (change for feed in feeds.values() for change in feed if change.is_sale), key=lambda sale: sale.at_us
     )
@@ -70,9 +68,7 @@ def _latencies(
     for sale in all_sales:
         sold -= sale.delta
         sold_by[sale.store] -= sale.delta
-        moments = [
-            _moment(reflected[store], sold - sold_by[store]) for store in stores if store != sale.store
-        ]
+        moments = [_moment(reflected[store], sold - sold_by[store]) for store in stores if store != sale.store]
         if any(moment is None for moment in moments):
             yield None
         else:

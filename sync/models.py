@@ -27,9 +27,7 @@ class OrderLine(models.Model):
     line_id = models.CharField(max_length=120)
     order_name = models.CharField(max_length=80, blank=True)
     remote_variant_id = models.CharField(max_length=120, blank=True)
-    listing = models.ForeignKey(
-        Listing, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False
-    )
+    listing = models.ForeignKey(Listing, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False)
     sku = models.ForeignKey(
         Sku, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False, db_index=False
     )
@@ -74,9 +72,7 @@ class OrderLine(models.Model):
                 | Q(applied_committed=F("desired_committed"), applied_on_hand=F("desired_on_hand")),
                 name="order_line_applied_is_desired",
             ),
-            models.CheckConstraint(
-                condition=Q(applied_committed__gte=0), name="order_line_committed_not_negative"
-            ),
+            models.CheckConstraint(condition=Q(applied_committed__gte=0), name="order_line_committed_not_negative"),
         ]
         indexes = [
             # Lines to take up again once a mapping exists.
@@ -124,19 +120,15 @@ class Allocation(models.Model):
 
 
 class DirtySku(models.Model):
-    """A mark: what this SKU's listings should show may have changed. Marks are only added and taken away, so they never wait."""
+    """A mark: what this SKU's listings should show may have changed. Only added and taken away, marks never wait."""
 
     id = models.BigAutoField(primary_key=True)
     merchant = models.ForeignKey(
         Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
     )
-    sku = models.ForeignKey(
-        Sku, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
-    )
+    sku = models.ForeignKey(Sku, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False)
     correlation_id = models.UUIDField()
-    caused_at = models.DateTimeField(
-        help_text="When the event behind it arrived: the start of the sync latency."
-    )
+    caused_at = models.DateTimeField(help_text="When the event behind it arrived: the start of the sync latency.")
 
     class Meta:
         verbose_name = "dirty SKU"

@@ -54,15 +54,14 @@ class Published:
     channels: set[int] = field(default_factory=set)
 
 
-def mark_dirty(
-    *, merchant_id: int, sku_ids: Sequence[int] | None, correlation_id: uuid.UUID, now: datetime
-) -> None:
+def mark_dirty(*, merchant_id: int, sku_ids: Sequence[int] | None, correlation_id: uuid.UUID, now: datetime) -> None:
     """Mark SKUs for publishing in the caller's transaction, with every bundle that contains them. None: all mapped SKUs."""
     if sku_ids is None:
         ids = [
             sku
             for (sku,) in sql.rows(
-                "SELECT DISTINCT sku_id FROM channels_listing WHERE merchant_id = %s AND sku_id IS NOT NULL", [merchant_id]
+                "SELECT DISTINCT sku_id FROM channels_listing WHERE merchant_id = %s AND sku_id IS NOT NULL",
+                [merchant_id],
             )
         ]
     else:

@@ -76,9 +76,7 @@ class Pushed:
     has_suspects: bool = False
 
 
-def push_channel(
-    *, channel: Channel, connector: Connector, rng: random.Random, max_batches: int = 20
-) -> Pushed:
+def push_channel(*, channel: Channel, connector: Connector, rng: random.Random, max_batches: int = 20) -> Pushed:
     """Push until the channel has nothing more to be pushed, or asks to wait; `.has_more` when `max_batches` ended it.
 
     Raises:
@@ -376,10 +374,7 @@ def _reject(pairs: Sequence[tuple[Row, RowResult]], rng: random.Random) -> None:
         messages=[told.message for _, told in pairs],
         pauses=[pauses[told.outcome] for _, told in pairs],
         failures=[
-            int(
-                told.outcome is RowOutcome.REFUSED
-                or (nobody_blamed and told.outcome is RowOutcome.NOT_APPLIED)
-            )
+            int(told.outcome is RowOutcome.REFUSED or (nobody_blamed and told.outcome is RowOutcome.NOT_APPLIED))
             for _, told in pairs
         ],
     )
@@ -450,9 +445,7 @@ def _commit_unknown(channel: Channel, batch: Batch, error: protocol.ChannelError
 
 
 @transaction.atomic
-def _commit_not_sent(
-    channel: Channel, batch: Batch, error: protocol.ChannelError, rng: random.Random
-) -> float:
+def _commit_not_sent(channel: Channel, batch: Batch, error: protocol.ChannelError, rng: random.Random) -> float:
     """This time it was not applied. A first attempt is given up, a repeat stays unknown; the channel rests."""
     if isinstance(error, protocol.NotAuthorized):
         credentials.needs_authorization(channel, reason=str(error))
@@ -462,9 +455,7 @@ def _commit_not_sent(
         # The same key again, at no cost of an attempt. No channel promises that what it throttled was not applied.
         if _fenced(batch, "unknown", error=str(error), next_attempt=timedelta(seconds=wait)):
             with sql.cursor() as cursor:
-                cursor.execute(
-                    "UPDATE channels_pushbatch SET attempts = attempts - 1 WHERE id = %s", [batch.id]
-                )
+                cursor.execute("UPDATE channels_pushbatch SET attempts = attempts - 1 WHERE id = %s", [batch.id])
         return wait
     if _fenced(batch, "done", error=str(error)):
         _lock_levels(batch)

@@ -252,9 +252,7 @@ def _saying(event: protocol.Event) -> str:
             return f"Order {event.order_id} is to be read: {event.why}"
         case protocol.LevelTouched():
             shown = "no number" if event.available is None else f"{event.available} available"
-            return (
-                f"Item {event.inventory_item_id} shows {shown}; a reason to read it again, never arithmetic"
-            )
+            return f"Item {event.inventory_item_id} shows {shown}; a reason to read it again, never arithmetic"
         case protocol.CatalogueTouched():
             return f"Product {event.product_id} {_fate(event.is_deleted)}"
         case protocol.ItemTouched():
@@ -401,11 +399,7 @@ def _level_step(level: ListingLevel, correlation_id: uuid.UUID, own_level_ids: s
     if is_waiting:
         note = "waits to be written"
     elif level.suspect_since is not None:
-        note = (
-            f"being checked with the store: {level.suspect_reason}"
-            if level.suspect_reason
-            else "being checked"
-        )
+        note = f"being checked with the store: {level.suspect_reason}" if level.suspect_reason else "being checked"
     elif level.desired is None:
         note = "not published"
     elif level.desired == level.shown:
@@ -572,14 +566,10 @@ def _by_order(query: str, merchant_ids: Collection[int]) -> list[Found]:
 def _by_sku(query: str, merchant_ids: Collection[int]) -> list[Found]:
     """The newest movements of the SKU, each stock level's read from the end of its ledger."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            _NEWEST_OF_SKU, {"code": query, "merchants": list(merchant_ids), "limit": RESULTS_MAX * 2}
-        )
+        cursor.execute(_NEWEST_OF_SKU, {"code": query, "merchants": list(merchant_ids), "limit": RESULTS_MAX * 2})
         movements = cursor.fetchall()
     return [
-        Found(
-            correlation_id, at, f"{code}: {Cause(cause).label}{f', {reference}' if reference else ''}", "SKU"
-        )
+        Found(correlation_id, at, f"{code}: {Cause(cause).label}{f', {reference}' if reference else ''}", "SKU")
         for correlation_id, at, code, cause, reference in movements
     ]
 

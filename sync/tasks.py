@@ -50,7 +50,7 @@ HEARD_SECONDS = 0.2
 #: After the broker refused a message, nobody tries again for this long: a webhook must not wait for a dead broker.
 BROKER_PAUSE_SECONDS = 1.0
 
-_rng = random.Random()
+_rng = random.Random()  # noqa: S311  # spreads retries, keeps no secret
 _broker_rests_until = 0.0
 _heard_until: dict[tuple[str, int], float] = {}
 
@@ -177,17 +177,16 @@ def push(channel_id: int, **_: Any) -> None:
     channel = Channel.objects.get(pk=channel_id)
 
     def work() -> bool:
-        done = pushing.push_channel(
-            channel=channel, connector=connector_for(channel), rng=_rng, max_batches=1
-        )
+        done = pushing.push_channel(channel=channel, connector=connector_for(channel), rng=_rng, max_batches=1)
         if done.has_suspects:
             ring_check(channel_id)
         return done.batches > 0 and not done.wait_seconds and not done.unknown
 
-    _guarded(
-        channel,
-        lambda: _stay("push", channel_id, work, pause_seconds=PUSH_EVERY_SECONDS) and ring_push(channel_id),
-    )
+    def stay() -> None:
+        if _stay("push", channel_id, work, pause_seconds=PUSH_EVERY_SECONDS):
+            ring_push(channel_id)
+
+    _guarded(channel, stay)
 
 
 @shared_task
@@ -198,9 +197,7 @@ def check(channel_id: int, **_: Any) -> None:
 
     def work() -> None:
         while True:
-            done = checking.check_channel(
-                channel=channel, connector=connector_for(channel), now=timezone.now()
-            )
+            done = checking.check_channel(channel=channel, connector=connector_for(channel), now=timezone.now())
             if done.needs_orders:
                 reconciling.poll_orders(channel=channel, connector=connector_for(channel), now=timezone.now())
             if done.read:
@@ -254,9 +251,7 @@ def check_webhooks(**_: Any) -> None:
 def _check_webhooks(channel: Channel) -> None:
     report = connector_for(channel).ensure_webhooks(callback_url(channel))
     if report.created or report.repaired:
-        log.warning(
-            "webhooks.repaired", channel_id=channel.pk, created=report.created, repaired=report.repaired
-        )
+        log.warning("webhooks.repaired", channel_id=channel.pk, created=report.created, repaired=report.repaired)
         ring_reconcile(channel.pk)
 
 

@@ -59,9 +59,7 @@ def _address(request: HttpRequest, seats: Seats, group: LocationGroup | None) ->
         group=str(group.pk) if group and request.GET.get("group") else "",
         search=request.GET.get("q", "").replace("\0", "").strip()[:100],
         sort=boards.Sort(sort) if sort in set(boards.Sort) else boards.Sort.CODE,
-        page=min(boards.PAGE_MAX, max(1, int(asked_page)))
-        if asked_page.isascii() and asked_page.isdigit()
-        else 1,
+        page=min(boards.PAGE_MAX, max(1, int(asked_page))) if asked_page.isascii() and asked_page.isdigit() else 1,
     )
 
 

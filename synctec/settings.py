@@ -77,13 +77,9 @@ REDLOCK_URLS: list[str] = env.list("REDLOCK_URLS", default=[])
 # How far behind an audit looks, so that orders still on their way are not taken for a difference.
 AUDIT_LAG_SECONDS: int = env.int("AUDIT_LAG_SECONDS", default=60, validate=validate.Range(min=1))
 # How often each channel's orders and levels are read and compared.
-RECONCILE_EVERY_SECONDS: int = env.int(
-    "RECONCILE_EVERY_SECONDS", default=3 * 3600, validate=validate.Range(min=10)
-)
+RECONCILE_EVERY_SECONDS: int = env.int("RECONCILE_EVERY_SECONDS", default=3 * 3600, validate=validate.Range(min=10))
 # How far before the last watermark orders are read again.
-RECONCILE_OVERLAP_SECONDS: int = env.int(
-    "RECONCILE_OVERLAP_SECONDS", default=900, validate=validate.Range(min=0)
-)
+RECONCILE_OVERLAP_SECONDS: int = env.int("RECONCILE_OVERLAP_SECONDS", default=900, validate=validate.Range(min=0))
 # Serve static files under hashed names made by collectstatic; otherwise from where they lie.
 STATIC_MANIFEST: bool = env.bool("STATIC_MANIFEST", default=True)
 LOG_LEVEL: str = env.str(

@@ -213,7 +213,7 @@ def level_body(shop: Shop, code: str, available: int, *, at: float = 10) -> dict
 def polled_body(shop: Shop, order_id: int, code: str, quantity: int, *, at: float = 10) -> bytes:
     """An order of one line as the GraphQL read shows it, assigned to the shop's location."""
     line = {"id": f"gid://shopify/LineItem/{order_id * 100}"}
-    node = {
+    node: dict[str, object] = {
         "id": f"gid://shopify/Order/{order_id}",
         "name": f"#{order_id}",
         "createdAt": later(5).isoformat(),

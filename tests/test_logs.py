@@ -16,9 +16,7 @@ def formatter(log_format: Format) -> logging.Formatter:
     return formatter
 
 
-def line(
-    log_format: Format, message: str, *args: object, error: BaseException | None = None, **extra: object
-) -> str:
+def line(log_format: Format, message: str, *args: object, error: BaseException | None = None, **extra: object) -> str:
     exc_info = (type(error), error, None) if error else None
     record = logging.getLogger("sync.push").makeRecord(
         "sync.push", logging.WARNING, "push.py", 1, message, args, exc_info, extra=extra

@@ -95,9 +95,7 @@ def test_no_work_is_left_behind_in_comments() -> None:
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "constraints.txt", "Makefile"])
 def test_packages_come_from_wherever_the_machine_is_told_to_look(file: str) -> None:
-    assert "://" not in (PROJECT / file).read_text().replace("postgresql://offline", "").replace(
-        "redis://127", ""
-    )
+    assert "://" not in (PROJECT / file).read_text().replace("postgresql://offline", "").replace("redis://127", "")
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
@@ -107,9 +105,7 @@ def test_every_requirement_is_pinned_as_in_the_tested_set(file: str) -> None:
     for line in requirements(file):
         name, version = line.split("#")[0].strip().split("==")
         assert f"\n{name.split('[')[0]}==" in tested, name
-        assert re.search(
-            rf"^{re.escape(name.split('[')[0])}=={re.escape(version)}\b", tested, re.MULTILINE
-        ), name
+        assert re.search(rf"^{re.escape(name.split('[')[0])}=={re.escape(version)}\b", tested, re.MULTILINE), name
 
 
 def test_everything_that_production_installs_has_its_reason() -> None:

@@ -45,9 +45,7 @@ def test_all_bad_variables_are_reported_at_once() -> None:
 
 
 def test_a_broken_key_ring_stops_the_start_without_quoting_a_key() -> None:
-    result = python(
-        "-c", "import synctec.settings", **{**offline_environment(), "CREDENTIAL_KEYS": "one:canary"}
-    )
+    result = python("-c", "import synctec.settings", **{**offline_environment(), "CREDENTIAL_KEYS": "one:canary"})
 
     assert result.returncode != 0
     assert "'CREDENTIAL_KEYS'" in result.stderr
@@ -55,9 +53,7 @@ def test_a_broken_key_ring_stops_the_start_without_quoting_a_key() -> None:
 
 
 def test_production_passes_djangos_own_audit() -> None:
-    result = python(
-        "manage.py", "check", "--deploy", "--fail-level=WARNING", **{**offline_environment(), **PRODUCTION}
-    )
+    result = python("manage.py", "check", "--deploy", "--fail-level=WARNING", **{**offline_environment(), **PRODUCTION})
 
     assert result.returncode == 0, result.stderr
 

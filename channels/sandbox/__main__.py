@@ -13,9 +13,7 @@ from channels.sandbox.server import serve
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM. Returns 2 when the data folder or the port cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m channels.sandbox", description="Emulated Shopify stores."
-    )
+    parser = argparse.ArgumentParser(prog="python -m channels.sandbox", description="Emulated Shopify stores.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=41000)
     parser.add_argument("--data", type=Path, required=True, help="folder that keeps the stores")

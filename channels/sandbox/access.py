@@ -23,9 +23,7 @@ def is_valid_token(access: Access, token: str, *, now_us: int) -> bool:
     return found.expires_us is None or found.expires_us > now_us
 
 
-def install(
-    store: Store, now_us: int, *, client_id: str, client_secret: str, access_token: str | None
-) -> None:
+def install(store: Store, now_us: int, *, client_id: str, client_secret: str, access_token: str | None) -> None:
     """Set the app's client, and a token without expiry where one is given."""
     store.access.client_id = client_id
     store.access.client_secret = client_secret
@@ -50,15 +48,11 @@ def issue_code(store: Store, now_us: int, *, code: str) -> None:
     store.access.codes[code] = now_us + CODE_SECONDS * SECOND_US
 
 
-def exchange_code(
-    store: Store, now_us: int, *, code: str, token: str, refresh_token: str | None
-) -> dict[str, Any]:
+def exchange_code(store: Store, now_us: int, *, code: str, token: str, refresh_token: str | None) -> dict[str, Any]:
     """Grant by authorization code, once; with a refresh token the access token lives one hour."""
     valid_until_us = store.access.codes.get(code)
     if valid_until_us is None or valid_until_us <= now_us:
-        raise Refusal(
-            "The authorization code was not found or was already used", code="invalid_request", status=400
-        )
+        raise Refusal("The authorization code was not found or was already used", code="invalid_request", status=400)
     del store.access.codes[code]
     store.access.installed = True
     if refresh_token is None:
@@ -84,9 +78,7 @@ def _issue_pair(
     store: Store, now_us: int, token: str, refresh_token: str, *, predecessor: str | None
 ) -> dict[str, Any]:
     store.access.tokens[token] = Token(now_us + OFFLINE_TOKEN_SECONDS * SECOND_US)
-    store.access.refresh_tokens[refresh_token] = RefreshToken(
-        now_us + REFRESH_TOKEN_SECONDS * SECOND_US, predecessor
-    )
+    store.access.refresh_tokens[refresh_token] = RefreshToken(now_us + REFRESH_TOKEN_SECONDS * SECOND_US, predecessor)
     return {
         "access_token": token,
         "scope": ",".join(store.settings.scopes),

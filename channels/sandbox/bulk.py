@@ -95,9 +95,7 @@ def _shape_errors(operation: OperationDefinitionNode) -> list[str]:
     messages: list[str] = []
     roots = [n.name.value for n in operation.selection_set.selections if isinstance(n, FieldNode)]
     messages += [
-        f"Bulk queries cannot contain a top level `{name}` field."
-        for name in roots
-        if name in ("node", "nodes")
+        f"Bulk queries cannot contain a top level `{name}` field." for name in roots if name in ("node", "nodes")
     ]
     found = list(_connections(operation.selection_set, 1))
     if not found:
@@ -105,9 +103,7 @@ def _shape_errors(operation: OperationDefinitionNode) -> list[str]:
     if len(found) > MAX_CONNECTIONS:
         messages.append(f"Bulk queries cannot contain more than {MAX_CONNECTIONS} connections.")
     if any(depth > MAX_DEPTH for _, depth in found):
-        messages.append(
-            f"Bulk queries cannot contain connections with a nesting depth greater than {MAX_DEPTH}."
-        )
+        messages.append(f"Bulk queries cannot contain connections with a nesting depth greater than {MAX_DEPTH}.")
     by_nodes = [node.name.value for node, _ in found if _child(node, "edges") is None]
     if by_nodes:
         messages.append(

@@ -81,9 +81,7 @@ def _check_row(store: Store, row: dict[str, Any]) -> None:
         raise Refusal("price must look like 19.00")
     levels = row.get("levels") or {}
     components = row.get("components") or {}
-    if not isinstance(levels, dict) or not all(
-        type(n) is int and abs(n) <= 2_000_000_000 for n in levels.values()
-    ):
+    if not isinstance(levels, dict) or not all(type(n) is int and abs(n) <= 2_000_000_000 for n in levels.values()):
         raise Refusal("levels must be an object of location -> whole number")
     if not isinstance(components, dict) or not all(type(n) is int and n > 0 for n in components.values()):
         raise Refusal("components must be an object of sku -> whole number above zero")
@@ -117,9 +115,7 @@ def _put_variant(store: Store, now_us: int, row: dict[str, Any], event: str) -> 
 
 def _new_variant(store: Store, now_us: int, row: dict[str, Any], event: str) -> Variant:
     title = str(row.get("product") or row.get("title") or row["sku"])
-    product = (
-        next((p for p in store.products.values() if p.title == title), None) if "product" in row else None
-    )
+    product = next((p for p in store.products.values() if p.title == title), None) if "product" in row else None
     made = product is None
     if product is None:
         product = Product(store.new_id(), title, now_us, now_us, str(row.get("status", "ACTIVE")).upper())

@@ -75,9 +75,7 @@ def _window(ordered: Sequence[Row], key: Callable[[Row], Key], args: Mapping[str
     return start, max(start, stop)
 
 
-def _position(
-    ordered: Sequence[Row], key: Callable[[Row], Key], cursor: str, *, reverse: bool, after: bool
-) -> int:
+def _position(ordered: Sequence[Row], key: Callable[[Row], Key], cursor: str, *, reverse: bool, after: bool) -> int:
     wanted = _key_in(cursor)
     if not reverse:
         find = bisect.bisect_right if after else bisect.bisect_left
@@ -103,9 +101,7 @@ def _key_in(cursor: str) -> Key:
 Reader = Callable[[Any], Any]
 
 
-def matching(
-    rows: Sequence[Row], query: str | None, readers: Mapping[str, Callable[[Row], Any]]
-) -> Sequence[Row]:
+def matching(rows: Sequence[Row], query: str | None, readers: Mapping[str, Callable[[Row], Any]]) -> Sequence[Row]:
     """Rows which all terms of the search accept. Terms about fields not listed are ignored, as the real
     search does.
     """

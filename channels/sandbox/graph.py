@@ -91,11 +91,7 @@ class Graph:
         if operation is None and operation_name is None and len(document.operations) == 1:
             operation = next(iter(document.operations.values()))
         if operation is None:
-            message = (
-                f'No operation named "{operation_name}"'
-                if operation_name
-                else "An operation name is required"
-            )
+            message = f'No operation named "{operation_name}"' if operation_name else "An operation name is required"
             raise Rejected([{"message": message}])
         given = _defaults(operation) | dict(variables or {})
         costs = Costs(self.schema, document.fragments)
@@ -125,9 +121,7 @@ class Graph:
         assert isinstance(result, ExecutionResult)
         if result.data is None and result.errors and not any(e.path for e in result.errors):
             return {"errors": [_variable_error(error, prepared) for error in result.errors]}, None
-        actual = Costs(self.schema, document.fragments).actual(
-            prepared.operation, prepared.variables, result.data
-        )
+        actual = Costs(self.schema, document.fragments).actual(prepared.operation, prepared.variables, result.data)
         answer: dict[str, Any] = {"data": result.data}
         if result.errors:
             answer = {"errors": [_formatted(error) for error in result.errors]} | answer
@@ -152,9 +146,7 @@ class Graph:
         try:
             ast = parse(text)
         except (GraphQLError, RecursionError) as error:
-            message = (
-                error.message if isinstance(error, GraphQLError) else "the document is nested too deeply"
-            )
+            message = error.message if isinstance(error, GraphQLError) else "the document is nested too deeply"
             return Document(text, None, [{"message": message}])
         errors = [_validation_error(error) for error in validate(self.schema, ast)]
         document = Document(text, ast, errors)
@@ -254,9 +246,7 @@ _WORDINGS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], tuple[str, dic
         ),
     ),
     (
-        re.compile(
-            r"Argument '(?:[\w.]+\()?(\w+):?\)?' of type '[^']+' is required, but it was not provided"
-        ),
+        re.compile(r"Argument '(?:[\w.]+\()?(\w+):?\)?' of type '[^']+' is required, but it was not provided"),
         lambda m: (
             f"Field is missing required arguments: {m[1]}",
             {"code": "missingRequiredArguments", "className": "Field", "arguments": m[1]},

@@ -128,9 +128,7 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("channels.sandbox.") or (module, name) == ("collections", "OrderedDict"):
             return super().find_class(module, name)
-        raise DataError(
-            f"a picture holds {module}.{name}, which does not belong there; remove the data folder"
-        )
+        raise DataError(f"a picture holds {module}.{name}, which does not belong there; remove the data folder")
 
 
 def _read_picture(path: Path) -> dict[str, Any]:

@@ -35,13 +35,9 @@ def parse_request(store: Store, given: Mapping[str, Any]) -> AuthorizationReques
         scope=str(given.get("scope", "")),
     )
     if not _same(request.client_id, store.access.client_id):
-        raise Refusal(
-            "invalid_client: no app of this store has this client_id", code="invalid_client", status=400
-        )
+        raise Refusal("invalid_client: no app of this store has this client_id", code="invalid_client", status=400)
     if urlsplit(request.redirect_uri).scheme not in ("http", "https"):
-        raise Refusal(
-            "invalid_request: redirect_uri is not a web address", code="invalid_request", status=400
-        )
+        raise Refusal("invalid_request: redirect_uri is not a web address", code="invalid_request", status=400)
     return request
 
 

@@ -124,9 +124,7 @@ def _place_for(
     return candidates[0].location_id
 
 
-def _add_line(
-    store: Store, order: Order, taking: Taking, event: str, *, cause: str, by_edit: bool
-) -> OrderLine:
+def _add_line(store: Store, order: Order, taking: Taking, event: str, *, cause: str, by_edit: bool) -> OrderLine:
     variant = taking.variant
     line = OrderLine(
         id=store.new_id(),
@@ -180,9 +178,7 @@ def cancel_order(
         raise Refusal(f"reason must be one of {', '.join(CANCEL_REASONS)}")
     event = store.new_event()
     restock_type = "cancel" if restock else "no_restock"
-    open_lines = [
-        (line, line.current_quantity, restock_type) for line in order.lines if line.current_quantity
-    ]
+    open_lines = [(line, line.current_quantity, restock_type) for line in order.lines if line.current_quantity]
     order.cancelled_us = now_us
     order.cancel_reason = reason
     if open_lines:
@@ -279,9 +275,7 @@ def _put_back(
         variant.units_restocked += restocked
     store.count("units_restocked", restocked)
     if level is not None and (restocked or released):
-        store.change_level(
-            level, cause=cause, event=event, available=restocked, committed=-released, order_id=order.id
-        )
+        store.change_level(level, cause=cause, event=event, available=restocked, committed=-released, order_id=order.id)
 
 
 def _level_of(store: Store, line: OrderLine) -> Level | None:
@@ -309,9 +303,7 @@ def fulfill_order(
         _ship_from(store, order, place, [(line, n) for line, n in wanted if line.location_id == place], event)
     store.touch_order(order)
     open_units = sum(line.unfulfilled for line in order.lines)
-    store.announce(
-        "orders/partially_fulfilled" if open_units else "orders/fulfilled", ("order", order.id, 0), event
-    )
+    store.announce("orders/partially_fulfilled" if open_units else "orders/fulfilled", ("order", order.id, 0), event)
     store.announce("orders/updated", ("order", order.id, 0), event)
     return {"id": order.id, "at_us": now_us}
 
@@ -324,9 +316,7 @@ def _checked_shipment(order: Order, row: dict[str, Any]) -> tuple[OrderLine, int
     return line, quantity
 
 
-def _ship_from(
-    store: Store, order: Order, place: int | None, wanted: list[tuple[OrderLine, int]], event: str
-) -> None:
+def _ship_from(store: Store, order: Order, place: int | None, wanted: list[tuple[OrderLine, int]], event: str) -> None:
     rows = [(store.new_id(), line.id, quantity) for line, quantity in wanted]
     number = len(order.fulfillments) + 1
     fulfillment = Fulfillment(store.new_id(), order.id, number, store.now_us, place, rows)

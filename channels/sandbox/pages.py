@@ -51,9 +51,7 @@ def consent_page(store: Store, wanted: AuthorizationRequest) -> str:
             ("scope", wanted.scope),
         )
     )
-    scopes = "".join(
-        f"<li>{escape(scope.strip())}</li>" for scope in wanted.scope.split(",") if scope.strip()
-    )
+    scopes = "".join(f"<li>{escape(scope.strip())}</li>" for scope in wanted.scope.split(",") if scope.strip())
     body = (
         f'<div class="consent"><h1>Install the app on {escape(store.name)}?</h1>'
         f'<p class="quiet">{escape(store.domain)}</p>'

@@ -174,9 +174,7 @@ def _product(store: Store, delivery: Delivery, merged: bool) -> Json:
         "variant_gids": [
             {
                 "admin_graphql_api_id": gid("ProductVariant", v.id),
-                "updated_at": datetime.fromtimestamp(v.updated_us // 1_000_000, UTC).strftime(
-                    "%Y-%m-%dT%H:%M:%S.000Z"
-                ),
+                "updated_at": datetime.fromtimestamp(v.updated_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z"),
             }
             for v in newest_first
         ],

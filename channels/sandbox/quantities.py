@@ -71,9 +71,7 @@ _MESSAGES = {
     ),
     "INVALID_QUANTITY_DOCUMENT": "A ledger document URI is required except when adjusting available.",
     "INVALID_AVAILABLE_DOCUMENT": "A ledger document URI is not allowed when adjusting available.",
-    "INTERNAL_LEDGER_DOCUMENT": (
-        "Internal (gid://shopify/) ledger documents are not allowed to be adjusted via API."
-    ),
+    "INTERNAL_LEDGER_DOCUMENT": ("Internal (gid://shopify/) ledger documents are not allowed to be adjusted via API."),
     "MAX_ONE_LEDGER_DOCUMENT": (
         "All changes must have the same ledger document URI or, in the case of adjusting available, "
         "no ledger document URI."
@@ -320,9 +318,7 @@ def _activation_errors(
     if variant is None:
         return [_plain_error(["inventoryItemId"], "The product couldn't be stocked because it was deleted.")]
     if location is None:
-        return [
-            _plain_error(["locationId"], "The product couldn't be stocked because the location was deleted.")
-        ]
+        return [_plain_error(["locationId"], "The product couldn't be stocked because the location was deleted.")]
     stocked = f"The product couldn't be stocked at {location.name} because "
     if available is not None and on_hand is not None:
         message = stocked + "not allowed to set available and on_hand quantities at the same time."
@@ -377,9 +373,7 @@ def _plain_error(field: list[str] | None, message: str) -> dict[str, Any]:
     return {"field": field, "message": message}
 
 
-def _remembered(
-    store: Store, now_us: int, key: str, fingerprint: str, stale_rows: Any
-) -> dict[str, Any] | None:
+def _remembered(store: Store, now_us: int, key: str, fingerprint: str, stale_rows: Any) -> dict[str, Any] | None:
     """The answer to a key that is known already, None for a new one."""
     verdict, outcome = store.keys.look_up(key, fingerprint, now_us=now_us)
     if verdict is Verdict.NEW:
@@ -463,9 +457,7 @@ def _level_for(store: Store, item_gid: str, location_gid: str) -> Level:
     return store.ensure_level(item_id, location_id, active=False)
 
 
-def _write(
-    store: Store, level: Level, name: str, delta: int, event: str, key: str, reference: str | None
-) -> None:
+def _write(store: Store, level: Level, name: str, delta: int, event: str, key: str, reference: str | None) -> None:
     if name == "available":
         store.change_level(level, cause="api", event=event, available=delta, key=key, reference=reference)
         return

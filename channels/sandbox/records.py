@@ -74,14 +74,7 @@ class Level:
 
     @property
     def on_hand(self) -> int:
-        return (
-            self.available
-            + self.committed
-            + self.reserved
-            + self.damaged
-            + self.safety_stock
-            + self.quality_control
-        )
+        return self.available + self.committed + self.reserved + self.damaged + self.safety_stock + self.quality_control
 
 
 class Change(NamedTuple):

@@ -290,9 +290,7 @@ VARIANT: dict[str, Resolver] = {
     "taxable": lambda _, __: True,
     "createdAt": lambda v, _: moment(v.created_us),
     "updatedAt": lambda v, _: moment(v.updated_us),
-    "availableForSale": lambda v, info: (
-        not v.tracked or v.policy == "CONTINUE" or _store(info).sellable(v) > 0
-    ),
+    "availableForSale": lambda v, info: not v.tracked or v.policy == "CONTINUE" or _store(info).sellable(v) > 0,
     "inventoryPolicy": lambda v, _: v.policy,
     "inventoryQuantity": lambda v, info: _store(info).sellable(v),
     "sellableOnlineQuantity": lambda v, info: _store(info).sellable(v),
@@ -320,9 +318,7 @@ PRODUCT: dict[str, Resolver] = {
     "totalInventory": lambda p, info: sum(_store(info).sellable(v) for v in _of_product(p, info)),
     "tracksInventory": lambda p, info: any(v.tracked for v in _of_product(p, info)),
     "hasOnlyDefaultVariant": lambda p, _: len(p.variant_ids) == 1,
-    "hasVariantsThatRequiresComponents": lambda p, info: any(
-        v.requires_components for v in _of_product(p, info)
-    ),
+    "hasVariantsThatRequiresComponents": lambda p, info: any(v.requires_components for v in _of_product(p, info)),
     "isGiftCard": lambda _, __: False,
     "variants": lambda p, info, **args: _page(info, _of_product(p, info), args),
 }

@@ -117,12 +117,8 @@ class Sandbox:
             web.get("/{handle}/bulk/{name}", self.bulk_file),
             web.get("/{handle}/shop/orders", self.order_list),
             web.get("/{handle}/shop/orders/{order_id}", self.order_detail),
-            web.post(
-                "/{handle}/shop/orders/{order_id}/cancel", self._command("cancel_order", "restock", "reason")
-            ),
-            web.post(
-                "/{handle}/shop/orders/{order_id}/refund", self._command("refund_order", "lines", "note")
-            ),
+            web.post("/{handle}/shop/orders/{order_id}/cancel", self._command("cancel_order", "restock", "reason")),
+            web.post("/{handle}/shop/orders/{order_id}/refund", self._command("refund_order", "lines", "note")),
             web.post("/{handle}/shop/orders/{order_id}/fulfill", self._command("fulfill_order", "lines")),
             web.post(
                 "/{handle}/shop/orders/{order_id}/edit",
@@ -130,18 +126,14 @@ class Sandbox:
             ),
             web.post("/{handle}/admin-ui/adjust", self.adjust),
             web.post("/{handle}/admin-ui/locations", self._command("add_location", "name")),
-            web.post(
-                "/{handle}/admin-ui/locations/rename", self._command("rename_location", "location", "name")
-            ),
+            web.post("/{handle}/admin-ui/locations/rename", self._command("rename_location", "location", "name")),
             web.post(
                 "/{handle}/admin-ui/locations/{act:activate|deactivate}",
                 self.switch_location,
             ),
             web.post("/{handle}/admin-ui/locations/delete", self._command("delete_location", "location")),
             web.post("/{handle}/admin-ui/levels/connect", self._command("connect_level", "sku", "location")),
-            web.post(
-                "/{handle}/admin-ui/levels/disconnect", self._command("disconnect_level", "sku", "location")
-            ),
+            web.post("/{handle}/admin-ui/levels/disconnect", self._command("disconnect_level", "sku", "location")),
             web.post("/{handle}/admin-ui/products/delete", self._command("delete_product", "product")),
             web.post("/{handle}/admin-ui/variants/rename", self._command("rename_sku", "sku", "new_sku")),
             web.post("/{handle}/admin-ui/uninstall", self._command("uninstall")),

@@ -157,9 +157,7 @@ class Store:
             found = self.variant_by_sku.get(str(sku))
         if found is None:
             wanted = sku if variant_id is None else variant_id
-            raise Refusal(
-                f"store {self.handle} has no variant {wanted!r}", code="unknown_variant", status=404
-            )
+            raise Refusal(f"store {self.handle} has no variant {wanted!r}", code="unknown_variant", status=404)
         return found
 
     def order_numbered(self, order_id: object) -> Order:

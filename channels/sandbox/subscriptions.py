@@ -33,9 +33,7 @@ def create_subscription(
     return {"id": subscription.id, "errors": []}
 
 
-def update_subscription(
-    store: Store, now_us: int, *, subscription_id: int, fields: dict[str, Any]
-) -> dict[str, Any]:
+def update_subscription(store: Store, now_us: int, *, subscription_id: int, fields: dict[str, Any]) -> dict[str, Any]:
     subscription = store.subscriptions.get(subscription_id)
     if subscription is None:
         return {"id": None, "errors": [{"field": ["id"], "message": "Webhook subscription does not exist"}]}

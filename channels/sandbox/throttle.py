@@ -143,9 +143,7 @@ class _Walk:
             value = _below(data, node) if self.counting else None
             if self.counting and value is None:
                 continue
-            total += self.selection(
-                node.selection_set, get_named_type(payload.fields[node.name.value].type), value
-            )
+            total += self.selection(node.selection_set, get_named_type(payload.fields[node.name.value].type), value)
         return total
 
     def _row_count(self, node: FieldNode) -> int:

@@ -126,9 +126,7 @@ def bundles(number: int, carried: list[Good]) -> list[Bundle]:
                 code=f"SET-{index + 1:02d}",
                 product=f"Gift set {index + 1}",
                 variant=" + ".join(part.product.lower() for part in parts),
-                price=sum(part.price * units for part, units in zip(parts, quantities, strict=True))
-                * 9
-                // 10,
+                price=sum(part.price * units for part, units in zip(parts, quantities, strict=True)) * 9 // 10,
                 parts=tuple((part.code, units) for part, units in zip(parts, quantities, strict=True)),
             )
         )

@@ -119,9 +119,7 @@ class BucketState:
 class TokenBucket:
     """The bucket `key`. Every method is one atomic call and raises redis.RedisError when Redis is away."""
 
-    def __init__(
-        self, client: "redis.Redis", key: str, *, default_capacity: float, default_rate: float
-    ) -> None:
+    def __init__(self, client: "redis.Redis", key: str, *, default_capacity: float, default_rate: float) -> None:
         """Set what holds until the channel first says otherwise: tokens at most, tokens per second."""
         _check_shape(default_capacity, default_rate)
         self._key = key

@@ -357,9 +357,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
         self._max_response_bytes = max_response_bytes
         super().__init__(pool_connections=_HOSTS_POOLED, pool_maxsize=pool_size)
 
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
-    ) -> None:
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._tls, **pool_kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 

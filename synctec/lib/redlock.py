@@ -110,9 +110,7 @@ class Redlock:
         started_at = time.monotonic()
         replies = self._ask(_TAKE, wanted, token, self.ttl_ms)
         valid_until = started_at + self.validity_seconds
-        granted = frozenset(
-            key for index, key in enumerate(wanted) if _count(replies, index, 1) >= self.quorum
-        )
+        granted = frozenset(key for index, key in enumerate(wanted) if _count(replies, index, 1) >= self.quorum)
         if time.monotonic() >= valid_until:
             granted = frozenset()
         self._drop_ungranted(wanted, granted, replies, token)
@@ -140,9 +138,7 @@ class Redlock:
         # A node that did not answer may have set the key all the same.
         silent = replies.count(None) > 0
         marked = [
-            key
-            for index, key in enumerate(wanted)
-            if key not in granted and (silent or _count(replies, index, 1) > 0)
+            key for index, key in enumerate(wanted) if key not in granted and (silent or _count(replies, index, 1) > 0)
         ]
         self._ask(_DROP, marked, token)
 

@@ -35,9 +35,7 @@ def verify_base64(body: bytes, header: str | bytes | None, secrets: Iterable[Sec
     if given is None:
         return False
     # Every secret is tried, also after a match: the time taken tells nothing about which one fits.
-    matches = [
-        hmac.compare_digest(base64.b64encode(_digest(body, secret)), given) for secret in secrets if secret
-    ]
+    matches = [hmac.compare_digest(base64.b64encode(_digest(body, secret)), given) for secret in secrets if secret]
     return any(matches)
 
 
@@ -85,9 +83,7 @@ def _canonical_query(params: Mapping[str, str]) -> bytes:
     # Sorted k=v joined by &, hmac left out. Shopify escapes the joiners inside keys and values, so that
     # {"a": "1&b=2"} and {"a": "1", "b": "2"} are different messages.
     pairs = sorted(
-        f"{_escape(key).replace('=', '%3D')}={_escape(value)}"
-        for key, value in params.items()
-        if key != "hmac"
+        f"{_escape(key).replace('=', '%3D')}={_escape(value)}" for key, value in params.items() if key != "hmac"
     )
     return "&".join(pairs).encode("utf-8", "surrogatepass")
 

@@ -68,9 +68,7 @@ class PostgresServer:
         if account:
             os.chown(home, account.uid, account.gid)
             programs = _reachable_programs(programs, home, account)
-        server = cls(
-            home=home, programs=programs, account=account, port=port, password=password, is_durable=is_durable
-        )
+        server = cls(home=home, programs=programs, account=account, port=port, password=password, is_durable=is_durable)
         server.end_orphan()
         if not (server.data / "PG_VERSION").exists():
             server._create_data_folder()
@@ -123,9 +121,7 @@ class PostgresServer:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGINT)
         if not wait_for(lambda: not self._is_our_server(pid), timeout_seconds=20):
-            raise LocalStackError(
-                f"PostgreSQL (process {pid}) still runs on {self.data} and does not stop: end it."
-            )
+            raise LocalStackError(f"PostgreSQL (process {pid}) still runs on {self.data} and does not stop: end it.")
 
     def _is_our_server(self, pid: int) -> bool:
         return f"-D {self.data} " in command_line(pid)
@@ -305,7 +301,5 @@ def _run(
         check=False,
     )
     if result.returncode != 0:
-        raise LocalStackError(
-            f"{Path(command[0]).name} failed: {result.stderr.strip() or result.stdout.strip()}"
-        )
+        raise LocalStackError(f"{Path(command[0]).name} failed: {result.stderr.strip() or result.stdout.strip()}")
     return result.stdout

@@ -176,9 +176,7 @@ def command_line(pid: int) -> str:
         except OSError:
             return ""
     # macOS has no /proc, but always has ps; a small Linux may have it the other way round.
-    result = subprocess.run(
-        ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return f"{result.stdout.strip()} "
 
 

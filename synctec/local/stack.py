@@ -153,9 +153,7 @@ class LocalStack:
     def children(self) -> list[ChildState]:
         return self._running_supervisor.children()
 
-    def kill(
-        self, name: str, *, signal_number: signal.Signals = signal.SIGKILL, down_seconds: float = 0
-    ) -> None:
+    def kill(self, name: str, *, signal_number: signal.Signals = signal.SIGKILL, down_seconds: float = 0) -> None:
         """Kill a child by its name. It is restarted on its own, but not before `down_seconds` have passed."""
         self._running_supervisor.kill(name, signal_number=signal_number, down_seconds=down_seconds)
 
@@ -199,9 +197,7 @@ class LocalStack:
                 is_durable=self._is_durable,
             )
             if self._postgres.home != wanted_home:
-                self._say(
-                    f"PostgreSQL may not enter {self.folder.path}; its data is in {self._postgres.home}"
-                )
+                self._say(f"PostgreSQL may not enter {self.folder.path}; its data is in {self._postgres.home}")
         if "REDIS_URL" not in self._external:
             names = [f"valkey-{number}" for number in range(1, VALKEY_NODES + 1)]
             self._valkeys = [
@@ -238,9 +234,7 @@ class LocalStack:
             made["REDIS_URL"] = self._valkeys[0].url(0)
             made["CELERY_BROKER_URL"] = self._valkeys[0].url(1)
             made["REDLOCK_URLS"] = ",".join(node.url(0) for node in self._valkeys)
-        chosen = {
-            name: self._external[name] for name in (*SERVER_VARIABLES, *OVERRIDABLE) if name in self._external
-        }
+        chosen = {name: self._external[name] for name in (*SERVER_VARIABLES, *OVERRIDABLE) if name in self._external}
         return {**made, **chosen}
 
     def _start_servers(self) -> None:
@@ -301,17 +295,13 @@ class LocalStack:
         words = [word for option in options.items() for word in option]
         switches = ["--no-ws", "--no-access-log", "--respawn-failed-workers"]
         command = ["-m", "granian", *words, *switches, "synctec.wsgi:application"]
-        return self._python(
-            "web", *command, is_ready_port=self._ports["web"], ready_path="/readyz", is_group=True
-        )
+        return self._python("web", *command, is_ready_port=self._ports["web"], ready_path="/readyz", is_group=True)
 
     def _worker(self, number: int) -> ChildSpec:
         options = ["-P", "threads", "-c", str(WORKER_THREADS), "-n", f"worker-{number}@%h", "-l", "INFO"]
         # Workers have nothing to tell each other; these only delay the start and fill the broker.
         quiet = ["--without-gossip", "--without-mingle"]
-        return self._python(
-            f"worker-{number}", "-m", "celery", "-q", "-A", "synctec", "worker", *options, *quiet
-        )
+        return self._python(f"worker-{number}", "-m", "celery", "-q", "-A", "synctec", "worker", *options, *quiet)
 
     def _beat(self) -> ChildSpec:
         # No pid file: the supervisor knows whether it runs, and a stale file would keep it from starting.

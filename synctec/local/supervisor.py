@@ -118,13 +118,9 @@ class Supervisor:
         if self._is_stopping:
             raise StartFailedError(f"{spec.name} was stopped before it was ready.")
         if first_process.returncode is not None:
-            raise StartFailedError(
-                f"{spec.name} ended while starting: {_describe_exit(first_process.returncode)}."
-            )
+            raise StartFailedError(f"{spec.name} ended while starting: {_describe_exit(first_process.returncode)}.")
 
-    def kill(
-        self, name: str, *, signal_number: signal.Signals = signal.SIGKILL, down_seconds: float = 0
-    ) -> None:
+    def kill(self, name: str, *, signal_number: signal.Signals = signal.SIGKILL, down_seconds: float = 0) -> None:
         """Kill a child; it is restarted as after any death, but not before `down_seconds` have passed."""
         child = self._children[name]
         child.held_until = time.monotonic() + down_seconds
@@ -169,9 +165,7 @@ class Supervisor:
         self._thread.join()
 
     def _stop_group(self, children: list[_Child], *, is_abandoned: bool = False) -> None:
-        threads = [
-            threading.Thread(target=self._stop_child, args=(child, is_abandoned)) for child in children
-        ]
+        threads = [threading.Thread(target=self._stop_child, args=(child, is_abandoned)) for child in children]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -185,9 +179,7 @@ class Supervisor:
         if is_abandoned:
             stop(child.process, stop_signal=spec.death_signal, grace_seconds=ABANDON_GRACE_SECONDS)
         elif not stop(child.process, stop_signal=spec.stop_signal, grace_seconds=spec.grace_seconds):
-            self._log.write(
-                "supervisor", f"{spec.name} did not stop in {spec.grace_seconds:.0f} s and was killed"
-            )
+            self._log.write("supervisor", f"{spec.name} did not stop in {spec.grace_seconds:.0f} s and was killed")
 
     def _order(self, action: Callable[[], object]) -> None:
         """Have the supervisor's thread do it, and wait for the outcome."""
@@ -228,9 +220,7 @@ class Supervisor:
             child.restart_at = max(now + child.backoff_seconds, child.held_until)
             reason = _describe_exit(child.process.returncode)
             wait_seconds = child.restart_at - now
-            self._log.write(
-                "supervisor", f"{child.spec.name} ended ({reason}); restart in {wait_seconds:.1f} s"
-            )
+            self._log.write("supervisor", f"{child.spec.name} ended ({reason}); restart in {wait_seconds:.1f} s")
             child.backoff_seconds = min(child.backoff_seconds * 2, LONGEST_BACKOFF_SECONDS)
             self._on_change()
         elif now >= child.restart_at:

@@ -63,9 +63,7 @@ def open_page(chromium: Browser, live_server: LiveServer, trade: Trade) -> Itera
         page = context.new_page()
         page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None
-        )
+        page.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
         page.goto(live_server.url + address)
         return page
 

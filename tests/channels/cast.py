@@ -76,9 +76,7 @@ def deliver_with(
     )
 
 
-def deliver(
-    channel: Channel, body: bytes = b'{"id": 1}', *, at: Channel | None = None, **changes: str | None
-) -> Any:
+def deliver(channel: Channel, body: bytes = b'{"id": 1}', *, at: Channel | None = None, **changes: str | None) -> Any:
     """POST a delivery as the shop would; `changes` are headers by name in lower case with _."""
     return deliver_with(channel, changes, body, at=at)
 

@@ -211,15 +211,11 @@ def test_a_listing_is_mapped_on_its_page(
     assert (event.before, event.after) == ({"sku": None}, {"sku": "TEE"})
 
 
-def test_a_listing_is_never_mapped_to_another_merchants_sku(
-    client: Client, manager: User, north: Shop
-) -> None:
+def test_a_listing_is_never_mapped_to_another_merchants_sku(client: Client, manager: User, north: Shop) -> None:
     birch = make_trade("Birch", shops=("birchshop",))
     listing = unmap(north, "MUG")
 
-    page = client.post(
-        reverse("admin:channels_listing_change", args=[listing.pk]), {"sku": birch.skus["MUG"].pk}
-    )
+    page = client.post(reverse("admin:channels_listing_change", args=[listing.pk]), {"sku": birch.skus["MUG"].pk})
 
     assert "Select a valid choice" in page.content.decode()
     assert Listing.objects.get(pk=listing.pk).sku is None
@@ -313,9 +309,7 @@ def test_applying_again_wakes_the_engine_after_the_commit(
     ],
     ids=["json", "no json", "no text", "deep", "long"],
 )
-def test_a_body_is_shown_escaped_whatever_it_is(
-    body: bytes, client: Client, manager: User, north: Shop
-) -> None:
+def test_a_body_is_shown_escaped_whatever_it_is(body: bytes, client: Client, manager: User, north: Shop) -> None:
     event = deliver(north, "orders/create", body)
 
     page = client.get(reverse("admin:channels_inboxevent_change", args=[event.pk]))

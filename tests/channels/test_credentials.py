@@ -95,9 +95,7 @@ class TestStoring:
         assert Credential.objects.get(channel=north).sealed_access_token == ""
 
     def test_wipes_tokens_and_keeps_what_signs(self, north: Channel) -> None:
-        credentials.store(
-            north, client_id="app-of-north", access_token=Secret("t"), refresh_token=Secret("r")
-        )
+        credentials.store(north, client_id="app-of-north", access_token=Secret("t"), refresh_token=Secret("r"))
 
         credentials.wipe(north)
 
@@ -122,9 +120,7 @@ class TestRotatingKeys:
     def test_seals_everything_with_the_first_key(
         self, old_and_new_key: Callable[[str], None], north: Channel, elsewhere: Channel
     ) -> None:
-        credentials.store(
-            north, client_id="app-of-north", access_token=Secret("t"), refresh_token=Secret("r")
-        )
+        credentials.store(north, client_id="app-of-north", access_token=Secret("t"), refresh_token=Secret("r"))
         old_and_new_key("both")
 
         report = credentials.rotate_all()
@@ -190,9 +186,7 @@ class Asked:
             self.calls.append(told)
             number = len(self.calls)
         if self._refuse:
-            raise protocol.NotAuthorized(
-                "The store refuses the app's credentials (HTTP 401): connect it again."
-            )
+            raise protocol.NotAuthorized("The store refuses the app's credentials (HTTP 401): connect it again.")
         return grant(number, refresh=f"{self._refresh_token}-{number}" if self._refresh_token else None)
 
 
@@ -224,9 +218,7 @@ class TestATokenByClientCredentials:
         assert tokens == ["token-1"] * 20
         assert len(asked.calls) == 1
 
-    def test_that_was_refused_is_replaced_once_by_twenty_at_the_same_time(
-        self, north: Channel, asked: Asked
-    ) -> None:
+    def test_that_was_refused_is_replaced_once_by_twenty_at_the_same_time(self, north: Channel, asked: Asked) -> None:
         refused = credentials.access_token(north)
 
         tokens = all_at_once(20, lambda: credentials.access_token(north, refused=refused).reveal())
@@ -240,9 +232,7 @@ class TestATokenByClientCredentials:
 
         assert asked.calls == []
 
-    def test_is_not_given_inside_a_transaction_even_when_there_is_one(
-        self, north: Channel, asked: Asked
-    ) -> None:
+    def test_is_not_given_inside_a_transaction_even_when_there_is_one(self, north: Channel, asked: Asked) -> None:
         credentials.access_token(north)
 
         with pytest.raises(RuntimeError), transaction.atomic():
@@ -278,9 +268,7 @@ class TestATokenByClientCredentials:
 
         assert Channel.objects.get().state == ChannelState.PAUSED
 
-    def test_that_cannot_be_had_for_now_changes_nothing(
-        self, north: Channel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_that_cannot_be_had_for_now_changes_nothing(self, north: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
         def away(**_: Any) -> auth.TokenGrant:
             raise protocol.Unavailable("The store gives no token now (HTTP 503).")
 
@@ -324,9 +312,7 @@ class TestATokenByAuthorizationCode:
         tokens = all_at_once(20, lambda: credentials.access_token(shop).reveal())
 
         assert tokens == ["token-1"] * 20
-        assert asked.calls == [
-            {"client_id": "our-app", "client_secret": "of-our-app", "refresh_token": "refresh-0"}
-        ]
+        assert asked.calls == [{"client_id": "our-app", "client_secret": "of-our-app", "refresh_token": "refresh-0"}]
         credentials.access_token(shop, refused=Secret("token-1"))
         assert asked.calls[1]["refresh_token"] == "refresh-1"
 
@@ -347,9 +333,7 @@ class TestATokenByAuthorizationCode:
 
 @pytest.mark.django_db(transaction=True)
 class TestAgainstThePracticeStores:
-    def test_a_refused_token_is_replaced_in_the_middle_of_the_work(
-        self, alder: Merchant, sandbox: str
-    ) -> None:
+    def test_a_refused_token_is_replaced_in_the_middle_of_the_work(self, alder: Merchant, sandbox: str) -> None:
         store = onboarding.connect_sandbox_store(merchant=alder, name="Expiring", user=None)
         connector = connect.connector_for(store)
         assert [location.name for location in connector.read_locations()] == ["Main"]

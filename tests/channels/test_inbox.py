@@ -74,9 +74,7 @@ class TestReceiving:
         ) as another:
             assert another.execute("SELECT count(*) FROM channels_inboxevent").fetchone() == (1,)
 
-    def test_takes_one_round_trip(
-        self, north: Channel, django_assert_num_queries: Callable[..., object]
-    ) -> None:
+    def test_takes_one_round_trip(self, north: Channel, django_assert_num_queries: Callable[..., object]) -> None:
         receive(north)  # the process's clock is set by the first one
 
         with django_assert_num_queries(1):  # type: ignore[attr-defined]
@@ -97,9 +95,7 @@ class TestReceiving:
         event = InboxEvent.objects.get()
         assert (bytes(event.body), event.duplicates) == (b"first", 1)
 
-    def test_keeps_the_same_id_of_another_topic_or_channel_apart(
-        self, north: Channel, elsewhere: Channel
-    ) -> None:
+    def test_keeps_the_same_id_of_another_topic_or_channel_apart(self, north: Channel, elsewhere: Channel) -> None:
         receipts = [
             receive(north),
             receive(north, what=delivery(topic="orders/updated")),
@@ -124,9 +120,7 @@ class TestReceiving:
         stamps = list(InboxEvent.objects.order_by("pk").values_list("hlc", flat=True))
         assert stamps == sorted(set(stamps))
 
-    def test_stamps_above_what_is_stored_after_a_restart(
-        self, north: Channel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_stamps_above_what_is_stored_after_a_restart(self, north: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
         receive(north)
         far_ahead = 1 << 61
         InboxEvent.objects.update(hlc=far_ahead)
@@ -162,9 +156,7 @@ class TestRinging:
 
 
 def polled(order_id: str, seconds: int = 0) -> PolledOrder:
-    return PolledOrder(
-        order_id=order_id, version=NOON + timedelta(seconds=seconds), body=f"{order_id}".encode()
-    )
+    return PolledOrder(order_id=order_id, version=NOON + timedelta(seconds=seconds), body=f"{order_id}".encode())
 
 
 @pytest.mark.django_db

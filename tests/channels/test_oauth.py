@@ -31,9 +31,7 @@ pytestmark = pytest.mark.django_db
 def lake(sandbox: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A store that knows our app; what we believe to be Shopify is the sandbox."""
     settings.SHOPIFY_CLIENT_ID, settings.SHOPIFY_CLIENT_SECRET = APP_ID, APP_SECRET
-    monkeypatch.setattr(
-        origins, "shopify_base_url", lambda shop: f"{sandbox}/{shop.removesuffix('.myshopify.com')}"
-    )
+    monkeypatch.setattr(origins, "shopify_base_url", lambda shop: f"{sandbox}/{shop.removesuffix('.myshopify.com')}")
     monkeypatch.setattr(origins, "shopify_session", lambda shop: origins.sandbox_session(sandbox))
     app = {"handle": "lake", "client_id": APP_ID, "client_secret": APP_SECRET}
     requests.post(f"{sandbox}/_control/stores", json=app, timeout=10).raise_for_status()
@@ -59,9 +57,7 @@ def approve(address: str) -> dict[str, str]:
     """The merchant grants access in the store; returns what the store tells our callback."""
     page = urlsplit(address)
     form = {name: values[0] for name, values in parse_qs(page.query).items()}
-    answer = requests.post(
-        f"{page.scheme}://{page.netloc}{page.path}", data=form, allow_redirects=False, timeout=10
-    )
+    answer = requests.post(f"{page.scheme}://{page.netloc}{page.path}", data=form, allow_redirects=False, timeout=10)
     assert answer.status_code in (302, 303), answer.text
     return dict(parse_qsl(urlsplit(answer.headers["Location"]).query))
 
@@ -201,9 +197,7 @@ class TestComingBack:
     def test_leaves_the_state_of_a_channel_that_works(
         self, browser: Client, lake: str, alder: Merchant, state: ChannelState
     ) -> None:
-        Channel.objects.create(
-            merchant=alder, kind="shopify", name="Lake", account="lake.myshopify.com", state=state
-        )
+        Channel.objects.create(merchant=alder, kind="shopify", name="Lake", account="lake.myshopify.com", state=state)
 
         come_back(browser, approve(begin(browser)))
 
@@ -245,9 +239,7 @@ class TestComingBack:
         assert come_back(another, answer).status_code == 400
         assert not Channel.objects.exists()
 
-    def test_with_a_made_up_state_does_not_spoil_the_connection_under_way(
-        self, browser: Client, lake: str
-    ) -> None:
+    def test_with_a_made_up_state_does_not_spoil_the_connection_under_way(self, browser: Client, lake: str) -> None:
         answer = approve(begin(browser))
 
         assert come_back(browser, signed({**answer, "state": "made-up"})).status_code == 400
@@ -301,9 +293,7 @@ class TestComingBack:
         assert said in response.content.decode()
         assert not Channel.objects.exists()
 
-    def test_is_understood_while_the_apps_secret_is_exchanged(
-        self, browser: Client, lake: str, settings: Any
-    ) -> None:
+    def test_is_understood_while_the_apps_secret_is_exchanged(self, browser: Client, lake: str, settings: Any) -> None:
         answer = approve(begin(browser))
         settings.SHOPIFY_PREVIOUS_CLIENT_SECRET = "the one before"
 
@@ -311,9 +301,7 @@ class TestComingBack:
 
     def test_with_fewer_scopes_than_asked_connects_nothing(self, browser: Client, lake: str) -> None:
         url = lake.replace("/lake", "/_control/stores/lake")
-        requests.patch(
-            url, json={"scopes": ["write_inventory", "read_products"]}, timeout=10
-        ).raise_for_status()
+        requests.patch(url, json={"scopes": ["write_inventory", "read_products"]}, timeout=10).raise_for_status()
 
         response = come_back(browser, approve(begin(browser)))
 

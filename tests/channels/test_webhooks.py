@@ -27,9 +27,7 @@ from tests.channels.cast import SECRETS, client, deliver, deliver_with, make_sho
 BODY = b'{"id": 820982911946154508, "note": "\xc3\xa9"}'
 
 pytestmark = pytest.mark.django_db
-keeps_fixtures = effort(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+keeps_fixtures = effort(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def post(channel: Channel, body: bytes, headers: dict[str, str]) -> Any:
@@ -53,9 +51,7 @@ class TestAGoodDelivery:
         assert InboxEvent.objects.get().duplicates == 2
 
     def test_may_use_the_headers_of_the_newer_events(self, north: Channel) -> None:
-        headers = {
-            name.replace("HTTP_X_", "HTTP_"): value for name, value in signed_headers(north, BODY).items()
-        }
+        headers = {name.replace("HTTP_X_", "HTTP_"): value for name, value in signed_headers(north, BODY).items()}
 
         assert post(north, BODY, headers).status_code == 200
 
@@ -191,17 +187,13 @@ class TestASignature:
 
 
 class TestAnotherTenant:
-    def test_cannot_have_its_delivery_replayed_to_a_strangers_address(
-        self, north: Channel, elsewhere: Channel
-    ) -> None:
+    def test_cannot_have_its_delivery_replayed_to_a_strangers_address(self, north: Channel, elsewhere: Channel) -> None:
         response = deliver(north, BODY, at=elsewhere)
 
         assert response.status_code == 401
         assert not InboxEvent.objects.exists()
 
-    def test_cannot_use_its_own_signature_in_a_strangers_name(
-        self, north: Channel, elsewhere: Channel
-    ) -> None:
+    def test_cannot_use_its_own_signature_in_a_strangers_name(self, north: Channel, elsewhere: Channel) -> None:
         response = deliver(north, BODY, x_shopify_shop_domain=elsewhere.account)
 
         assert response.status_code == 401
@@ -219,9 +211,7 @@ class TestAnotherTenant:
 
 class TestAHeader:
     @pytest.mark.parametrize("name", ["topic", "shop_domain", "webhook_id"])
-    @pytest.mark.parametrize(
-        "value", [None, "", "\x00", "orders\x00create", "é\x7f", "x" * 5000, "a\r\nb", "\ud800"]
-    )
+    @pytest.mark.parametrize("value", [None, "", "\x00", "orders\x00create", "é\x7f", "x" * 5000, "a\r\nb", "\ud800"])
     def test_that_must_be_there_is_named_when_missing_or_absurd(
         self, north: Channel, name: str, value: str | None
     ) -> None:
@@ -251,9 +241,7 @@ class TestAHeader:
             "\ud800",
         ],
     )
-    def test_that_only_informs_never_costs_the_delivery(
-        self, north: Channel, name: str, value: str | None
-    ) -> None:
+    def test_that_only_informs_never_costs_the_delivery(self, north: Channel, name: str, value: str | None) -> None:
         response = deliver_with(north, {f"x_shopify_{name}": value})
 
         assert response.status_code == 200
@@ -436,9 +424,7 @@ class TestTheDatabase:
     def test_away_is_not_asked_by_everybody(self, north: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
         with database_away():
             deliver(north)
-            monkeypatch.setattr(
-                webhooks, "_accept", lambda *args, **kwargs: pytest.fail("asked at once again")
-            )
+            monkeypatch.setattr(webhooks, "_accept", lambda *args, **kwargs: pytest.fail("asked at once again"))
 
             assert deliver(north).status_code == 503
 
@@ -467,9 +453,7 @@ class TestTheDatabase:
         assert deliver(north).status_code == 200
         assert InboxEvent.objects.count() == 2
 
-    def test_refusing_for_any_reason_is_not_acknowledged(
-        self, north: Channel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_refusing_for_any_reason_is_not_acknowledged(self, north: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(**_: Any) -> None:
             raise OperationalError("disk full")
 

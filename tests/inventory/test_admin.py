@@ -71,18 +71,14 @@ def test_an_adjustment_writes_a_movement_with_its_reason(client: Client, manager
     assert (event.before, event.after, event.user) == ({"on_hand": 10}, {"on_hand": 7}, manager)
 
 
-def test_a_count_is_posted_as_its_difference_from_the_books(
-    client: Client, manager: User, alder: Trade
-) -> None:
+def test_a_count_is_posted_as_its_difference_from_the_books(client: Client, manager: User, alder: Trade) -> None:
     adjust(client, alder, "TEE", counted="8", reason="cycle count")
 
     assert alder.stock("TEE").on_hand == 8
     assert Movement.objects.latest("pk").delta == 3
 
 
-def test_a_count_that_agrees_with_the_books_posts_nothing(
-    client: Client, manager: User, alder: Trade
-) -> None:
+def test_a_count_that_agrees_with_the_books_posts_nothing(client: Client, manager: User, alder: Trade) -> None:
     before = Movement.objects.count()
 
     response = adjust(client, alder, "TEE", counted="5", reason="cycle count")
@@ -145,9 +141,7 @@ def test_a_bundle_can_not_be_adjusted(client: Client, manager: User, alder: Trad
     assert "adjust its components" in page.content.decode()
 
 
-def test_the_page_of_a_sku_shows_stock_listings_and_movements(
-    client: Client, manager: User, alder: Trade
-) -> None:
+def test_the_page_of_a_sku_shows_stock_listings_and_movements(client: Client, manager: User, alder: Trade) -> None:
     adjust(client, alder, "MUG", change="-3", reason="dropped in aisle 3")
 
     page = client.get(reverse("admin:inventory_sku_change", args=[alder.skus["MUG"].pk])).content.decode()
@@ -199,9 +193,7 @@ def test_a_bundle_of_itself_is_refused(client: Client, manager: User, alder: Tra
     assert "SET &gt; SET" in response.content.decode()
 
 
-def test_a_stocked_sku_has_no_components_and_a_bundle_has_some(
-    client: Client, manager: User, alder: Trade
-) -> None:
+def test_a_stocked_sku_has_no_components_and_a_bundle_has_some(client: Client, manager: User, alder: Trade) -> None:
     bundle = make_bundle(alder, "SET")
 
     with_components = save_sku(client, alder.skus["HAT"], "stocked", (alder.skus["MUG"], 1))

@@ -17,9 +17,7 @@ def bucket_of(client: "redis.Redis", *, capacity: float = 1000, rate: float = ST
     return TokenBucket(client, KEY, default_capacity=capacity, default_rate=rate)
 
 
-def filled(
-    client: "redis.Redis", level: float, *, capacity: float = 1000, rate: float = STILL
-) -> TokenBucket:
+def filled(client: "redis.Redis", level: float, *, capacity: float = 1000, rate: float = STILL) -> TokenBucket:
     bucket = bucket_of(client, capacity=capacity, rate=rate)
     bucket.sync(level, capacity, rate)
     return bucket
@@ -208,12 +206,8 @@ def test_a_clock_that_goes_back_gives_nothing(valkey: "redis.Redis") -> None:
     assert bucket.reserve(20) == pytest.approx(10, abs=1)
 
 
-@pytest.mark.parametrize(
-    ("capacity", "rate"), [(0, 1), (1, 0), (-1, 1), (float("nan"), 1), (1, float("inf"))]
-)
-def test_a_bucket_without_capacity_or_rate_is_a_mistake(
-    valkey: "redis.Redis", capacity: float, rate: float
-) -> None:
+@pytest.mark.parametrize(("capacity", "rate"), [(0, 1), (1, 0), (-1, 1), (float("nan"), 1), (1, float("inf"))])
+def test_a_bucket_without_capacity_or_rate_is_a_mistake(valkey: "redis.Redis", capacity: float, rate: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
         bucket_of(valkey, capacity=capacity, rate=rate)
     with pytest.raises(ValueError, match="above 0"):

@@ -56,9 +56,7 @@ def test_without_redis_every_press_rings_and_nothing_raises(tmp_path: Path) -> N
 
 
 def test_a_failing_redis_is_logged_without_details(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    nobody = redis.Redis(
-        unix_socket_path=str(tmp_path / "nobody"), password="canary", retry=Retry(NoBackoff(), 0)
-    )
+    nobody = redis.Redis(unix_socket_path=str(tmp_path / "nobody"), password="canary", retry=Retry(NoBackoff(), 0))
 
     Doorbell(nobody, "apply").press("1")
 

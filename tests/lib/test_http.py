@@ -364,9 +364,7 @@ def test_a_refusal_sends_nothing_and_names_the_origin_only(start: StartServer) -
     assert not caught.value.maybe_carried_out
 
 
-@pytest.mark.parametrize(
-    "url", ["nonsense", "http://", "http://[", "http://*evil", "mailto:x", "http://\udc80"]
-)
+@pytest.mark.parametrize("url", ["nonsense", "http://", "http://[", "http://*evil", "mailto:x", "http://\udc80"])
 def test_a_broken_url_is_refused_without_being_quoted(url: str) -> None:
     with pytest.raises(AddressRefused):
         GuardedSession(SHOPIFY).get(url)
@@ -531,9 +529,7 @@ def test_tls_goes_by_the_name_while_the_connection_goes_by_the_address(
     network = Network([["23.227.38.74"]], really_at=server.port)
     session = network.session(ca_bundle=authority.ca_file)
 
-    answers = [
-        session.post("https://one.myshopify.com/admin", json={"n": n}, headers=TOKEN_HEADER) for n in range(3)
-    ]
+    answers = [session.post("https://one.myshopify.com/admin", json={"n": n}, headers=TOKEN_HEADER) for n in range(3)]
 
     assert [answer.json() for answer in answers] == [{"ok": True}] * 3
     assert [seen.header("Host") for seen in server.requests] == ["one.myshopify.com"] * 3
@@ -660,9 +656,7 @@ def test_cookies_are_not_kept(start: StartServer) -> None:
 # -- answers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "status", ["200 OK", "401 Unauthorized", "429 Too Many Requests", "500 Oops", "503 x"]
-)
+@pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized", "429 Too Many Requests", "500 Oops", "503 x"])
 def test_any_other_status_is_an_answer(start: StartServer, status: str) -> None:
     server = start(answering(b'{"errors": []}', status=status, headers="Retry-After: 2\r\n"))
 
@@ -749,9 +743,7 @@ def endless(connection: socket.socket, seen: Seen) -> bool:
         connection.sendall(b"x" * 0x1000)
 
 
-@pytest.mark.parametrize(
-    "behaviour", [answering(b"x" * 100_001), answering(b"", announced=10**12), chunked, endless]
-)
+@pytest.mark.parametrize("behaviour", [answering(b"x" * 100_001), answering(b"", announced=10**12), chunked, endless])
 def test_an_answer_over_the_limit_is_cut_off(start: StartServer, behaviour: Behaviour) -> None:
     server = start(behaviour)
 
@@ -845,9 +837,7 @@ def test_a_deadline_that_passes_while_resolving_was_not_sent() -> None:
         answering(b"half of it", announced=20),
     ],
 )
-def test_a_request_without_a_whole_answer_has_an_unknown_outcome(
-    start: StartServer, behaviour: Behaviour
-) -> None:
+def test_a_request_without_a_whole_answer_has_an_unknown_outcome(start: StartServer, behaviour: Behaviour) -> None:
     server = start(behaviour)
 
     with pytest.raises(OutcomeUnknown) as caught:
@@ -952,9 +942,7 @@ def test_a_broken_header_is_not_quoted(start: StartServer, value: Any) -> None:
     assert server.requests == []
 
 
-@pytest.mark.parametrize(
-    "url", ["canary", "http://[canary", "http://*canary", "https://canary@one.myshopify.com"]
-)
+@pytest.mark.parametrize("url", ["canary", "http://[canary", "http://*canary", "https://canary@one.myshopify.com"])
 def test_a_broken_url_is_not_quoted_either(url: str) -> None:
     with pytest.raises(AddressRefused) as caught:
         GuardedSession(SHOPIFY).get(url)

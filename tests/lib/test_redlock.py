@@ -162,9 +162,7 @@ def test_no_quorum_of_answers_is_degraded_and_a_refusal_is_not(
     assert not locks.try_lock([]).is_degraded
 
 
-def test_all_nodes_dead_refuse_without_an_error(
-    make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]"
-) -> None:
+def test_all_nodes_dead_refuse_without_an_error(make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]") -> None:
     locks = make_locks()
     locked = locks.try_lock({"a"})
     for node in lock_nodes:
@@ -217,9 +215,7 @@ def test_a_key_of_another_token_is_not_deleted(make_locks: MakeLocks, lock_nodes
     assert owners(lock_nodes, "a") == ["another"] * 3
 
 
-def test_a_key_of_another_token_is_not_extended(
-    make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]"
-) -> None:
+def test_a_key_of_another_token_is_not_extended(make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]") -> None:
     locked = make_locks().try_lock({"a", "b"})
     for node in lock_nodes[:2]:
         with node.client() as client:
@@ -247,9 +243,7 @@ def test_a_lock_that_ran_out_stays_lost_after_its_release(make_locks: MakeLocks)
     assert locked.lost
 
 
-def test_an_extension_lasts_the_whole_time_to_live_again(
-    make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]"
-) -> None:
+def test_an_extension_lasts_the_whole_time_to_live_again(make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]") -> None:
     locked = make_locks().try_lock({"a"})
     before = locked.valid_until
     for node in lock_nodes:
@@ -264,9 +258,7 @@ def test_an_extension_lasts_the_whole_time_to_live_again(
             assert client.pttl("lock:a") > 20_000
 
 
-def test_an_extension_heals_a_node_that_lost_its_data(
-    make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]"
-) -> None:
+def test_an_extension_heals_a_node_that_lost_its_data(make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]") -> None:
     locked = make_locks().try_lock({"a"})
     with lock_nodes[1].client() as client:
         client.flushall()
@@ -276,9 +268,7 @@ def test_an_extension_heals_a_node_that_lost_its_data(
     assert owners(lock_nodes, "a") == [locked.token] * 3
 
 
-def test_a_lock_whose_nodes_lost_their_data_is_lost(
-    make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]"
-) -> None:
+def test_a_lock_whose_nodes_lost_their_data_is_lost(make_locks: MakeLocks, lock_nodes: "list[ValkeyNode]") -> None:
     locked = make_locks().try_lock({"a"})
     for node in lock_nodes[:2]:
         with node.client() as client:

@@ -170,9 +170,7 @@ def test_a_callback_without_signature_or_secret_is_refused() -> None:
 def test_parameters_cannot_be_moved_into_each_other() -> None:
     smuggled = {"code": "1&shop=good.myshopify.com"}
 
-    assert sign_hex_query(smuggled, SECRET) != sign_hex_query(
-        {"code": "1", "shop": "good.myshopify.com"}, SECRET
-    )
+    assert sign_hex_query(smuggled, SECRET) != sign_hex_query({"code": "1", "shop": "good.myshopify.com"}, SECRET)
 
 
 @pytest.mark.parametrize("domain", ["a.myshopify.com", "Some-Shop.myshopify.com", "1-2.myshopify.com"])

@@ -21,9 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataFolder:
 def running(folder: DataFolder) -> Iterator[dict[str, str]]:
     environment = {"DATABASE_URL": "postgresql://running", "SECRET_KEY": "of the stack"}
     with folder.locked():
-        folder.write_state(
-            RunningState(supervisor_pid=1, urls={}, ports={}, pids={}, environment=environment)
-        )
+        folder.write_state(RunningState(supervisor_pid=1, urls={}, ports={}, pids={}, environment=environment))
         yield environment
 
 
@@ -37,9 +35,7 @@ def test_what_the_shell_names_is_kept(running: dict[str, str], monkeypatch: pyte
     assert attach.complete_environment(["audit"]) == {"DATABASE_URL": "postgresql://running"}
 
 
-def test_a_database_named_in_the_shell_needs_no_stack(
-    folder: DataFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_named_in_the_shell_needs_no_stack(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://of-the-shell")
 
     assert attach.complete_environment(["audit"]) == {}

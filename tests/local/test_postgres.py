@@ -47,9 +47,7 @@ def home() -> Iterator[Path]:
 
 
 def prepare(home: Path, *, password: str = "secret") -> PostgresServer:
-    return PostgresServer.prepare(
-        home, port=free_ports({"pg": None})["pg"], password=password, is_durable=False
-    )
+    return PostgresServer.prepare(home, port=free_ports({"pg": None})["pg"], password=password, is_durable=False)
 
 
 def start(server: PostgresServer, supervisor: Supervisor) -> None:

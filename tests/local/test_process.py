@@ -59,11 +59,7 @@ def test_two_names_never_get_the_same_port() -> None:
     assert ports["sandbox"] != port
 
 
-def test_a_description_does_not_show_the_environment(
-    python_child: Callable[..., ChildSpec], tmp_path: Path
-) -> None:
-    spec = ChildSpec(
-        name="web", command=["web"], environment={"SECRET_KEY": "canary"}, working_directory=tmp_path
-    )
+def test_a_description_does_not_show_the_environment(python_child: Callable[..., ChildSpec], tmp_path: Path) -> None:
+    spec = ChildSpec(name="web", command=["web"], environment={"SECRET_KEY": "canary"}, working_directory=tmp_path)
 
     assert "canary" not in repr(spec)

@@ -37,9 +37,7 @@ def pid_of(supervisor: Supervisor, name: str) -> int:
     return pid
 
 
-def test_a_killed_child_is_started_again(
-    supervisor: Supervisor, python_child: Describe, log_text: io.StringIO
-) -> None:
+def test_a_killed_child_is_started_again(supervisor: Supervisor, python_child: Describe, log_text: io.StringIO) -> None:
     supervisor.start(python_child("sleeper", SLEEPER))
     first_pid = pid_of(supervisor, "sleeper")
 
@@ -122,18 +120,14 @@ def test_starting_returns_when_the_child_is_ready(
     assert mark.exists()
 
 
-def test_a_child_that_dies_before_it_is_ready_fails_the_start(
-    supervisor: Supervisor, python_child: Describe
-) -> None:
+def test_a_child_that_dies_before_it_is_ready_fails_the_start(supervisor: Supervisor, python_child: Describe) -> None:
     spec = python_child("failing", FAILING, is_ready=lambda: False)
 
     with pytest.raises(StartFailedError, match="failing ended while starting: exit status 3"):
         supervisor.start(spec)
 
 
-def test_a_program_that_fails_is_reported_and_not_repeated(
-    supervisor: Supervisor, python_child: Describe
-) -> None:
+def test_a_program_that_fails_is_reported_and_not_repeated(supervisor: Supervisor, python_child: Describe) -> None:
     with pytest.raises(StartFailedError, match="failing failed: exit status 3"):
         supervisor.run(python_child("failing", FAILING), timeout_seconds=20)
 

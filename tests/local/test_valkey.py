@@ -17,9 +17,7 @@ def node(tmp_path: Path) -> ValkeyNode:
     return ValkeyNode(name="valkey-1", home=tmp_path / "valkey-1", port=port, password="secret")
 
 
-def test_a_node_keeps_its_data_over_a_kill(
-    node: ValkeyNode, make_supervisor: Callable[[], Supervisor]
-) -> None:
+def test_a_node_keeps_its_data_over_a_kill(node: ValkeyNode, make_supervisor: Callable[[], Supervisor]) -> None:
     supervisor = make_supervisor()
     supervisor.start(node.child())
     with redis.Redis.from_url(node.url()) as client:

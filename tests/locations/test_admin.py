@@ -72,9 +72,7 @@ def _rows(
     return data
 
 
-def test_the_matrix_is_shown_and_saved_at_once(
-    client: Client, manager: User, alder: Trade, barn: Warehouse
-) -> None:
+def test_the_matrix_is_shown_and_saved_at_once(client: Client, manager: User, alder: Trade, barn: Warehouse) -> None:
     north, south = (alder.shops[name].location.pk for name in ("north", "south"))
     main = alder.warehouse.pk
     matrix.set_matrix(
@@ -155,9 +153,7 @@ def test_a_cell_that_is_no_priority_is_refused(value: str) -> None:
 
 
 def test_a_new_group_leads_to_its_page(client: Client, manager: User, alder: Trade) -> None:
-    response = client.post(
-        reverse("admin:locations_locationgroup_add"), {"name": "Outlet", "policy": "shared"}
-    )
+    response = client.post(reverse("admin:locations_locationgroup_add"), {"name": "Outlet", "policy": "shared"})
 
     group = LocationGroup.objects.get(name="Outlet")
     assert group.merchant == alder.merchant

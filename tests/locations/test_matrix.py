@@ -61,9 +61,7 @@ def test_a_member_may_be_without_a_cell(alder: Trade) -> None:
     assert matrix.matrix_of(alder.group) == {(north, main): 1}
 
 
-def test_a_change_is_recorded_and_told(
-    alder: Trade, barn: Warehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_is_recorded_and_told(alder: Trade, barn: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     monkeypatch.setattr(matrix, "on_change", [lambda *about: told.append(about)])
     north, main = alder.shops["north"].location, alder.warehouse.pk
@@ -79,9 +77,7 @@ def test_a_change_is_recorded_and_told(
     assert event.after == {"North: Shop floor": ["1: Barn", "2: Alder's warehouse"]}
 
 
-def test_the_same_matrix_again_changes_and_tells_nothing(
-    alder: Trade, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_matrix_again_changes_and_tells_nothing(alder: Trade, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     monkeypatch.setattr(matrix, "on_change", [lambda *about: told.append(about)])
 
@@ -127,9 +123,7 @@ def test_a_location_of_another_group_is_refused_and_the_group_is_named(alder: Tr
     outlet = LocationGroup.objects.create(merchant=alder.merchant, name="Outlet")
 
     with pytest.raises(matrix.MatrixError, match="North: Shop floor is in the group Everywhere"):
-        matrix.set_matrix(
-            group=outlet, cells={(alder.shops["north"].location.pk, barn.pk): 1}, user=None, now=NOON
-        )
+        matrix.set_matrix(group=outlet, cells={(alder.shops["north"].location.pk, barn.pk): 1}, user=None, now=NOON)
 
 
 def test_the_default_matrix_draws_on_every_warehouse_in_order(alder: Trade, barn: Warehouse) -> None:

@@ -21,9 +21,7 @@ def olive() -> User:
 
 
 def join(person: User, name: str, role: Role, *, is_active: bool = True) -> Merchant:
-    merchant = Merchant.objects.create(
-        name=name, slug=name.lower(), is_active=is_active, timezone="Asia/Tokyo"
-    )
+    merchant = Merchant.objects.create(name=name, slug=name.lower(), is_active=is_active, timezone="Asia/Tokyo")
     Member.objects.create(merchant=merchant, user=person, role=role)
     return merchant
 

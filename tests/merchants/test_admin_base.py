@@ -99,9 +99,7 @@ def test_a_movement_can_not_be_deleted_by_a_superuser(client: Client, superuser:
     assert Movement.objects.filter(pk=movement.pk).exists()
 
 
-def test_a_stock_level_can_not_be_changed_by_posting_to_its_page(
-    client: Client, superuser: User, alder: Trade
-) -> None:
+def test_a_stock_level_can_not_be_changed_by_posting_to_its_page(client: Client, superuser: User, alder: Trade) -> None:
     level = alder.stock("MUG")
 
     response = client.post(url(StockLevel, "change", level.pk), {"on_hand": "999"})
@@ -177,9 +175,7 @@ def test_a_code_that_the_merchant_has_already_is_refused_in_the_form(client: Cli
 def test_a_change_is_recorded_with_before_and_after(client: Client, superuser: User, alder: Trade) -> None:
     warehouse = alder.warehouse
 
-    client.post(
-        url(Warehouse, "change", warehouse.pk), {"code": "MAIN", "name": "Renamed", "is_active": "on"}
-    )
+    client.post(url(Warehouse, "change", warehouse.pk), {"code": "MAIN", "name": "Renamed", "is_active": "on"})
 
     event = AuditEvent.objects.get(action="warehouse.change")
     assert (event.merchant, event.user) == (alder.merchant, superuser)
@@ -190,9 +186,7 @@ def test_a_change_is_recorded_with_before_and_after(client: Client, superuser: U
 def test_saving_without_a_change_leaves_no_trace(client: Client, superuser: User, alder: Trade) -> None:
     warehouse = alder.warehouse
 
-    client.post(
-        url(Warehouse, "change", warehouse.pk), {"code": "MAIN", "name": warehouse.name, "is_active": "on"}
-    )
+    client.post(url(Warehouse, "change", warehouse.pk), {"code": "MAIN", "name": warehouse.name, "is_active": "on"})
 
     assert not AuditEvent.objects.filter(action="warehouse.change").exists()
 
@@ -208,9 +202,7 @@ def test_a_deletion_is_recorded(client: Client, superuser: User, alder: Trade) -
     assert event.object_label == "Old barn"
 
 
-def test_an_autocomplete_field_offers_rows_of_the_merchant_only(
-    client: Client, superuser: User, alder: Trade
-) -> None:
+def test_an_autocomplete_field_offers_rows_of_the_merchant_only(client: Client, superuser: User, alder: Trade) -> None:
     birch = make_trade("Birch", shops=("birchshop",))
     query = {"app_label": "channels", "model_name": "listing", "field_name": "sku", "term": "MUG"}
 

@@ -60,9 +60,7 @@ def grow(trade: Trade, rows: int, *, start: int = 0) -> None:
     for number in range(start, start + rows):
         code = codes[number % len(codes)]
         level, event = shop.level(code), deliver(shop, "orders/create", b"{}")
-        batch = PushBatch.objects.create(
-            id=uuid.uuid4(), merchant=merchant, channel=shop.channel, lease_token=1
-        )
+        batch = PushBatch.objects.create(id=uuid.uuid4(), merchant=merchant, channel=shop.channel, lease_token=1)
         about: dict[str, Any] = {"merchant": merchant, "channel": shop.channel, "listing_level": level}
         Push.objects.create(
             **about,
@@ -94,9 +92,7 @@ def grow(trade: Trade, rows: int, *, start: int = 0) -> None:
             correlation_id=uuid.uuid4(),
             occurred_at=NOON,
         )
-        DirtySku.objects.create(
-            merchant=merchant, sku=trade.skus[code], correlation_id=uuid.uuid4(), caused_at=NOON
-        )
+        DirtySku.objects.create(merchant=merchant, sku=trade.skus[code], correlation_id=uuid.uuid4(), caused_at=NOON)
         trail.record(merchant_id=merchant.pk, action="sku.change", subject=trade.skus[code])
 
 
@@ -107,9 +103,7 @@ def queries_of(client: Client, path: str, query: dict[str, Any] | None = None) -
     return [query["sql"] for query in captured.captured_queries]
 
 
-def test_lists_take_as_many_queries_for_50_rows_as_for_5(
-    client: Client, superuser: User, alder: Trade
-) -> None:
+def test_lists_take_as_many_queries_for_50_rows_as_for_5(client: Client, superuser: User, alder: Trade) -> None:
     grow(alder, 5)
     few = {model: len(queries_of(client, url(model), {"q": ""})) for model in BIG_TABLES}
     grow(alder, 45, start=5)
@@ -172,9 +166,7 @@ def test_rows_are_found_by_their_exact_keys(client: Client, superuser: User, ald
     assert found(ListingLevel, "SKU-7") == [shop.level("SKU-7").pk + 60, shop.level("SKU-7").pk]
 
 
-def test_few_and_old_events_are_found_by_their_own_index(
-    client: Client, superuser: User, alder: Trade
-) -> None:
+def test_few_and_old_events_are_found_by_their_own_index(client: Client, superuser: User, alder: Trade) -> None:
     shop = alder.shops["north"]
     waiting = deliver(shop, "orders/create", b"{}")
     with connection.cursor() as cursor:
@@ -228,9 +220,7 @@ MOVEMENTS = 200_000
 @pytest.fixture
 def long_ledger(alder: Trade) -> Trade:
     """Movements of sixty stock levels, one a second, of which very few are adjustments."""
-    levels = list(
-        StockLevel.objects.filter(merchant=alder.merchant).order_by("pk").values_list("pk", flat=True)
-    )
+    levels = list(StockLevel.objects.filter(merchant=alder.merchant).order_by("pk").values_list("pk", flat=True))
     with connection.cursor() as cursor:
         cursor.execute(
             """INSERT INTO inventory_movement (merchant_id, stock_level_id, seq, account, delta,

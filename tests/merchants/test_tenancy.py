@@ -38,13 +38,18 @@ def references() -> Iterator[tuple[type[models.Model], models.ForeignKey[models.
 
 def test_every_row_but_a_user_and_a_heartbeat_has_its_merchant() -> None:
     without = {
-        model.__name__ for app in OURS for model in apps.get_app_config(app).get_models() if model not in tenant_models()
+        model.__name__
+        for app in OURS
+        for model in apps.get_app_config(app).get_models()
+        if model not in tenant_models()
     }
 
     assert without == {"User", "Merchant", "Heartbeat"}
 
 
-@pytest.mark.parametrize(("model", "field"), list(references()), ids=lambda part: part.__name__ if isinstance(part, type) else part.name)
+@pytest.mark.parametrize(
+    ("model", "field"), list(references()), ids=lambda part: part.__name__ if isinstance(part, type) else part.name
+)
 def test_every_reference_between_tenants_rows_is_a_composite_key(
     model: type[models.Model], field: models.ForeignKey[models.Model, models.Model]
 ) -> None:

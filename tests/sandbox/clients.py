@@ -42,9 +42,7 @@ mutation Subscribe($topic: WebhookSubscriptionTopic!, $input: WebhookSubscriptio
 """
 
 
-def call(
-    method: str, url: str, body: object = None, headers: dict[str, str] | None = None
-) -> tuple[int, Any]:
+def call(method: str, url: str, body: object = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
     """One request; the answer's JSON, or its text. Raises ConnectionError where it was closed."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, method=method, headers=headers or {})  # noqa: S310
@@ -180,9 +178,7 @@ class StoreClient:
         """inventorySetQuantities of `available`; the payload."""
         return dict(self.ask(SET, self.set_variables(rows, key=key, **input))["inventorySetQuantities"])
 
-    def set_variables(
-        self, rows: list[dict[str, Any]], *, key: str | None = None, **input: Any
-    ) -> dict[str, Any]:
+    def set_variables(self, rows: list[dict[str, Any]], *, key: str | None = None, **input: Any) -> dict[str, Any]:
         chosen = {"name": "available", "reason": "correction", "quantities": rows} | input
         return {"input": chosen, "key": key or new_key()}
 

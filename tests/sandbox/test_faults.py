@@ -24,9 +24,7 @@ def test_setting_switches_replaces_all_of_them(store: StoreClient) -> None:
     assert (shown["error_rate"], shown["outage"], shown["latency_ms"]) == (0.0, False, [20, 20])
 
 
-@pytest.mark.parametrize(
-    "switches", [{"unknown": 1}, {"error_rate": 2}, {"latency_ms": [5, 1]}, {"latency_ms": "x"}]
-)
+@pytest.mark.parametrize("switches", [{"unknown": 1}, {"error_rate": 2}, {"latency_ms": [5, 1]}, {"latency_ms": "x"}])
 def test_unknown_or_senseless_switches_are_refused(store: StoreClient, switches: dict[str, object]) -> None:
     status, _ = call("PUT", f"{store.control}/faults", switches)
 

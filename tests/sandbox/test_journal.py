@@ -66,9 +66,7 @@ def test_replaying_the_journal_gives_the_same_stores(open_journal: Callable[[], 
     assert again.stores == mall.stores
 
 
-def test_a_picture_gives_the_same_stores_and_goes_on(
-    open_journal: Callable[[], Journal], tmp_path: Path
-) -> None:
+def test_a_picture_gives_the_same_stores_and_goes_on(open_journal: Callable[[], Journal], tmp_path: Path) -> None:
     mall = Mall(open_journal())
     trade(mall)
     mall.take_picture()
@@ -175,9 +173,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
 
 
 @pytest.mark.slow
-def test_a_killed_sandbox_comes_back_with_everything_it_answered(
-    process: Process, receiver: Receiver
-) -> None:
+def test_a_killed_sandbox_comes_back_with_everything_it_answered(process: Process, receiver: Receiver) -> None:
     recipe = {"handle": "north", "retry_scale": 0.0001}
     store = StoreClient(process.url, call("POST", f"{process.url}/_control/stores", recipe)[1])
     store.add_variants([{"sku": "A", "levels": {"Main": 50}}])

@@ -56,11 +56,7 @@ def differences(sample: Any, body: Any, path: str = "") -> Iterator[str]:
         if sample and isinstance(sample[0], dict):
             for item in body:
                 yield from differences(sample[0], item, f"{path}[]")
-    elif (
-        isinstance(sample, dict | list) != isinstance(body, dict | list)
-        and body is not None
-        and sample is not None
-    ):
+    elif isinstance(sample, dict | list) != isinstance(body, dict | list) and body is not None and sample is not None:
         yield f"{path} is {type(body).__name__}, in the sample {type(sample).__name__}"
 
 
@@ -73,9 +69,7 @@ def live_through_everything(store: StoreClient, url: str) -> None:
     kept, cancelled = store.buy("NEW", 5), store.buy("NEW", 1)
     line = kept["lines"][0]["id"]
     at = f"/shop/orders/{kept['id']}"
-    store.post(
-        f"{at}/edit", {"removals": [{"line_id": line, "quantity": 1}], "additions": [{"sku": "APPLE"}]}
-    )
+    store.post(f"{at}/edit", {"removals": [{"line_id": line, "quantity": 1}], "additions": [{"sku": "APPLE"}]})
     store.post(f"{at}/refund", {"lines": [{"line_id": line, "quantity": 1, "restock_type": "cancel"}]})
     store.post(f"{at}/fulfill", {"lines": [{"line_id": line, "quantity": 1}]})
     store.post(f"/shop/orders/{cancelled['id']}/cancel")
@@ -119,9 +113,7 @@ def test_times_have_whole_seconds_and_the_offset_of_the_store(store: StoreClient
     assert all(re.fullmatch(shape, one.json["updated_at"]) for one in receiver.deliveries)
 
 
-def test_a_level_body_has_nothing_but_the_official_five_fields(
-    store: StoreClient, receiver: Receiver
-) -> None:
+def test_a_level_body_has_nothing_but_the_official_five_fields(store: StoreClient, receiver: Receiver) -> None:
     store.subscribe("INVENTORY_LEVELS_UPDATE", receiver.url)
     level = store.level("APPLE")
 
@@ -160,9 +152,7 @@ def test_a_refund_body_says_what_was_restocked_where(store: StoreClient, receive
     )
 
 
-def test_a_cancelled_order_keeps_its_quantities_and_has_none_left(
-    store: StoreClient, receiver: Receiver
-) -> None:
+def test_a_cancelled_order_keeps_its_quantities_and_has_none_left(store: StoreClient, receiver: Receiver) -> None:
     store.subscribe("ORDERS_CANCELLED", receiver.url)
     order = store.buy("APPLE", 2)
 

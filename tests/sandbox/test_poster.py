@@ -133,9 +133,7 @@ def test_something_else_than_http_is_an_error() -> None:
     assert results == ["the connection was closed"]
 
 
-@pytest.mark.parametrize(
-    "uri", ["https://127.0.0.1/", "http://", "ftp://127.0.0.1/", "http://127.0.0.1/a b", ""]
-)
+@pytest.mark.parametrize("uri", ["https://127.0.0.1/", "http://", "ftp://127.0.0.1/", "http://127.0.0.1/a b", ""])
 def test_other_addresses_are_refused(uri: str) -> None:
     with pytest.raises(PostError):
         target_of(uri)

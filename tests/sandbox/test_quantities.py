@@ -62,9 +62,7 @@ def test_leaving_out_change_from_quantity_is_an_error_of_the_request(store: Stor
 
     (error,) = answer["errors"]
     assert error["extensions"]["code"] == "INVALID_FIELD_ARGUMENTS"
-    assert (
-        error["message"] == "InventoryQuantityInput must include the following argument: changeFromQuantity."
-    )
+    assert error["message"] == "InventoryQuantityInput must include the following argument: changeFromQuantity."
     assert error["path"] == ["inventorySetQuantities"]
     assert answer["data"] == {"inventorySetQuantities": None}
 
@@ -310,8 +308,7 @@ def test_an_active_place_takes_no_quantity_by_activation(store: StoreClient) -> 
     assert payload["userErrors"] == [
         {
             "field": ["available"],
-            "message": "Not allowed to set available quantity when the item is already active at the "
-            "location.",
+            "message": "Not allowed to set available quantity when the item is already active at the location.",
         }
     ]
     assert store.available("APPLE", "Back") == 3
@@ -333,9 +330,7 @@ def test_the_last_active_place_cannot_be_deactivated(store: StoreClient) -> None
 
 
 def test_activation_errors_carry_no_code(store: StoreClient) -> None:
-    _, answer = store.send(
-        """mutation { inventoryDeactivate(inventoryLevelId: "x") { userErrors { code } } }"""
-    )
+    _, answer = store.send("""mutation { inventoryDeactivate(inventoryLevelId: "x") { userErrors { code } } }""")
 
     assert answer["errors"][0]["message"] == "Field 'code' doesn't exist on type 'UserError'"
     assert answer["errors"][0]["extensions"]["code"] == "undefinedField"

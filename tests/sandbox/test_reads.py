@@ -71,9 +71,7 @@ def test_writing_implies_reading(store: StoreClient) -> None:
 
 def test_inactive_locations_are_left_out_unless_asked_for(store: StoreClient) -> None:
     store.post("/admin-ui/locations/deactivate", {"location": "Back"})
-    query = (
-        "query L($all: Boolean!) { locations(first: 9, includeInactive: $all) { nodes { name isActive } } }"
-    )
+    query = "query L($all: Boolean!) { locations(first: 9, includeInactive: $all) { nodes { name isActive } } }"
 
     active = store.ask(query, {"all": False})["locations"]["nodes"]
     every = store.ask(query, {"all": True})["locations"]["nodes"]
@@ -149,9 +147,7 @@ def test_an_order_tells_where_its_lines_come_from_and_what_became_of_them(store:
     (shown,) = orders(store)["nodes"]
 
     gid = f"gid://shopify/LineItem/{line}"
-    assert [(n["sku"], n["quantity"], n["currentQuantity"]) for n in shown["lineItems"]["nodes"]] == [
-        ("APPLE", 3, 2)
-    ]
+    assert [(n["sku"], n["quantity"], n["currentQuantity"]) for n in shown["lineItems"]["nodes"]] == [("APPLE", 3, 2)]
     assert shown["refunds"][0]["refundLineItems"]["nodes"] == [
         {
             "quantity": 1,
@@ -160,9 +156,7 @@ def test_an_order_tells_where_its_lines_come_from_and_what_became_of_them(store:
             "lineItem": {"id": gid},
         }
     ]
-    assert shown["fulfillments"][0]["fulfillmentLineItems"]["nodes"] == [
-        {"quantity": 1, "lineItem": {"id": gid}}
-    ]
+    assert shown["fulfillments"][0]["fulfillmentLineItems"]["nodes"] == [{"quantity": 1, "lineItem": {"id": gid}}]
     (wanted,) = shown["fulfillmentOrders"]["nodes"]
     assert wanted["assignedLocation"]["location"]["id"] == store.locations["Main"]
     assert wanted["lineItems"]["nodes"] == [{"remainingQuantity": 1}]
@@ -238,9 +232,7 @@ def test_a_group_can_be_read_back_with_its_reference(store: StoreClient) -> None
     assert (node["reason"], node["referenceDocumentUri"]) == ("correction", "gid://synctec/Push/9")
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b'"x"', b"[" * 50_000, b'{"query": 7}', b'{"query": "{"}', b"\xff"]
-)
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"[" * 50_000, b'{"query": 7}', b'{"query": "{"}', b"\xff"])
 def test_nonsense_is_answered_without_a_server_error(store: StoreClient, body: bytes) -> None:
     import urllib.error
     import urllib.request

@@ -266,9 +266,7 @@ def test_senseless_settings_are_refused(store: StoreClient, settings: dict[str, 
         {"sku": "X", "components": {"APPLE": 0}},
     ],
 )
-def test_senseless_variants_are_refused_with_all_that_came_along(
-    store: StoreClient, row: dict[str, object]
-) -> None:
+def test_senseless_variants_are_refused_with_all_that_came_along(store: StoreClient, row: dict[str, object]) -> None:
     status, _ = call("POST", f"{store.control}/variants", [{"sku": "FINE"}, row])
 
     assert 400 <= status < 500

@@ -68,9 +68,7 @@ def test_nobody_else_hears_of_it(store: StoreClient, receiver: Receiver) -> None
     assert [one.topic for one in receiver.deliveries] == ["products/delete"]
 
 
-def test_a_failed_delivery_is_repeated_with_the_same_id_and_body(
-    store: StoreClient, receiver: Receiver
-) -> None:
+def test_a_failed_delivery_is_repeated_with_the_same_id_and_body(store: StoreClient, receiver: Receiver) -> None:
     receiver.statuses = [500, 302]
     store.subscribe(LEVELS, receiver.url)
 
@@ -146,9 +144,7 @@ def test_bad_subscriptions_are_refused_in_the_real_words(store: StoreClient, rec
     ]
 
     messages = [
-        store.ask(SUBSCRIBE, {"topic": CREATED, "input": one})["webhookSubscriptionCreate"]["userErrors"][0][
-            "message"
-        ]
+        store.ask(SUBSCRIBE, {"topic": CREATED, "input": one})["webhookSubscriptionCreate"]["userErrors"][0]["message"]
         for one in tried
     ]
 

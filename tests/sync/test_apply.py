@@ -51,7 +51,12 @@ def test_a_sale_commits_units_and_lowers_its_own_store_without_a_push(alder: Tra
     assert (stock.on_hand, stock.committed, stock.available) == (10, 3, 7)
     assert (north.level("MUG").reported, alder.shops["south"].level("MUG").reported) == (7, 10)
     [movement] = Movement.objects.filter(cause="sale")
-    assert (movement.account, movement.delta, movement.balance_after, movement.reference) == ("committed", 3, 3, "#1001")
+    assert (movement.account, movement.delta, movement.balance_after, movement.reference) == (
+        "committed",
+        3,
+        3,
+        "#1001",
+    )
     assert movement.correlation_id == event.correlation_id
     assert list(DirtySku.objects.values_list("sku__code", "correlation_id")) == [("MUG", event.correlation_id)]
 
@@ -111,7 +116,11 @@ def test_cancelling_covers_the_shortage(alder: Trade) -> None:
     deliver(south, "orders/create", order_body(south, 2, ("MUG", 2)))
     apply(alder)
     refund = refund_body(1, 0, 10, "cancel")
-    deliver(north, "orders/cancelled", order_body(north, 1, ("MUG", 10), at=40, current=(0,), cancelled=True, refunds=(refund,)))
+    deliver(
+        north,
+        "orders/cancelled",
+        order_body(north, 1, ("MUG", 10), at=40, current=(0,), cancelled=True, refunds=(refund,)),
+    )
 
     apply(alder)
 
@@ -251,9 +260,7 @@ def test_a_topic_nobody_uses_is_ignored_visibly(alder: Trade) -> None:
     assert "themes/publish" in reason
 
 
-def test_the_number_of_statements_does_not_grow_with_the_batch(
-    alder: Trade, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_number_of_statements_does_not_grow_with_the_batch(alder: Trade, monkeypatch: pytest.MonkeyPatch) -> None:
     north = alder.shops["north"]
     statements: list[str] = []
     execute = sql._PreparingCursor.execute

@@ -42,9 +42,7 @@ QUERIES_CHANGED = 9
 
 
 def join(trade: Trade, name: str, role: Role, *, is_staff: bool = False) -> User:
-    person = User.objects.create_user(
-        username=name, email=f"{name}@example.com", password="pw", is_staff=is_staff
-    )
+    person = User.objects.create_user(username=name, email=f"{name}@example.com", password="pw", is_staff=is_staff)
     Member.objects.create(merchant=trade.merchant, user=person, role=role)
     return person
 
@@ -191,9 +189,7 @@ class TestTable:
             )
         second = Warehouse.objects.create(merchant=trade.merchant, code="TWO", name="Second")
         GroupWarehouse.objects.create(merchant=trade.merchant, group=trade.group, warehouse=second)
-        StockLevel.objects.create(
-            merchant=trade.merchant, sku=trade.skus["MUG"], warehouse=second, on_hand=99
-        )
+        StockLevel.objects.create(merchant=trade.merchant, sku=trade.skus["MUG"], warehouse=second, on_hand=99)
 
         rows = {row.sku.code: row.sku.available for row in shown(trade).rows}
 
@@ -209,9 +205,7 @@ class TestTable:
 
     def test_the_buffer_of_a_store_is_told_in_its_column(self, trade: Trade) -> None:
         north = trade.shops["north"].channel
-        PublishingRule.objects.create(
-            merchant=trade.merchant, channel=north, buffer_units=2, buffer_percent="12.50"
-        )
+        PublishingRule.objects.create(merchant=trade.merchant, channel=north, buffer_units=2, buffer_percent="12.50")
 
         assert [column.buffer for column in shown(trade).columns] == ["12.5 % + 2", ""]
 
@@ -311,9 +305,7 @@ class TestFingerprint:
     def test_stays_while_nothing_changes(self, fingerprint: Callable[[], str]) -> None:
         assert fingerprint() == fingerprint()
 
-    def test_changes_with_everything_the_page_shows(
-        self, trade: Trade, fingerprint: Callable[[], str]
-    ) -> None:
+    def test_changes_with_everything_the_page_shows(self, trade: Trade, fingerprint: Callable[[], str]) -> None:
         north = trade.shops["north"]
         seen = [fingerprint()]
 
@@ -373,9 +365,7 @@ class TestPage:
 
         assert f'data-etag="&quot;{etag.strip(chr(34))}&quot;"' in page
 
-    @pytest.mark.parametrize(
-        "query", ["page=abc", "page=0", "page=-1", "page=99999999999999999999", "sort=x", "q=%00"]
-    )
+    @pytest.mark.parametrize("query", ["page=abc", "page=0", "page=-1", "page=99999999999999999999", "sort=x", "q=%00"])
     def test_nonsense_in_the_address_is_ignored(self, owner: Client, query: str) -> None:
         assert owner.get(f"/?{query}").status_code == 200
 
@@ -471,9 +461,7 @@ class TestCast:
 
     def test_a_member_of_two_merchants_can_switch(self, trade: Trade, owner: Client) -> None:
         birch = make_trade("Birch", shops=("east",))
-        Member.objects.create(
-            merchant=birch.merchant, user=User.objects.get(username="olive"), role=Role.VIEWER
-        )
+        Member.objects.create(merchant=birch.merchant, user=User.objects.get(username="olive"), role=Role.VIEWER)
 
         assert "North" in owner.get("/").content.decode()
         page = owner.get("/?merchant=birch").content.decode()
@@ -505,9 +493,7 @@ class TestEmptyStates:
         assert b"Nothing has arrived yet" in page
         assert self.buttons(page) == ["/admin/channels/channel/add/", "/admin/channels/channel/"]
 
-    def test_an_empty_group_of_a_merchant_with_stores_is_to_be_filled(
-        self, trade: Trade, owner: Client
-    ) -> None:
+    def test_an_empty_group_of_a_merchant_with_stores_is_to_be_filled(self, trade: Trade, owner: Client) -> None:
         group = LocationGroup.objects.create(merchant=trade.merchant, name="Overseas")
 
         page = owner.get(f"/?group={group.pk}").content

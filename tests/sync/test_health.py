@@ -57,9 +57,7 @@ class TestReadyz:
 
         assert (response.status_code, response.json()["database"]) == (503, "read-only")
 
-    def test_a_check_that_never_answers_is_timed_out(
-        self, client: Client, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_check_that_never_answers_is_timed_out(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(health, "CHECK_TIMEOUT_SECONDS", 0.05)
         monkeypatch.setattr(health, "_check_database", lambda: threading.Event().wait(0.5))
 

@@ -250,9 +250,7 @@ def test_a_batch_that_is_refused_without_blame_shrinks_until_the_culprit_stands_
     assert level.next_push_at > later(0)
 
 
-def test_a_sender_whose_lease_was_taken_over_has_nothing_to_say(
-    alder: Trade, south: Shop, store: FakeChannel
-) -> None:
+def test_a_sender_whose_lease_was_taken_over_has_nothing_to_say(alder: Trade, south: Shop, store: FakeChannel) -> None:
     sell_in_north(alder, 3)
     sleeper = claim_batch(south.channel, 250)
     assert sleeper is not None
@@ -285,11 +283,11 @@ def test_the_database_itself_refuses_a_second_open_push_of_a_level(alder: Trade,
     sell_in_north(alder, 3)
     batch = claim_batch(south.channel, 250)
     assert batch is not None
-    first = Push.objects.get()
+    second = Push.objects.get()
+    second.pk, second.position = None, 1
 
     with pytest.raises(IntegrityError, match="push_one_open_per_level"), transaction.atomic():
-        first.pk, first.position = None, 1
-        first.save(force_insert=True)
+        second.save(force_insert=True)
 
 
 def test_decreases_go_first(alder: Trade, south: Shop, store: FakeChannel) -> None:

@@ -85,9 +85,7 @@ def test_the_register_survives_storage() -> None:
 
 
 restocks = st.sampled_from(list(Restock))
-refunds = st.lists(
-    st.builds(refund, st.sampled_from("abc"), st.integers(1, 3), restocks), max_size=3
-).map(tuple)
+refunds = st.lists(st.builds(refund, st.sampled_from("abc"), st.integers(1, 3), restocks), max_size=3).map(tuple)
 registers = st.one_of(
     st.builds(
         told,

@@ -32,9 +32,7 @@ def engine(trade: Trade) -> None:
 
 
 def sell(trade: Trade, shop: Shop, code: str, quantity: int, *, order: int = 1001) -> InboxEvent:
-    event = deliver(
-        shop, "orders/create", order_body(shop, order, (code, quantity)), webhook_id=f"hook-{order}"
-    )
+    event = deliver(shop, "orders/create", order_body(shop, order, (code, quantity)), webhook_id=f"hook-{order}")
     engine(trade)
     event.refresh_from_db()
     return event
@@ -69,12 +67,11 @@ class TestTelling:
         assert tale.orders == "#1001"
         assert [arrival.sayings for arrival in tale.arrivals] == [("Order #1001 with 1 line",)]
         assert [(step.facts, step.effect) for step in tale.lines] == [(("3 ordered",), "3 sold, not shipped")]
+        assert [(step.sku, step.account, step.delta, step.movement.balance_after) for step in tale.movements] == [
+            ("MUG", "committed", "+3", 3)
+        ]
         assert [
-            (step.sku, step.account, step.delta, step.movement.balance_after) for step in tale.movements
-        ] == [("MUG", "committed", "+3", 3)]
-        assert [
-            (step.store, step.push.from_quantity, step.push.to_quantity, step.push.state)
-            for step in tale.pushes
+            (step.store, step.push.from_quantity, step.push.to_quantity, step.push.state) for step in tale.pushes
         ] == [
             ("South", 10, 7, PushState.CONFIRMED),
             ("West", 10, 7, PushState.CONFIRMED),
@@ -83,9 +80,7 @@ class TestTelling:
         assert tale.is_finished
 
     def test_a_change_that_waits_to_be_written_names_the_stores(self, trade: Trade) -> None:
-        event = deliver(
-            trade.shops["north"], "orders/create", order_body(trade.shops["north"], 1001, ("MUG", 3))
-        )
+        event = deliver(trade.shops["north"], "orders/create", order_body(trade.shops["north"], 1001, ("MUG", 3)))
         apply.apply_batch(merchant_id=trade.merchant.pk, now=NOON, rng=random.Random(1))
         publish.publish_batch(merchant_id=trade.merchant.pk, now=NOON)
 
@@ -107,9 +102,7 @@ class TestTelling:
     def test_an_order_that_was_changed_later_links_to_the_later_story(self, trade: Trade) -> None:
         north = trade.shops["north"]
         first = sell(trade, north, "MUG", 3)
-        later_event = deliver(
-            north, "orders/cancelled", order_body(north, 1001, ("MUG", 3), at=90, cancelled=True)
-        )
+        later_event = deliver(north, "orders/cancelled", order_body(north, 1001, ("MUG", 3), at=90, cancelled=True))
         engine(trade)
 
         [line] = told(trade, first).lines
@@ -178,9 +171,7 @@ class TestFinding:
     def test_all_events_of_an_order_are_found_each_once_newest_first(self, trade: Trade) -> None:
         north = trade.shops["north"]
         first = sell(trade, north, "MUG", 3)
-        second = deliver(
-            north, "orders/cancelled", order_body(north, 1001, ("MUG", 3), at=90, cancelled=True)
-        )
+        second = deliver(north, "orders/cancelled", order_body(north, 1001, ("MUG", 3), at=90, cancelled=True))
         engine(trade)
 
         found = story.find("#1001", merchant_ids=[trade.merchant.pk])

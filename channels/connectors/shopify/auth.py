@@ -184,9 +184,7 @@ def refresh(
 # --- the one request they share -----------------------------------------------------------------------------
 
 
-def _request_grant(
-    base_url: str, form: Mapping[str, str], *, session: GuardedSession, now: datetime
-) -> TokenGrant:
+def _request_grant(base_url: str, form: Mapping[str, str], *, session: GuardedSession, now: datetime) -> TokenGrant:
     """POST the form and read the grant.
 
     Raises:
@@ -216,9 +214,7 @@ def _raise_for_status(status: int) -> NoReturn:
     if status >= 500 or status < 400 or status in (402, 408, 423):
         raise Unavailable(f"The store gives no token now (HTTP {status}).", code=code)
     # Neither the body nor its error text: it may repeat what we sent.
-    raise NotAuthorized(
-        f"The store refuses the app's credentials (HTTP {status}): connect it again.", code=code
-    )
+    raise NotAuthorized(f"The store refuses the app's credentials (HTTP {status}): connect it again.", code=code)
 
 
 def _read_grant(content: bytes, now: datetime) -> TokenGrant:

@@ -203,9 +203,7 @@ class ShopifyClient:
         except _StatusError as refusal:
             self._raise_for_status(document, refusal)
 
-    def _post_once(
-        self, document: Document, variables: Mapping[str, Any], *, force_refresh: bool
-    ) -> ExecutionResult:
+    def _post_once(self, document: Document, variables: Mapping[str, Any], *, force_refresh: bool) -> ExecutionResult:
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
@@ -221,15 +219,11 @@ class ShopifyClient:
         except http.NotSent as error:
             raise Unavailable(f"{self._account} cannot be reached: {error}", code=NOT_SENT) from None
         except http.AddressRefused as error:
-            raise Refused(
-                f"The address of {self._account} is not allowed: {error}", code="ADDRESS_REFUSED"
-            ) from None
+            raise Refused(f"The address of {self._account} is not allowed: {error}", code="ADDRESS_REFUSED") from None
         except http.HttpError as error:
             self._fail(document, f"gave no usable answer: {error}", code=type(error).__name__)
 
-    def _fail(
-        self, document: Document, what: str, *, code: str, retry_after: float | None = None
-    ) -> NoReturn:
+    def _fail(self, document: Document, what: str, *, code: str, retry_after: float | None = None) -> NoReturn:
         """Something broke between asking and knowing."""
         kind: type[ChannelError] = OutcomeUnknown if document.is_mutation else Unavailable
         raise kind(f"{self._account} {what}", code=code, retry_after=retry_after) from None
@@ -239,9 +233,7 @@ class ShopifyClient:
         if status == 429:
             seconds = refusal.retry_after or THROTTLED_SECONDS_DEFAULT
             self._pacer.penalize(seconds)
-            raise Throttled(
-                f"{self._account} asks to wait {seconds:g} s", code=code, retry_after=seconds
-            ) from None
+            raise Throttled(f"{self._account} asks to wait {seconds:g} s", code=code, retry_after=seconds) from None
         if status in (401, 403):
             raise NotAuthorized(
                 f"{self._account} refuses our access (HTTP {status}): connect the store again.", code=code
@@ -280,9 +272,7 @@ class ShopifyClient:
         if "THROTTLED" in codes:
             seconds = _throttled_seconds(result.extensions)
             self._pacer.penalize(seconds)
-            raise Throttled(
-                f"{self._account} asks to wait {seconds:.1f} s", code="THROTTLED", retry_after=seconds
-            )
+            raise Throttled(f"{self._account} asks to wait {seconds:.1f} s", code="THROTTLED", retry_after=seconds)
         if document.is_mutation and any(value is not None for value in (result.data or {}).values()):
             self._fail(document, f"applied a write and then failed: {said}", code=codes[0])
         if "ACCESS_DENIED" in codes:

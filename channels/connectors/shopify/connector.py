@@ -57,9 +57,7 @@ class ShopifyConnector:
         `token(force_refresh)` gives the access token; it is called with True once after a 401 before giving
         up.
         """
-        self._client = ShopifyClient(
-            account=account, base_url=base_url, token=token, session=session, pacer=pacer
-        )
+        self._client = ShopifyClient(account=account, base_url=base_url, token=token, session=session, pacer=pacer)
         self._levels = reading.LevelReader(self._client)
         self._orders = OrderReader(self._client)
 
@@ -97,9 +95,7 @@ class ShopifyConnector:
         given = writing.input_of(changes, reference=reference)
         if faults := check_rows(given["quantities"]):
             raise Refused(f"A write without what it changes from: {faults[0]}", code="LINT")
-        payload = self._client.mutate(
-            documents.SET_QUANTITIES, {"input": given, "key": key}, size=len(changes)
-        )
+        payload = self._client.mutate(documents.SET_QUANTITIES, {"input": given, "key": key}, size=len(changes))
         return writing.read_write_result(payload, row_count=len(changes))
 
     def activate_level(self, *, inventory_item_id: str, location_id: str, key: str) -> None:
@@ -112,9 +108,7 @@ class ShopifyConnector:
         payload = self._client.mutate(documents.ACTIVATE_LEVEL, variables)
         errors = payload.get("userErrors") if type(payload) is dict else None
         if type(errors) is not list:
-            raise OutcomeUnknown(
-                "The store's answer to an activation has an unknown form.", code="ANSWER_UNREADABLE"
-            )
+            raise OutcomeUnknown("The store's answer to an activation has an unknown form.", code="ANSWER_UNREADABLE")
         if not errors or self._is_stocked(inventory_item_id, location_id):
             return
         # These errors carry no code, so the level itself was asked before believing them.

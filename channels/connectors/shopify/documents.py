@@ -112,9 +112,7 @@ def _document(text: str) -> Document:
 
 _LINE = "fragment Line on LineItem { id quantity currentQuantity sku variant { id } }"
 _FULFILLED_LINE = "fragment FulfilledLine on FulfillmentLineItem { quantity lineItem { id } }"
-_REFUNDED_LINE = (
-    "fragment RefundedLine on RefundLineItem { id quantity restockType lineItem { id } location { id } }"
-)
+_REFUNDED_LINE = "fragment RefundedLine on RefundLineItem { id quantity restockType lineItem { id } location { id } }"
 _ASSIGNED_LINE = "fragment AssignedLine on FulfillmentOrderLineItem { totalQuantity lineItem { id } }"
 _ORDER_HEAD = "fragment OrderHead on Order { id name createdAt updatedAt cancelledAt test }"
 _FULFILLMENT_HEAD = "fragment FulfillmentHead on Fulfillment { id status location { id } }"
@@ -230,9 +228,7 @@ ORDERS_SINCE = _document(
     + _ORDER
 )
 
-ORDERS = _document(
-    f"query Orders($ids: [ID!]!, {_ORDER_SIZES}) {{ nodes(ids: $ids) {{ ...OrderRead }} }}" + _ORDER
-)
+ORDERS = _document(f"query Orders($ids: [ID!]!, {_ORDER_SIZES}) {{ nodes(ids: $ids) {{ ...OrderRead }} }}" + _ORDER)
 
 # A large order, list by list. Lists of fulfilments and refunds have no cursor: 200 of either is beyond any
 # real order.

@@ -129,9 +129,7 @@ def _read_level(document: JsonObject) -> LevelTouched:
 
 def _read_connected_level(document: JsonObject) -> Event:
     level = _read_level(document)
-    return LevelTouched(
-        level.inventory_item_id, level.location_id, level.available, level.source_at, is_stocked=True
-    )
+    return LevelTouched(level.inventory_item_id, level.location_id, level.available, level.source_at, is_stocked=True)
 
 
 def _read_disconnected_level(document: JsonObject) -> Event:
@@ -142,15 +140,11 @@ def _read_disconnected_level(document: JsonObject) -> Event:
 def _read_product(document: JsonObject) -> Event:
     # The variants in it say neither whether they are tracked nor whether they are bundles, and stop after
     # 100.
-    return CatalogueTouched(
-        read_remote_id(document.get("id"), "id", kind="Product"), is_deleted=False, variants=None
-    )
+    return CatalogueTouched(read_remote_id(document.get("id"), "id", kind="Product"), is_deleted=False, variants=None)
 
 
 def _read_product_deletion(document: JsonObject) -> Event:
-    return CatalogueTouched(
-        read_remote_id(document.get("id"), "id", kind="Product"), is_deleted=True, variants=None
-    )
+    return CatalogueTouched(read_remote_id(document.get("id"), "id", kind="Product"), is_deleted=True, variants=None)
 
 
 def _read_item(document: JsonObject) -> Event:
@@ -181,9 +175,7 @@ def _read_location_deletion(document: JsonObject) -> Event:
 
 
 def _read_bulk_operation(document: JsonObject) -> Event:
-    operation_id = read_remote_id(
-        document.get("admin_graphql_api_id"), "admin_graphql_api_id", kind="BulkOperation"
-    )
+    operation_id = read_remote_id(document.get("admin_graphql_api_id"), "admin_graphql_api_id", kind="BulkOperation")
     return BulkFinished(operation_id, read_text(document.get("status"), "status").lower())
 
 

@@ -72,9 +72,7 @@ class OrderReader:
 
     def _ask_for(self, ids: list[str], sizes: OrderSizes) -> JsonObject:
         batch = ids[: sizes.orders]
-        return self._client.query(
-            documents.ORDERS, {"ids": batch} | sizes.variables(), size=len(batch) * sizes.lines
-        )
+        return self._client.query(documents.ORDERS, {"ids": batch} | sizes.variables(), size=len(batch) * sizes.lines)
 
     def _fitting(self, ask: Callable[[OrderSizes], JsonObject]) -> JsonObject:
         """The answer, with careful sizes from the moment the generous ones prove too dear."""
@@ -123,8 +121,7 @@ class OrderReader:
     def _read_lists(self, order_gid: str, head: JsonObject) -> JsonObject:
         """The order with all its lists, in the form of the ordinary read."""
         places = [
-            place
-            | {"lineItems": {"nodes": self._read_list(documents.FULFILLMENT_ORDER_LINES, place.get("id"))}}
+            place | {"lineItems": {"nodes": self._read_list(documents.FULFILLMENT_ORDER_LINES, place.get("id"))}}
             for place in self._read_list(documents.FULFILLMENT_ORDERS, order_gid)
         ]
         return head | {
@@ -132,16 +129,11 @@ class OrderReader:
             "fulfillmentOrders": {"nodes": places},
             "fulfillments": [
                 shipment
-                | {
-                    "fulfillmentLineItems": {
-                        "nodes": self._read_list(documents.FULFILLMENT_LINES, shipment.get("id"))
-                    }
-                }
+                | {"fulfillmentLineItems": {"nodes": self._read_list(documents.FULFILLMENT_LINES, shipment.get("id"))}}
                 for shipment in read_objects(head.get("fulfillments"), "fulfillments")
             ],
             "refunds": [
-                refund
-                | {"refundLineItems": {"nodes": self._read_list(documents.REFUND_LINES, refund.get("id"))}}
+                refund | {"refundLineItems": {"nodes": self._read_list(documents.REFUND_LINES, refund.get("id"))}}
                 for refund in read_objects(head.get("refunds"), "refunds")
             ],
         }
@@ -176,10 +168,7 @@ def _is_cut(order: JsonObject, sizes: OrderSizes) -> bool:
         (places, "fulfillmentOrders"),
         *((shipment.get("fulfillmentLineItems"), "fulfillmentLineItems") for shipment in fulfillments),
         *((refund.get("refundLineItems"), "refundLineItems") for refund in refunds),
-        *(
-            (place.get("lineItems"), "lineItems")
-            for place in read_objects(places.get("nodes"), "fulfillmentOrders")
-        ),
+        *((place.get("lineItems"), "lineItems") for place in read_objects(places.get("nodes"), "fulfillmentOrders")),
     ]
     return any(next_cursor(read_object(connection, where), where) for connection, where in connections)
 

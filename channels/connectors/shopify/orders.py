@@ -137,9 +137,7 @@ def _read_refund(refund: JsonObject, where: str, shipments: _Shipments | None) -
     """
     occurred_at = read_moment(refund.get("created_at"), f"{where}created_at")
     refunded = []
-    for n, units in enumerate(
-        read_objects_or_none(refund.get("refund_line_items"), f"{where}refund_line_items")
-    ):
+    for n, units in enumerate(read_objects_or_none(refund.get("refund_line_items"), f"{where}refund_line_items")):
         here = f"{where}refund_line_items[{n}]"
         line_id = read_remote_id(units.get("line_item_id"), f"{here}.line_item_id")
         has_shipped = line_id in shipments.units if shipments else _says_fulfilled(units.get("line_item"))
@@ -149,9 +147,7 @@ def _read_refund(refund: JsonObject, where: str, shipments: _Shipments | None) -
                 refund_id=read_remote_id(units.get("id"), f"{here}.id"),
                 line_id=line_id,
                 quantity=read_count(units.get("quantity"), f"{here}.quantity"),
-                restock=_read_restock(
-                    units.get("restock_type"), f"{here}.restock_type", has_shipped=has_shipped
-                ),
+                restock=_read_restock(units.get("restock_type"), f"{here}.restock_type", has_shipped=has_shipped),
                 location_id=None if location is None else read_remote_id(location, f"{here}.location_id"),
                 occurred_at=occurred_at,
             )
@@ -264,9 +260,7 @@ def _read_assignments(node: JsonObject) -> dict[str, str]:
     for n, order in enumerate(_nodes(node, "fulfillmentOrders")):
         where = f"fulfillmentOrders[{n}]."
         assigned = read_object(order.get("assignedLocation"), f"{where}assignedLocation")
-        location_id = _linked_id(
-            assigned.get("location"), f"{where}assignedLocation.location", kind="Location"
-        )
+        location_id = _linked_id(assigned.get("location"), f"{where}assignedLocation.location", kind="Location")
         if location_id is None:
             continue
         is_working = order.get("status") not in _IDLE_ASSIGNMENTS
@@ -289,9 +283,7 @@ def _read_restock(value: object, where: str, *, has_shipped: bool) -> Restock:
     return _RESTOCKS.get(value, Restock.NONE)
 
 
-def _line_states(
-    lines: list[_Line], shipments: _Shipments, assignments: dict[str, str]
-) -> tuple[LineState, ...]:
+def _line_states(lines: list[_Line], shipments: _Shipments, assignments: dict[str, str]) -> tuple[LineState, ...]:
     return tuple(
         LineState(
             line_id=line.line_id,

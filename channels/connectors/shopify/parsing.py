@@ -54,9 +54,7 @@ def read_document(body: bytes) -> JsonObject:
         document = _DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else "not JSON in UTF-8"
-        raise MalformedEvent(
-            f"body: expected a JSON object, found bytes that are {reason}", code="malformed"
-        ) from None
+        raise MalformedEvent(f"body: expected a JSON object, found bytes that are {reason}", code="malformed") from None
     if type(document) is not dict:
         malformed("body", "a JSON object", document)
     _check_depth(document)

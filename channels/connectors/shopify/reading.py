@@ -122,9 +122,7 @@ def read_catalogue(client: ShopifyClient) -> Iterator[tuple[VariantState, ...]]:
         variables = {"first": VARIANTS_PER_PAGE, "query": f"id:>{behind}" if behind else None}
         count = 0
         with checking_answer("its catalogue"):
-            for nodes in read_pages(
-                client, documents.CATALOGUE, "productVariants", variables, size=VARIANTS_PER_PAGE
-            ):
+            for nodes in read_pages(client, documents.CATALOGUE, "productVariants", variables, size=VARIANTS_PER_PAGE):
                 page = tuple(_read_variant(node) for node in nodes)
                 if page:
                     yield page
@@ -147,9 +145,7 @@ def read_variants(client: ShopifyClient, product_id: str) -> tuple[VariantState,
             if not products:
                 return ()
             connection = read_object(products[0].get("variants"), "variants")
-            variants += [
-                _read_variant(node) for node in read_objects(connection.get("nodes"), "variants.nodes")
-            ]
+            variants += [_read_variant(node) for node in read_objects(connection.get("nodes"), "variants.nodes")]
             cursor = next_cursor(connection, "variants")
             if cursor is None:
                 return tuple(variants)
@@ -187,9 +183,7 @@ class LevelReader:
         ids = list(dict.fromkeys(inventory_item_ids))
         with checking_answer("its stock levels"):
             return tuple(
-                level
-                for item, nodes in self._read_items(ids, LEVELS_PER_ITEM)
-                for level in _read_levels(item, nodes)
+                level for item, nodes in self._read_items(ids, LEVELS_PER_ITEM) for level in _read_levels(item, nodes)
             )
 
     def _read_items(self, ids: list[str], width: int) -> Iterator[tuple[JsonObject, list[JsonObject]]]:

@@ -61,24 +61,16 @@ MEANINGS: dict[str, Meaning] = {
     "IDEMPOTENCY_CONCURRENT_REQUEST": Meaning(
         Verdict.SAME_KEY, "The store is still working on the same request; it is asked again shortly."
     ),
-    "IDEMPOTENCY_KEY_PARAMETER_MISMATCH": _call(
-        "A key was used twice for different rows: a mistake of SyncTec."
-    ),
+    "IDEMPOTENCY_KEY_PARAMETER_MISMATCH": _call("A key was used twice for different rows: a mistake of SyncTec."),
     "IDEMPOTENCY_PREVIOUS_ATTEMPT_FAILED": Meaning(
         Verdict.NEW_KEY, "The earlier attempt failed; the quantities are sent again under a new key."
     ),
-    "SERVICE_UNAVAILABLE": Meaning(
-        Verdict.SAME_KEY, "The store's inventory service is away; it is asked again."
-    ),
+    "SERVICE_UNAVAILABLE": Meaning(Verdict.SAME_KEY, "The store's inventory service is away; it is asked again."),
     # one row
     "INVALID_INVENTORY_ITEM": _row("The store does not know this item any more."),
     "INVALID_LOCATION": _row("The store does not know this location any more."),
-    "NON_MUTABLE_INVENTORY_ITEM": _row(
-        "The store computes this bundle's stock itself and takes no number for it."
-    ),
-    "NO_DUPLICATE_INVENTORY_ITEM_ID_GROUP_ID_PAIR": _row(
-        "The same item and location stood in the batch twice."
-    ),
+    "NON_MUTABLE_INVENTORY_ITEM": _row("The store computes this bundle's stock itself and takes no number for it."),
+    "NO_DUPLICATE_INVENTORY_ITEM_ID_GROUP_ID_PAIR": _row("The same item and location stood in the batch twice."),
     "INVALID_QUANTITY_TOO_HIGH": _row("The quantity is above what the store can hold."),
     "INVALID_QUANTITY_TOO_LOW": _row("The quantity is below what the store can hold."),
     "INVALID_QUANTITY_NEGATIVE": _row("The store takes no negative quantity here."),
@@ -104,9 +96,7 @@ MEANINGS: dict[str, Meaning] = {
     "COMMITTED_INVENTORY_AT_LOCATION": _row("Units of the item are committed to orders at this location."),
     "INCOMING_INVENTORY_AT_LOCATION": _row("Units of the item are on their way to this location."),
     "RESERVED_INVENTORY_AT_LOCATION": _row("Units of the item are reserved at this location."),
-    "COMMITTED_AND_INCOMING_INVENTORY_AT_LOCATION": _row(
-        "Units of the item are committed and incoming here."
-    ),
+    "COMMITTED_AND_INCOMING_INVENTORY_AT_LOCATION": _row("Units of the item are committed and incoming here."),
     "FAILED_TO_STOCK_AT_LOCATION": _row("The store could not stock the item at this location."),
     "FAILED_TO_UNSTOCK_FROM_LOCATION": _row("The store could not remove the item from this location."),
     "GENERIC_ERROR": _row("The store refused without saying why."),
@@ -162,9 +152,7 @@ def read_write_result(payload: object, *, row_count: int) -> WriteResult:
     errors = [_read_error(error, row_count) for error in payload["userErrors"]]
     if not errors:
         confirmed = RowResult(RowOutcome.CONFIRMED)
-        return WriteResult(
-            (confirmed,) * row_count, source_at=_source_at(payload.get("inventoryAdjustmentGroup"))
-        )
+        return WriteResult((confirmed,) * row_count, source_at=_source_at(payload.get("inventoryAdjustmentGroup")))
     _raise_for_call(errors)
     return WriteResult(_blame(errors, row_count))
 
@@ -224,17 +212,13 @@ def _blame(errors: list[_RowError], row_count: int) -> tuple[RowResult, ...]:
     Errors that name no row: the only row is meant, or nobody can tell, and every row carries the code so that
     the batch can be halved until it is found.
     """
-    nameless = next(
-        (error for error in errors if error.row is None or error.verdict is Verdict.NEW_KEY), None
-    )
+    nameless = next((error for error in errors if error.row is None or error.verdict is Verdict.NEW_KEY), None)
     if nameless is not None and (row_count > 1 or nameless.verdict is Verdict.NEW_KEY):
         unblamed = RowResult(RowOutcome.NOT_APPLIED, nameless.code, nameless.message)
     else:
         unblamed = RowResult(RowOutcome.NOT_APPLIED, "", "Another row failed the batch.")
     rows = [unblamed] * row_count
-    for error in sorted(
-        errors, key=lambda error: error.verdict is Verdict.ROW
-    ):  # a refusal outlasts staleness
+    for error in sorted(errors, key=lambda error: error.verdict is Verdict.ROW):  # a refusal outlasts staleness
         row = 0 if row_count == 1 else error.row
         if row is not None and error.verdict is not Verdict.NEW_KEY:
             rows[row] = RowResult(_OUTCOMES[error.verdict], error.code, error.message)

@@ -22,6 +22,5 @@ class Command(BaseCommand):
             self.stderr.write(f"credential {pk}: {why}")
         if report.unreadable:
             raise CommandError(
-                f"{len(report.unreadable)} rows do not open: "
-                "bring their key back, or connect these channels again."
+                f"{len(report.unreadable)} rows do not open: bring their key back, or connect these channels again."
             )

@@ -20,13 +20,9 @@ class Command(BaseCommand):
         parser.add_argument("--stores", default="all", help="all, or handles separated by commas")
         parser.add_argument("--seconds", type=float, default=60.0)
         parser.add_argument("--max-quantity", type=int, default=1, help="units of one order: 1 up to this")
-        parser.add_argument(
-            "--returns", type=float, default=0.0, help="share of visitors who cancel, such as 0.05"
-        )
+        parser.add_argument("--returns", type=float, default=0.0, help="share of visitors who cancel, such as 0.05")
         parser.add_argument("--seed", type=int, help="the same wishes again")
-        parser.add_argument(
-            "--url", default=settings.SANDBOX_URL, help="address of the sandbox (SANDBOX_URL)"
-        )
+        parser.add_argument("--url", default=settings.SANDBOX_URL, help="address of the sandbox (SANDBOX_URL)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         _check(options)

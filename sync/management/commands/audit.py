@@ -56,5 +56,7 @@ class Command(BaseCommand):
             self.stdout.write(self.style.ERROR(f"BROKEN {violation['name']}: {violation['says']}"))
             for row in violation["rows"]:
                 self.stdout.write("  " + ", ".join(f"{name}={value}" for name, value in row.items()))
-        verdict = f"{len(report['checks'])} invariants checked in {report['seconds']} s, {len(report['violations'])} broken"
+        verdict = (
+            f"{len(report['checks'])} invariants checked in {report['seconds']} s, {len(report['violations'])} broken"
+        )
         self.stdout.write(self.style.SUCCESS(verdict) if report["ok"] else self.style.ERROR(verdict))

@@ -204,9 +204,7 @@ def make_skus(merchant: Merchant, wanted: Wanted) -> dict[str, Sku]:
 
 def make_warehouses(merchant: Merchant) -> tuple[Warehouse, Warehouse]:
     """The main warehouse and an overflow one."""
-    main, _ = Warehouse.objects.get_or_create(
-        merchant=merchant, code="MAIN", defaults={"name": "Riverside warehouse"}
-    )
+    main, _ = Warehouse.objects.get_or_create(merchant=merchant, code="MAIN", defaults={"name": "Riverside warehouse"})
     second, _ = Warehouse.objects.get_or_create(
         merchant=merchant, code="OVERFLOW", defaults={"name": "Hilltop overflow"}
     )
@@ -229,9 +227,7 @@ def open_stock(
         quantities[skus[good.code].pk, main.pk] = wanted.units - apart
         if apart:
             quantities[skus[good.code].pk, second.pk] = apart
-    booked = set(
-        StockLevel.objects.filter(merchant=merchant, seq__gt=0).values_list("sku_id", "warehouse_id")
-    )
+    booked = set(StockLevel.objects.filter(merchant=merchant, seq__gt=0).values_list("sku_id", "warehouse_id"))
     missing = {pair: units for pair, units in quantities.items() if pair not in booked}
     return stock.open_stock(merchant_id=merchant.pk, quantities=missing, now=now) if missing else 0
 
@@ -377,9 +373,7 @@ def _ask(method: str, path: str, body: object = None) -> Answer:
     url = origins.sandbox_url()
     response = origins.sandbox_session(url).request(method, f"{url}{path}", json=body)
     if response.status_code >= 400:
-        raise SandboxAnswer(
-            f"The sandbox refused {method} {path}: {response.status_code} {response.text[:200]}"
-        )
+        raise SandboxAnswer(f"The sandbox refused {method} {path}: {response.status_code} {response.text[:200]}")
     return Answer(response.status_code, response.json())
 
 
@@ -387,9 +381,7 @@ def _ask(method: str, path: str, body: object = None) -> Answer:
 
 
 @transaction.atomic
-def link(
-    merchant: Merchant, wanted: Wanted, warehouses: Sequence[Warehouse], owner: User, now: datetime
-) -> None:
+def link(merchant: Merchant, wanted: Wanted, warehouses: Sequence[Warehouse], owner: User, now: datetime) -> None:
     """One group of all stores and both warehouses; who is in a group already stays as it is set."""
     group, _ = LocationGroup.objects.get_or_create(merchant=merchant, name="All stores")
     locations = list(
@@ -398,9 +390,7 @@ def link(
         ).values_list("pk", flat=True)
     )
     if locations or not matrix.matrix_of(group):
-        cells = matrix.matrix_of(group) | matrix.full_matrix(
-            locations, [warehouse.pk for warehouse in warehouses]
-        )
+        cells = matrix.matrix_of(group) | matrix.full_matrix(locations, [warehouse.pk for warehouse in warehouses])
         matrix.set_matrix(group=group, cells=cells, user=owner, now=now)
     for store in wanted.stores:
         channel = channel_of(merchant, store)

@@ -40,7 +40,9 @@ class Command(BaseCommand):
         stores = PracticeStores(settings.SANDBOX_URL)
         handles = [channel.account.split(".")[0] for channel in channels]
         if not quiet.wait(timeout_seconds=60):
-            raise CommandError("The system did not come to rest within a minute: measure when nothing else is going on.")
+            raise CommandError(
+                "The system did not come to rest within a minute: measure when nothing else is going on."
+            )
         skus = plain_skus(channels)
         before = {handle: stores.latest_change(handle) for handle in handles}
         try:

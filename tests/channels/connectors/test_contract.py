@@ -161,9 +161,7 @@ class TestReading:
         assert shop.connector.read_variants("1") == ()
 
     def test_a_long_catalogue_is_read_to_its_end(self, shop: Shop) -> None:
-        shop.store.add_variants(
-            [{"sku": f"N-{n}", "title": f"N {n}", "levels": {"Main": n}} for n in range(230)]
-        )
+        shop.store.add_variants([{"sku": f"N-{n}", "title": f"N {n}", "levels": {"Main": n}} for n in range(230)])
 
         pages = list(shop.connector.read_catalogue())
         levels = shop.connector.read_levels([shop.item(f"N-{n}") for n in range(230)])
@@ -205,9 +203,9 @@ class TestOrders:
         order = shop.poll(bought["id"])
 
         assert order.name == bought["name"]
-        assert [
-            (line.sku, line.ordered, line.current, line.shipped, line.location_id) for line in order.lines
-        ] == [("MUG", 2, 2, 0, shop.location("Main"))]
+        assert [(line.sku, line.ordered, line.current, line.shipped, line.location_id) for line in order.lines] == [
+            ("MUG", 2, 2, 0, shop.location("Main"))
+        ]
         assert order.cancelled_at is None
 
     def test_everything_that_happens_to_an_order_is_read(self, shop: Shop) -> None:
@@ -215,12 +213,8 @@ class TestOrders:
         line_id = bought["lines"][0]["id"]
         path = f"/shop/orders/{bought['id']}"
         shop.store.post(f"{path}/fulfill", {"lines": [{"line_id": line_id, "quantity": 2}]})
-        shop.store.post(
-            f"{path}/refund", {"lines": [{"line_id": line_id, "quantity": 1, "restock_type": "return"}]}
-        )
-        shop.store.post(
-            f"{path}/refund", {"lines": [{"line_id": line_id, "quantity": 2, "restock_type": "cancel"}]}
-        )
+        shop.store.post(f"{path}/refund", {"lines": [{"line_id": line_id, "quantity": 1, "restock_type": "return"}]})
+        shop.store.post(f"{path}/refund", {"lines": [{"line_id": line_id, "quantity": 2, "restock_type": "cancel"}]})
         shop.store.post(f"{path}/edit", {"additions": [{"sku": "CUP", "quantity": 1}]})
 
         order = shop.poll(bought["id"])
@@ -289,9 +283,7 @@ class TestOrders:
         assert (page.orders, page.cursor) == ((), None)
 
     def test_an_order_with_many_lines_is_read_whole(self, shop: Shop) -> None:
-        shop.store.add_variants(
-            [{"sku": f"L-{n}", "title": f"L {n}", "levels": {"Main": 9}} for n in range(45)]
-        )
+        shop.store.add_variants([{"sku": f"L-{n}", "title": f"L {n}", "levels": {"Main": 9}} for n in range(45)])
         lines = [{"sku": f"L-{n}", "quantity": 1 + n % 3} for n in range(45)]
         status, bought = shop.store.post("/shop/orders", {"lines": lines})
         assert status == 201
@@ -299,9 +291,7 @@ class TestOrders:
 
         order = shop.poll(bought["id"])
 
-        assert {line.sku: line.shipped for line in order.lines} == {
-            line["sku"]: line["quantity"] for line in lines
-        }
+        assert {line.sku: line.shipped for line in order.lines} == {line["sku"]: line["quantity"] for line in lines}
         assert {line.location_id for line in order.lines} == {shop.location("Main")}
 
     def test_unknown_orders_are_left_out(self, shop: Shop) -> None:
@@ -326,9 +316,7 @@ class TestWriting:
         assert shop.available("MUG") == 7
 
     def test_one_stale_row_fails_the_batch_and_is_named(self, shop: Shop) -> None:
-        rows = shop.write(
-            shop.change("MUG", 10, 9), shop.change("CUP", 99, 1), shop.change("MUG", 4, 2, "Back")
-        )
+        rows = shop.write(shop.change("MUG", 10, 9), shop.change("CUP", 99, 1), shop.change("MUG", 4, 2, "Back"))
 
         assert rows == [("not_applied", ""), ("stale", "CHANGE_FROM_QUANTITY_STALE"), ("not_applied", "")]
         assert (shop.available("MUG"), shop.available("MUG", "Back")) == (10, 4)
@@ -358,9 +346,7 @@ class TestWriting:
 
     def test_as_many_rows_as_promised_fit_one_write(self, shop: Shop) -> None:
         count = shop.connector.capabilities.rows_per_write
-        shop.store.add_variants(
-            [{"sku": f"W-{n}", "title": "W", "levels": {"Main": 9}} for n in range(count)]
-        )
+        shop.store.add_variants([{"sku": f"W-{n}", "title": "W", "levels": {"Main": 9}} for n in range(count)])
 
         rows = shop.write(*(shop.change(f"W-{n}", 9, n) for n in range(count)))
 
@@ -432,9 +418,7 @@ class TestReplays:
 
 
 class TestFaults:
-    @pytest.mark.parametrize(
-        "faults", [{"timeout_before_rate": 1}, {"timeout_after_rate": 1}, {"error_rate": 1}]
-    )
+    @pytest.mark.parametrize("faults", [{"timeout_before_rate": 1}, {"timeout_after_rate": 1}, {"error_rate": 1}])
     def test_an_unknown_outcome_is_settled_by_the_same_key(self, shop: Shop, faults: dict[str, int]) -> None:
         key = new_key()
         change = shop.change("MUG", 10, 7)
@@ -622,9 +606,7 @@ class TestActivation:
 
     def test_an_unknown_place_is_refused(self, shop: Shop) -> None:
         with pytest.raises(Refused):
-            shop.connector.activate_level(
-                inventory_item_id=shop.item("MUG"), location_id="999", key=new_key()
-            )
+            shop.connector.activate_level(inventory_item_id=shop.item("MUG"), location_id="999", key=new_key())
 
 
 class TestWebhooks:
@@ -673,9 +655,7 @@ class TestWebhooks:
         line_id = bought["lines"][0]["id"]
         shop.store.post(f"{path}/fulfill", {"lines": [{"line_id": line_id, "quantity": 1}]})
         shop.store.post(f"{path}/edit", {"additions": [{"sku": "CUP", "quantity": 1}]})
-        shop.store.post(
-            f"{path}/refund", {"lines": [{"line_id": line_id, "quantity": 1, "restock_type": "return"}]}
-        )
+        shop.store.post(f"{path}/refund", {"lines": [{"line_id": line_id, "quantity": 1, "restock_type": "return"}]})
         cancelled = shop.store.buy("CUP")
         shop.store.post(f"/shop/orders/{cancelled['id']}/cancel", {"restock": True})
         shop.store.post("/admin-ui/adjust", {"sku": "MUG", "delta": -1})
@@ -698,9 +678,7 @@ class TestWebhooks:
         reader = REGISTRY[shop.kind].reader
         headers = {name.lower(): value for name, value in delivered.headers.items()}
         assert reader.authenticate(headers=headers, body=delivered.body, secrets=["old", shop.store.secret])
-        assert not reader.authenticate(
-            headers=headers, body=delivered.body + b" ", secrets=[shop.store.secret]
-        )
+        assert not reader.authenticate(headers=headers, body=delivered.body + b" ", secrets=[shop.store.secret])
         delivery = reader.read_delivery(headers)
         assert delivery.account == f"{shop.store.handle}.myshopify.com"
         assert delivery.triggered_at is not None

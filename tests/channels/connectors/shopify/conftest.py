@@ -59,9 +59,7 @@ class TokenDrawer:
 
 
 @pytest.fixture
-def connector(
-    store: ScriptedStore, session: GuardedSession, ledger: Ledger, tokens: list[str]
-) -> ShopifyConnector:
+def connector(store: ScriptedStore, session: GuardedSession, ledger: Ledger, tokens: list[str]) -> ShopifyConnector:
     give_token: Callable[[bool], Secret] = TokenDrawer(tokens)
     return ShopifyConnector(
         account="north.myshopify.com", base_url=store.url, token=give_token, session=session, pacer=ledger

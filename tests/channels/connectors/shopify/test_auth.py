@@ -149,9 +149,7 @@ class TestScopes:
 
 
 class TestGrants:
-    def test_client_credentials_give_a_token_for_a_day(
-        self, store: ScriptedStore, session: GuardedSession
-    ) -> None:
+    def test_client_credentials_give_a_token_for_a_day(self, store: ScriptedStore, session: GuardedSession) -> None:
         store.answers(Answer({"access_token": "shpat_day", "scope": "read_orders", "expires_in": 86_399}))
 
         grant = auth.request_by_client_credentials(
@@ -173,9 +171,7 @@ class TestGrants:
             "client_secret": "the-client-secret",
         }
 
-    def test_a_code_is_exchanged_for_an_expiring_pair(
-        self, store: ScriptedStore, session: GuardedSession
-    ) -> None:
+    def test_a_code_is_exchanged_for_an_expiring_pair(self, store: ScriptedStore, session: GuardedSession) -> None:
         store.answers(Answer(PAIR))
 
         grant = auth.exchange_code(

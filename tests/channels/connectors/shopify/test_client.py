@@ -64,9 +64,7 @@ class TestRequest:
         assert "@idempotent(key: $key)" in asked.body["query"]
         assert asked.body["variables"]["key"] == "key-1"
 
-    def test_a_repeated_write_is_the_same_request(
-        self, store: ScriptedStore, connector: ShopifyConnector
-    ) -> None:
+    def test_a_repeated_write_is_the_same_request(self, store: ScriptedStore, connector: ShopifyConnector) -> None:
         store.answers_data(WRITTEN)
 
         write(connector)

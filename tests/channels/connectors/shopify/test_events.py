@@ -245,9 +245,7 @@ class TestOrders:
         assert order.lines[0].location_id is None
 
     @pytest.mark.parametrize(("is_shipped", "meaning"), [(True, Restock.RETURN), (False, Restock.CANCEL)])
-    def test_legacy_restocking_depends_on_whether_the_line_shipped(
-        self, is_shipped: bool, meaning: Restock
-    ) -> None:
+    def test_legacy_restocking_depends_on_whether_the_line_shipped(self, is_shipped: bool, meaning: Restock) -> None:
         document = document_of("orders_updated")
         document["refunds"][0]["refund_line_items"][0]["restock_type"] = "legacy_restock"
         if not is_shipped:
@@ -274,9 +272,7 @@ class TestOrders:
         assert order.lines[0].sku == "A\ufffdB\ufffd" + "C" * 251
 
     def test_an_edit_asks_for_the_order_to_be_read(self) -> None:
-        assert interpret("orders/edited", document_of("orders_edited")) == OrderTouched(
-            "5100000000001", "edited"
-        )
+        assert interpret("orders/edited", document_of("orders_edited")) == OrderTouched("5100000000001", "edited")
 
     def test_a_deletion_asks_for_the_order_to_be_read(self) -> None:
         assert interpret("orders/delete", {"id": 5100000000001}) == OrderTouched("5100000000001", "deleted")
@@ -320,9 +316,7 @@ class TestTheRest:
         assert interpret("locations/deactivate", document_of("locations_update") | {"active": False}) == (
             LocationTouched("4100000001", "Hamburg", is_active=False)
         )
-        assert interpret("locations/delete", {"id": 41}) == LocationTouched(
-            "41", "", is_active=False, is_deleted=True
-        )
+        assert interpret("locations/delete", {"id": 41}) == LocationTouched("41", "", is_active=False, is_deleted=True)
 
     def test_a_finished_bulk_operation_tells_its_status_in_lower_case(self) -> None:
         document = document_of("bulk_operations_finish") | {"status": "COMPLETED"}
@@ -335,9 +329,7 @@ class TestTheRest:
             assert interpret(topic, {"shop_id": 1}) == ComplianceRequest(topic)
 
     def test_other_topics_are_left_unread(self) -> None:
-        assert READER.interpret(topic="carts/update", body=b"\xff") == (
-            Uninteresting("topic not used: carts/update"),
-        )
+        assert READER.interpret(topic="carts/update", body=b"\xff") == (Uninteresting("topic not used: carts/update"),)
 
 
 class TestStrictness:
@@ -420,9 +412,7 @@ class TestStrictness:
         assert "shpat_secret" not in str(caught.value)
 
 
-@pytest.mark.skipif(
-    not OFFICIAL_SAMPLES.is_dir(), reason="the official samples are not beside the repository"
-)
+@pytest.mark.skipif(not OFFICIAL_SAMPLES.is_dir(), reason="the official samples are not beside the repository")
 def test_every_official_sample_is_interpreted_or_of_no_interest() -> None:
     """Over all samples: never an exception, and all topics we read among them are really read."""
     seen: dict[str, str] = {}
@@ -444,9 +434,7 @@ SCALARS = (
     | st.integers(-(2**70), 2**70)
     | st.floats()
     | st.text(max_size=20)
-    | st.sampled_from(
-        ["gid://shopify/Order/1", "2026-11-20T10:00:00Z", "success", "SUCCESS", "cancel", "é\x00"]
-    )
+    | st.sampled_from(["gid://shopify/Order/1", "2026-11-20T10:00:00Z", "success", "SUCCESS", "cancel", "é\x00"])
 )
 JSON_VALUES = st.recursive(
     SCALARS,

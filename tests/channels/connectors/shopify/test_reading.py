@@ -69,9 +69,7 @@ class TestLocations:
         assert locations == (LocationState("1", "Hamburg", True), LocationState("2", "Bremen", False))
         assert [variables["after"] for variables in store.variables] == [None, "c1"]
 
-    def test_pages_that_never_end_are_given_up(
-        self, store: ScriptedStore, connector: ShopifyConnector
-    ) -> None:
+    def test_pages_that_never_end_are_given_up(self, store: ScriptedStore, connector: ShopifyConnector) -> None:
         store.answers_data({"locations": page(cursor="the same")})
 
         with pytest.raises(Unavailable, match="ever more"):
@@ -83,9 +81,7 @@ class TestLocations:
 class TestCatalogue:
     def test_variants_come_page_by_page(self, store: ScriptedStore, connector: ShopifyConnector) -> None:
         bundle = variant(2, requiresComponents=True, inventoryPolicy="CONTINUE", sku=None, barcode="40")
-        store.answers_data(
-            {"productVariants": page(variant(1), cursor="c1")}, {"productVariants": page(bundle)}
-        )
+        store.answers_data({"productVariants": page(variant(1), cursor="c1")}, {"productVariants": page(bundle)})
 
         pages = list(connector.read_catalogue())
 
@@ -99,8 +95,7 @@ class TestCatalogue:
     ) -> None:
         monkeypatch.setattr(reading, "VARIANTS_PER_SWEEP", 300)
         full = [
-            {"productVariants": page(*(variant(100 * n + i) for i in range(100)), cursor=f"c{n}")}
-            for n in range(3)
+            {"productVariants": page(*(variant(100 * n + i) for i in range(100)), cursor=f"c{n}")} for n in range(3)
         ]
         store.answers_data(*full, {"productVariants": page(variant(99_999))})
 
@@ -111,9 +106,7 @@ class TestCatalogue:
         assert store.variables[-1]["after"] is None
         assert store.variables[-2]["query"] is None
 
-    def test_a_product_is_read_with_all_its_variants(
-        self, store: ScriptedStore, connector: ShopifyConnector
-    ) -> None:
+    def test_a_product_is_read_with_all_its_variants(self, store: ScriptedStore, connector: ShopifyConnector) -> None:
         store.answers_data(
             {"nodes": [{"id": "gid://shopify/Product/81", "variants": page(variant(1), cursor="c1")}]},
             {"nodes": [{"id": "gid://shopify/Product/81", "variants": page(variant(2))}]},
@@ -166,9 +159,7 @@ class TestLevels:
         }
         assert [(v["first"], v["after"]) for v in store.variables] == [(10, None), (100, None), (100, "c2")]
 
-    def test_too_dear_a_batch_is_halved_from_then_on(
-        self, store: ScriptedStore, connector: ShopifyConnector
-    ) -> None:
+    def test_too_dear_a_batch_is_halved_from_then_on(self, store: ScriptedStore, connector: ShopifyConnector) -> None:
         store.answers(
             TOO_DEAR,
             Answer({"data": {"nodes": [item(1, level(41, 1)), item(2, level(41, 2))]}}),
@@ -243,9 +234,7 @@ class TestOrders:
             CAREFUL.orders,
         ]
 
-    def test_even_careful_sizes_may_be_refused(
-        self, store: ScriptedStore, connector: ShopifyConnector
-    ) -> None:
+    def test_even_careful_sizes_may_be_refused(self, store: ScriptedStore, connector: ShopifyConnector) -> None:
         store.answers(TOO_DEAR)
 
         with pytest.raises(Refused):
@@ -259,16 +248,13 @@ class TestOrders:
     ) -> None:
         short = order(1)
         cut = order(1, lineItems=page(*short["lineItems"]["nodes"], cursor="c1"))
-        head = {
-            name: short[name] for name in ("id", "name", "createdAt", "updatedAt", "cancelledAt", "test")
-        } | {
+        head = {name: short[name] for name in ("id", "name", "createdAt", "updatedAt", "cancelledAt", "test")} | {
             "fulfillments": [
                 {key: value for key, value in one.items() if key != "fulfillmentLineItems"}
                 for one in short["fulfillments"]
             ],
             "refunds": [
-                {key: value for key, value in one.items() if key != "refundLineItems"}
-                for one in short["refunds"]
+                {key: value for key, value in one.items() if key != "refundLineItems"} for one in short["refunds"]
             ],
         }
         places = [
@@ -310,8 +296,7 @@ class TestOrders:
         cut = order(1, lineItems=page(cursor="c1"))
         empty = {"nodes": [{"list": page()}]}
         heads = [
-            {"nodes": [order(1, updatedAt=f"2026-11-20T15:20:0{n}Z", fulfillments=[], refunds=[])]}
-            for n in range(6)
+            {"nodes": [order(1, updatedAt=f"2026-11-20T15:20:0{n}Z", fulfillments=[], refunds=[])]} for n in range(6)
         ]
         rounds = [part for n in range(3) for part in (heads[2 * n], empty, empty, heads[2 * n + 1])]
         store.answers_data({"nodes": [cut]}, {"nodes": [cut]}, *rounds)
@@ -353,9 +338,7 @@ class TestActivation:
         with pytest.raises(Refused, match="No, thank you"):
             self.activate(connector)
 
-    def test_a_level_that_is_there_after_all_is_enough(
-        self, store: ScriptedStore, connector: ShopifyConnector
-    ) -> None:
+    def test_a_level_that_is_there_after_all_is_enough(self, store: ScriptedStore, connector: ShopifyConnector) -> None:
         store.answers_data(self.ACTIVATED, {"nodes": [item(71, level(41, 5))]})
 
         self.activate(connector)

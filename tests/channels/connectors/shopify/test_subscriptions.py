@@ -65,9 +65,7 @@ def test_missing_ones_are_made(store: ScriptedStore, connector: ShopifyConnector
     "wrong",
     [{"uri": "https://old.example/"}, {"format": "XML"}, {"includeFields": ["id"]}, {"filter": "id:1"}],
 )
-def test_wrong_ones_are_set_right(
-    store: ScriptedStore, connector: ShopifyConnector, wrong: dict[str, Any]
-) -> None:
+def test_wrong_ones_are_set_right(store: ScriptedStore, connector: ShopifyConnector, wrong: dict[str, Any]) -> None:
     existing = [s | wrong if s["topic"] == "ORDERS_CREATE" else s for s in all_right()]
     store.answers(listing(*existing), Answer(DONE))
 
@@ -90,9 +88,7 @@ def test_of_duplicates_the_right_one_is_kept(store: ScriptedStore, connector: Sh
     assert store.variables[1] == {"id": "gid://shopify/WebhookSubscription/99"}
 
 
-def test_a_topic_the_store_refuses_does_not_stop_the_others(
-    store: ScriptedStore, connector: ShopifyConnector
-) -> None:
+def test_a_topic_the_store_refuses_does_not_stop_the_others(store: ScriptedStore, connector: ShopifyConnector) -> None:
     refusal = {"data": {"done": {"userErrors": [{"message": "Not this topic."}]}}}
     existing = [s for s in all_right() if s["topic"] not in ("ORDERS_CREATE", "ORDERS_EDITED")]
     store.answers(listing(*existing), Answer(refusal), Answer(DONE))
@@ -103,9 +99,7 @@ def test_a_topic_the_store_refuses_does_not_stop_the_others(
     assert report.created == ("orders/edited",)
 
 
-def test_a_store_that_is_away_is_an_error_and_no_report(
-    store: ScriptedStore, connector: ShopifyConnector
-) -> None:
+def test_a_store_that_is_away_is_an_error_and_no_report(store: ScriptedStore, connector: ShopifyConnector) -> None:
     store.answers(HANG_UP)
 
     with pytest.raises(Unavailable):

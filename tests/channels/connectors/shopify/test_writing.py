@@ -83,9 +83,7 @@ class TestBlame:
         ]
 
     def test_each_blamed_row_has_its_own_outcome(self) -> None:
-        found = outcomes(
-            row_error("NON_MUTABLE_INVENTORY_ITEM", 0), row_error("CHANGE_FROM_QUANTITY_STALE", 2), rows=3
-        )
+        found = outcomes(row_error("NON_MUTABLE_INVENTORY_ITEM", 0), row_error("CHANGE_FROM_QUANTITY_STALE", 2), rows=3)
 
         assert found == [
             ("refused", "NON_MUTABLE_INVENTORY_ITEM"),
@@ -97,9 +95,7 @@ class TestBlame:
     def test_a_row_that_is_both_stale_and_impossible_is_refused(self, is_reversed: bool) -> None:
         errors = [row_error("CHANGE_FROM_QUANTITY_STALE", 0), row_error("INVALID_LOCATION", 0)]
 
-        assert outcomes(*(errors[::-1] if is_reversed else errors), rows=1) == [
-            ("refused", "INVALID_LOCATION")
-        ]
+        assert outcomes(*(errors[::-1] if is_reversed else errors), rows=1) == [("refused", "INVALID_LOCATION")]
 
     def test_an_error_without_a_row_leaves_every_row_to_be_found_by_halving(self) -> None:
         assert outcomes(error("NON_MUTABLE_INVENTORY_ITEM", "input"), rows=2) == [
