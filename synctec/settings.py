@@ -67,7 +67,7 @@ SHOPIFY_PREVIOUS_CLIENT_SECRET: str = env.str("SHOPIFY_PREVIOUS_CLIENT_SECRET", 
 # PostgreSQL: the only truth.
 DATABASE: dict[str, Any] = env.dj_db_url("DATABASE_URL")
 # Connections one process keeps at most; 0 = no pool, one connection per thread.
-DATABASE_POOL_SIZE: int = env.int("DATABASE_POOL_SIZE", default=12, validate=validate.Range(min=0, max=200))
+DATABASE_POOL_SIZE: int = env.int("DATABASE_POOL_SIZE", default=20, validate=validate.Range(min=0, max=200))
 # Redis or Valkey for cache, token buckets and doorbell marks.
 REDIS_URL: str = env.str("REDIS_URL")
 # Celery's broker; by default another database of the same server.
