@@ -640,9 +640,38 @@ class ListingLevelAdmin(BigTableAdmin):
         ("Latest pushes", {"fields": ("pushes_shown",)}),
     )
     readonly_fields = ("pushes_shown",)
+    actions_detail = ("stock_here",)
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
         return Q(pk__in=listing_level_ids(request, key))
+
+    @page_action("Stock it here…", path="stock-here", icon="add_location")
+    def stock_here(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Ask, then have the store count the item at this location: never a by-product of anything else."""
+        level = self.get_managed(request, object_id)
+        back = reverse("admin:channels_listinglevel_change", args=[level.pk])
+        form = ReasonForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                steering.stock_at_location(
+                    level=level,
+                    user=acting_user(request),
+                    now=timezone.now(),
+                    reason=form.cleaned_data["reason"],
+                )
+            except (steering.CannotSteer, ChannelError) as error:
+                messages.error(request, str(error))
+            else:
+                messages.success(request, f"{level.store_location} stocks it now; its number follows in a moment.")
+            return HttpResponseRedirect(back)
+        return self.form_page(
+            request,
+            title=f"Stock {level.listing.title or level.listing.remote_sku} at {level.store_location.name}",
+            form=form,
+            submit="Stock it here",
+            intro="The store begins to count it at this location and offers it from there.",
+            back=back,
+        )
 
     @column("listing")
     def listing_title(self, level: ListingLevel) -> str:

@@ -8,7 +8,8 @@ from functools import partial
 
 from django.db import transaction
 
-from channels.models import Channel, ChannelState
+from channels import connect
+from channels.models import Channel, ChannelState, ListingLevel
 from merchants import trail
 from merchants.models import User
 
@@ -54,6 +55,34 @@ def reconcile_now(*, channel: Channel, user: User | None) -> None:
         raise CannotSteer(f"{channel} is {channel.get_state_display().lower()}: only an active channel is reconciled.")
     trail.record(merchant_id=channel.merchant_id, action="channel.reconcile", subject=channel, user=user)
     _want_reconciled(channel.pk)
+
+
+def stock_at_location(*, level: ListingLevel, user: User | None, now: datetime, reason: str = "") -> None:
+    """Have the store count an item at a location where it does not, and publish it there once it was read.
+
+    Always somebody's decision: a write to a location that does not stock an item adds to what it last held there.
+
+    Raises:
+        CannotSteer: the store stocks it there already, or the channel is not active.
+        ChannelError: the store refused, or could not be asked.
+    """
+    if level.is_stocked:
+        raise CannotSteer(f"{level.store_location} stocks it already.")
+    if level.channel.state != ChannelState.ACTIVE:
+        raise CannotSteer(f"{level.channel} is {level.channel.get_state_display().lower()}: it cannot be asked.")
+    # The same key for the same level and version: pressing twice asks once.
+    connect.connector_for(level.channel).activate_level(
+        inventory_item_id=level.listing.inventory_item_id,
+        location_id=level.store_location.remote_id,
+        key=f"stock-{level.pk}-{level.version}",
+    )
+    with transaction.atomic():
+        ListingLevel.objects.filter(pk=level.pk).update(
+            is_stocked=True, suspect_since=now, suspect_reason="stocked on purpose", next_check_at=now
+        )
+        trail.record(
+            merchant_id=level.merchant_id, action="listing_level.stock", subject=level, user=user, reason=reason
+        )
 
 
 def _move(channel: Channel, before: ChannelState, after: ChannelState, user: User | None, reason: str) -> None:

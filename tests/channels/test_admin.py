@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from channels import connect, credentials, mapping, protocol, replay, steering
-from channels.models import Channel, ChannelState, Credential, EventState, InboxEvent, Listing
+from channels.models import Channel, ChannelState, Credential, EventState, InboxEvent, Listing, ListingLevel
 from merchants.models import AuditEvent, Member, Role, User
 from synctec.lib.secret import Secret
 from tests.factories import NOON, Shop, Trade, deliver, make_trade
@@ -318,3 +318,44 @@ def test_a_body_is_shown_escaped_whatever_it_is(body: bytes, client: Client, man
     assert b"<script>alert(1)" not in page.content
     assert len(page.content) < 1_000_000
     assert f"/story/{event.correlation_id}/" in page.content.decode()
+
+
+class _Store:
+    """What a connector is asked to activate."""
+
+    def __init__(self) -> None:
+        self.activated: list[tuple[str, str]] = []
+
+    def activate_level(self, *, inventory_item_id: str, location_id: str, key: str) -> None:
+        self.activated.append((inventory_item_id, location_id))
+
+
+def test_an_item_is_stocked_at_a_location_on_purpose_only(
+    client: Client, manager: User, north: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _Store()
+    monkeypatch.setattr(connect, "connector_for", lambda channel: store)
+    level = north.level("MUG")
+    path = reverse("admin:channels_listinglevel_stock_here", args=[level.pk])
+    client.post(path, {"reason": "try"}, follow=True)
+    assert store.activated == []
+
+    ListingLevel.objects.filter(pk=level.pk).update(is_stocked=False, desired=None)
+    client.get(path)
+    assert store.activated == []
+    client.post(path, {"reason": "opened a shelf"}, follow=True)
+
+    assert store.activated == [(north.listings["MUG"].inventory_item_id, north.location.remote_id)]
+    stocked = north.level("MUG")
+    assert (stocked.is_stocked, stocked.suspect_reason) == (True, "stocked on purpose")
+    assert AuditEvent.objects.get(action="listing_level.stock").reason == "opened a shelf"
+
+
+def test_a_stranger_can_not_stock_anothers_level(client: Client, manager: User) -> None:
+    birch = make_trade("Birch")
+    level = birch.shops["north"].level("MUG")
+
+    answer = client.post(reverse("admin:channels_listinglevel_stock_here", args=[level.pk]), {"reason": "x"})
+
+    assert answer.status_code in (302, 404)
+    assert not AuditEvent.objects.filter(action="listing_level.stock").exists()
