@@ -343,7 +343,3 @@ LANGUAGE_CODE = "en-us"
 
 LOGGING = logging_config(level=LOG_LEVEL, log_format=LOG_FORMAT)
 configure_structlog()
-
-# -- Admin --
-
-UNFOLD = {"SITE_TITLE": "SyncTec", "SITE_HEADER": "SyncTec", "SHOW_HISTORY": True, "SHOW_VIEW_ON_SITE": False}
