@@ -5,7 +5,7 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := synctec merchants inventory channels locations sync tests manage.py
+SOURCES := synctec merchants inventory channels locations sync tests scripts manage.py
 
 # Behind a company's proxy the certificates of the system are the ones that count.
 export UV_NATIVE_TLS = 1
@@ -18,7 +18,7 @@ OFFLINE := env DATABASE_URL=postgresql://offline@127.0.0.1:1/offline DATABASE_PO
 	CREDENTIAL_KEYS=offline:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix migrations smoke audit clean lock
+.PHONY: help setup run test check fix migrations smoke audit vendor clean lock
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ smoke: $(STAMP) ## Start a throw-away stack, sell one unit, see it reach every o
 
 audit: $(STAMP) ## Check the invariants of the running stack's data
 	@$(BIN)/python manage.py audit --json
+
+vendor: $(STAMP) ## Fetch the browser files of static/vendor anew and check their digests (needs npm)
+	@$(BIN)/python scripts/vendor.py
 
 clean: ## Remove .venv, caches, and the data of `make run`
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m synctec.local clean; fi
