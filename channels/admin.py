@@ -104,8 +104,8 @@ class ChannelForm(TenantForm):
     )
 
 
-class SandboxForm(forms.Form):
-    """Asks for what a practice store is to be called."""
+class StoreForm(forms.Form):
+    """Asks whose a new store is and what it is to be called."""
 
     merchant = forms.ModelChoiceField(
         queryset=Merchant.objects.none(), widget=widgets.UnfoldAdminSelectWidget, empty_label=None
@@ -114,14 +114,6 @@ class SandboxForm(forms.Form):
         max_length=80,
         help_text="Any name you like, such as: Practice store.",
         widget=widgets.UnfoldAdminTextInputWidget,
-    )
-
-    with_goods = forms.BooleanField(
-        required=False,
-        initial=True,
-        label="Carry my SKUs",
-        help_text=f"Puts up to {practice.SKUS_MAX} of your SKUs on its shelves.",
-        widget=widgets.UnfoldBooleanSwitchWidget,
     )
 
     def __init__(self, data: Any, *, merchants: models.QuerySet[Merchant], sole: int | None) -> None:
@@ -133,12 +125,37 @@ class SandboxForm(forms.Form):
             field.initial = sole
             field.widget = forms.HiddenInput()
 
-    def clean(self) -> dict[str, Any]:
-        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
-        merchant, name = cleaned.get("merchant"), cleaned.get("name")
-        if merchant and name and Channel.objects.filter(merchant=merchant, name=name).exists():
-            self.add_error("name", f"{merchant} has a channel of this name. Choose another name.")
-        return cleaned
+
+class ShopifyForm(StoreForm):
+    """Asks for a Shopify store and the credentials of the merchant's own app in it."""
+
+    account = forms.CharField(
+        max_length=255,
+        label="Domain",
+        help_text="The store's own domain, such as north.myshopify.com.",
+        widget=widgets.UnfoldAdminTextInputWidget,
+    )
+    client_id = forms.CharField(
+        max_length=120, label="Client id", help_text="Of your app.", widget=widgets.UnfoldAdminTextInputWidget
+    )
+    client_secret = forms.CharField(
+        max_length=255,
+        label="Client secret",
+        help_text="Stored sealed and never shown again.",
+        widget=widgets.UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),
+    )
+
+
+class SandboxForm(StoreForm):
+    """Asks, besides, whether a practice store is to have something to sell."""
+
+    with_goods = forms.BooleanField(
+        required=False,
+        initial=True,
+        label="Carry my SKUs",
+        help_text=f"Puts up to {practice.SKUS_MAX} of your SKUs on its shelves.",
+        widget=widgets.UnfoldBooleanSwitchWidget,
+    )
 
 
 @admin.register(Channel)
@@ -152,7 +169,7 @@ class ChannelAdmin(TenantAdmin):
     search_fields = ("name", "account")
     search_help_text = "Name or account"
     ordering = ("name",)
-    actions_list = ("add_practice_store",)
+    actions_list = ("connect_shopify_store", "add_practice_store")
     actions_detail = ("reconcile_now", "pause", "resume", "check_webhooks")
     fieldsets = (
         (None, {"fields": ("merchant", "name", ("kind", "account"), ("state_shown", "state_reason"))}),
@@ -260,14 +277,48 @@ class ChannelAdmin(TenantAdmin):
             empty="No locations read yet.",
         )
 
+    @page_action("Connect a Shopify store…", path="connect-shopify-store", icon="storefront")
+    def connect_shopify_store(self, request: HttpRequest) -> HttpResponse:
+        """Connect a store with the merchant's own app, or give one that was connected before its new credentials."""
+        back = reverse("admin:channels_channel_changelist")
+        form = ShopifyForm(request.POST or None, merchants=_managed_merchants(request), sole=sole_merchant_id(request))
+        if form.is_valid():
+            asked = form.cleaned_data
+            try:
+                channel = onboarding.connect_with_client_credentials(
+                    merchant=asked["merchant"],
+                    name=asked["name"],
+                    account=asked["account"].strip().lower(),
+                    client_id=asked["client_id"],
+                    client_secret=Secret(asked["client_secret"]),
+                    user=acting_user(request),
+                )
+            except (ChannelError, onboarding.OnboardingError) as error:
+                form.add_error(None, f"The store could not be connected: {error}")
+            else:
+                messages.success(
+                    request,
+                    f"{channel} is connected; its locations, catalogue and levels are being read. "
+                    "Put its location into a location group to have it kept in step.",
+                )
+                return HttpResponseRedirect(reverse("admin:channels_channel_change", args=[channel.pk]))
+        return self.form_page(
+            request,
+            title="Connect a Shopify store",
+            form=form,
+            submit="Connect",
+            intro=(
+                "With an app of your own organisation (client credentials). A store that needs to be authorized again "
+                "is connected anew the same way: its mappings and its history stay."
+            ),
+            back=back,
+        )
+
     @page_action("Add a practice store…", path="add-practice-store", icon="add_business", primary=True)
     def add_practice_store(self, request: HttpRequest) -> HttpResponse:
         """Connect a sandbox store, to try the system out."""
-        merchants = Merchant.objects.filter(is_active=True).order_by("name")
-        if not reach_of(request).every:
-            merchants = merchants.filter(pk__in=reach_of(request).managed)
         back = reverse("admin:channels_channel_changelist")
-        form = SandboxForm(request.POST or None, merchants=merchants, sole=sole_merchant_id(request))
+        form = SandboxForm(request.POST or None, merchants=_managed_merchants(request), sole=sole_merchant_id(request))
         if form.is_valid():
             asked = form.cleaned_data
             channel = self._connect_practice_store(
@@ -392,6 +443,12 @@ class ChannelAdmin(TenantAdmin):
         return self.form_page(
             request, title=title.format(channel.name), form=form, submit=submit, intro=intro, back=back
         )
+
+
+def _managed_merchants(request: HttpRequest) -> models.QuerySet[Merchant]:
+    """The merchants for whom this person may connect a store."""
+    merchants = Merchant.objects.filter(is_active=True).order_by("name")
+    return merchants if reach_of(request).every else merchants.filter(pk__in=reach_of(request).managed)
 
 
 def _check_webhooks(request: HttpRequest, channel: Channel) -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from time import monotonic
 
 import structlog
 from django.db import DatabaseError, InterfaceError, OperationalError, transaction
@@ -22,7 +23,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, transacti
 from channels import protocol
 from channels.connect import connector_for, reader_for
 from channels.models import Channel, EventState
-from channels.protocol import LevelTouched, OrderState, OrderTouched, RefundMade
+from channels.protocol import CatalogueTouched, LevelTouched, OrderState, OrderTouched, RefundMade
 from inventory import stock
 from sync import catalogue, locks, world
 from sync.decide import Envelope, Line, LineKey, Outcome, Verdict, decide
@@ -78,6 +79,7 @@ def apply_batch(*, merchant_id: int, now: datetime, rng: random.Random) -> Appli
         return done
     verdicts: dict[int, Verdict] = {}
     stock_events: list[Claimed] = []
+    others: list[Claimed] = []
     for claimed in batch:
         try:
             claimed.events = reader_for(claimed.kind).interpret(topic=claimed.topic, body=claimed.body)
@@ -87,10 +89,16 @@ def apply_batch(*, merchant_id: int, now: datetime, rng: random.Random) -> Appli
         if any(isinstance(event, OrderState | RefundMade | LevelTouched | OrderTouched) for event in claimed.events):
             stock_events.append(claimed)
         else:
-            _apply_other(claimed, now, rng, done)
+            others.append(claimed)
     _settle(verdicts)
     done.settled += len(verdicts)
-    _apply_stock_events(merchant_id, _read_untold(stock_events, now, rng, done), now, rng, done)
+    # What needs no answer of a channel goes first: a silent store holds up nobody else's sales.
+    untold = _untold(stock_events)
+    readers = {claimed.envelope.event_id for orders in untold.values() for told in orders.values() for claimed in told}
+    told = [claimed for claimed in stock_events if claimed.envelope.event_id not in readers]
+    _apply_stock_events(merchant_id, told, now, rng, done)
+    _apply_stock_events(merchant_id, _read_untold(untold, now, rng, done), now, rng, done)
+    _apply_others(others, now, rng, done)
     return done
 
 
@@ -134,11 +142,11 @@ def _claim(merchant_id: int) -> list[Claimed]:
 # --- orders whose message does not tell enough ------------------------------------------------------------------
 
 
-def _read_untold(batch: list[Claimed], now: datetime, rng: random.Random, done: Applied) -> list[Claimed]:
-    """Read the orders that were only touched, or whose place of sale is not told on a channel with several."""
+def _untold(batch: list[Claimed]) -> dict[int, dict[str, list[Claimed]]]:
+    """Orders that were only touched, or whose place of sale is not told on a channel with several, by channel."""
     wanted: dict[int, dict[str, list[Claimed]]] = defaultdict(lambda: defaultdict(list))
     several = _channels_with_several_places({claimed.envelope.channel_id for claimed in batch})
-    known = _orders_with_a_place(
+    known = _lines_with_a_place(
         {
             (claimed.envelope.channel_id, event.order_id)
             for claimed in batch
@@ -153,26 +161,33 @@ def _read_untold(batch: list[Claimed], now: datetime, rng: random.Random, done: 
             if isinstance(event, OrderTouched) or (
                 isinstance(event, OrderState)
                 and channel in several
-                and (channel, event.order_id) not in known
-                and any(line.location_id is None for line in event.lines)
+                and any(
+                    line.location_id is None and (channel, event.order_id, line.line_id) not in known
+                    for line in event.lines
+                )
             ):
                 wanted[channel][event.order_id].append(claimed)
-    if not wanted:
-        return batch
-    failed: set[int] = set()
-    for channel_id, orders in wanted.items():
+    return wanted
+
+
+def _read_untold(
+    untold: dict[int, dict[str, list[Claimed]]], now: datetime, rng: random.Random, done: Applied
+) -> list[Claimed]:
+    """Read these orders; those of a channel that does not answer are left for later."""
+    read: list[Claimed] = []
+    for channel_id, orders in untold.items():
+        unread = {claimed.envelope.event_id: claimed for readers in orders.values() for claimed in readers}
         try:
             _read_orders(channel_id, orders)
+            read += unread.values()
         except protocol.ChannelError as error:
-            unread = {claimed.envelope.event_id: claimed for readers in orders.values() for claimed in readers}
-            failed |= unread.keys()
             if isinstance(error, protocol.MalformedEvent | protocol.Refused):
                 for claimed in unread.values():
                     _fail(claimed, error, rng, done)
             else:
                 _defer_for_channel(list(unread.values()), error)
                 done.failed += len(unread)
-    return [claimed for claimed in batch if claimed.envelope.event_id not in failed]
+    return sorted(read, key=lambda claimed: claimed.envelope.event_id)
 
 
 def _read_orders(channel_id: int, orders: dict[str, list[Claimed]]) -> None:
@@ -204,15 +219,15 @@ def _channels_with_several_places(channels: Iterable[int]) -> set[int]:
     }
 
 
-def _orders_with_a_place(orders: set[tuple[int, str]]) -> set[tuple[int, str]]:
+def _lines_with_a_place(orders: set[tuple[int, str]]) -> set[tuple[int, str, str]]:
     if not orders:
         return set()
     return set(
         sql.rows(
             """
-            SELECT DISTINCT channel_id, order_id FROM sync_orderline
+            SELECT channel_id, order_id, line_id FROM sync_orderline
             JOIN unnest(%s::bigint[], %s::text[]) AS told (channel_id, order_id) USING (channel_id, order_id)
-            WHERE store_location_id IS NOT NULL
+            WHERE store_location_id IS NOT NULL OR facts ->> 'located' IS NOT NULL
             """,
             [[channel for channel, _ in orders], [order for _, order in orders]],
         )
@@ -285,6 +300,13 @@ def _decide_all(
     """Load what the batch touches under locks, decide event by event, write the outcome."""
     mentioned = _mentioned(batch)
     lines = world.lock_lines(mentioned.orders)
+    # A refund told on its own does not name the variant that its line may be waiting for.
+    unplaced = {
+        (channel, line.register.said.variant_id)
+        for (channel, _, _), line in lines.items()
+        if line.waiting_for and line.register.said
+    }
+    mentioned = replace(mentioned, variants=mentioned.variants | unplaced)
     mappings = world.load_mappings(
         merchant_id, mentioned, known_skus=[line.sku_id for line in lines.values() if line.sku_id is not None]
     )
@@ -402,8 +424,39 @@ def _skus_of(merchant_id: int, batch: Sequence[Claimed]) -> dict[int, set[int]]:
 # --- everything else --------------------------------------------------------------------------------------------
 
 
+def _apply_others(batch: Sequence[Claimed], now: datetime, rng: random.Random, done: Applied) -> None:
+    """Apply what may need an answer of its channel, for as long as the claim lasts; the rest is handed back."""
+    late_at = monotonic() + CLAIM_LEASE.total_seconds() / 2
+    waiting = list(batch)
+    while waiting:
+        claimed = waiting.pop(0)
+        try:
+            _apply_other(claimed, now, rng, done)
+        except protocol.ChannelError as error:
+            # One question is enough to know that the channel does not answer.
+            channel = claimed.envelope.channel_id
+            unread = [claimed, *(other for other in waiting if _asks(other, channel))]
+            waiting = [other for other in waiting if not _asks(other, channel)]
+            _defer_for_channel(unread, error)
+            done.failed += len(unread)
+        if waiting and monotonic() > late_at:
+            _hand_back(waiting)
+            done.busy += len(waiting)
+            return
+
+
+def _asks(claimed: Claimed, channel_id: int) -> bool:
+    return claimed.envelope.channel_id == channel_id and any(
+        isinstance(event, CatalogueTouched) for event in claimed.events
+    )
+
+
 def _apply_other(claimed: Claimed, now: datetime, rng: random.Random, done: Applied) -> None:
-    """Catalogue, locations, the app's own fate: rare, so one transaction each."""
+    """Catalogue, locations, the app's own fate: rare, so one transaction each.
+
+    Raises:
+        ChannelError: the channel could not be asked.
+    """
     try:
         claimed.events = catalogue.read_untold(claimed.events, claimed.envelope.channel_id)
         with transaction.atomic():
@@ -411,11 +464,8 @@ def _apply_other(claimed: Claimed, now: datetime, rng: random.Random, done: Appl
             _settle({claimed.envelope.event_id: verdict})
         done.settled += 1
         done.dirty = True
-    except protocol.Refused as error:
+    except (protocol.Refused, protocol.MalformedEvent) as error:
         _fail(claimed, error, rng, done)
-    except protocol.ChannelError as error:
-        _defer_for_channel([claimed], error)
-        done.failed += 1
     except (OperationalError, InterfaceError):
         raise
     except (DatabaseError, AssertionError, LookupError, TypeError, ValueError) as error:
@@ -447,7 +497,13 @@ def _fail(claimed: Claimed, error: Exception, rng: random.Random, done: Applied)
     """Try again later, with growing distance; after the last attempt the event is dead, and says why."""
     done.failed += 1
     reason = f"{type(error).__name__}: {error}"[:400]
-    log.warning("apply.failed", event_id=claimed.envelope.event_id, attempt=claimed.attempts, error=reason)
+    log.warning(
+        "apply.failed",
+        event_id=claimed.envelope.event_id,
+        correlation_id=str(claimed.envelope.correlation_id),
+        attempt=claimed.attempts,
+        error=reason,
+    )
     if claimed.attempts >= CLAIMS_MAX:
         _settle({claimed.envelope.event_id: Verdict(EventState.DEAD, f"failed {claimed.attempts} times: {reason}")})
         return

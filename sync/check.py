@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -131,6 +131,9 @@ def settle_readings(
         due, state = readings[locked.level_id]
         reading = Reading(state.available, state.is_stocked, due.version)
         judgement = judge(locked.suspect, reading, now=now, orders_read_at=orders_read_at, lag=lag)
+        if locked.hold_at is None:
+            # Not mapped to any stock: nothing of ours is missing.
+            judgement = replace(judgement, hold=0)
         if judgement.push_applied is not None and judgement.ruling not in UNSETTLED:
             _settle_push(locked, judgement.push_applied)
         entries += _entries(locked, judgement, correlation_id, now)
@@ -185,7 +188,7 @@ def _lock(level_ids: Iterable[int], hold_at: dict[int, int | None]) -> list[_Loc
     locked = []
     for row in sql.rows(
         """
-        SELECT level.id, level.reported, level.version, level.source_at IS NULL AND level.confirmed_at IS NULL,
+        SELECT level.id, level.reported, level.version, level.confirmed_at IS NULL OR NOT level.is_stocked,
             level.sample, level.sample_version, level.sampled_at, push.id, push.to_quantity - push.from_quantity,
             batch.state, coalesce(sku.kind = 'bundle', false), listing.sku_id, level.held, level.held_at_id,
             level.confirmed_at

@@ -89,6 +89,7 @@ class Level:
     suspect_available: int | None
     sample: int | None
     open_push_to: int | None
+    held: int = 0
     order_effects_added: int = 0
     becomes: LevelChange | None = None
 
@@ -190,7 +191,7 @@ def _settle(line: Line, envelope: Envelope, world: World, outcome: Outcome) -> N
     assert line.sku_id is not None
     assert line.listing_id is not None
     assert line.store_location_id is not None
-    parts = world.parts[line.sku_id]
+    parts = _recipe(line, world)
     units = line.desired.taken - line.applied.taken
     line.postings += 1
     for warehouse, share in _spread(line, parts, units, world).items():
@@ -206,6 +207,15 @@ def _settle(line: Line, envelope: Envelope, world: World, outcome: Outcome) -> N
     for sku in parts:
         for affected in (sku, *world.bundles.get(sku, ())):
             outcome.dirty.setdefault(affected, envelope)
+
+
+def _recipe(line: Line, world: World) -> Mapping[int, int]:
+    """What one unit of the line is made of. A bundle that changed since gives back what was taken for it."""
+    assert line.sku_id is not None
+    if not line.taken_from:
+        return world.parts[line.sku_id]
+    sku_of = {level: sku for (sku, _), level in world.stock_level_ids.items() if level in line.taken_from}
+    return {sku_of[level]: taken.units_per_line_unit for level, taken in line.taken_from.items()}
 
 
 def _place(line: Line, world: World) -> str:
@@ -224,8 +234,11 @@ def _place(line: Line, world: World) -> str:
         if location is None:
             return f"location {told[1]}" if told else "location of the sale"
         line.store_location_id = location
-    if not world.warehouses.get(line.store_location_id):
-        line_location, line.store_location_id = line.store_location_id, None
+    can_give_back = bool(line.taken_from) and line.desired.taken <= line.applied.taken
+    if not world.warehouses.get(line.store_location_id) and not can_give_back:
+        line_location = line.store_location_id
+        if not line.postings:
+            line.store_location_id = None
         return f"location without a warehouse: {line_location}"
     assert line.listing_id is not None
     line.level_id = world.levels[(line.listing_id, line.store_location_id)].id
@@ -235,7 +248,7 @@ def _place(line: Line, world: World) -> str:
 def _spread(line: Line, parts: Mapping[int, int], units: int, world: World) -> dict[int, Effect]:
     """The line's whole desired effect, in line units per warehouse, when `units` more (or fewer) are taken."""
     assert line.store_location_id is not None
-    warehouses = world.warehouses[line.store_location_id]
+    warehouses = world.warehouses.get(line.store_location_id, ())
     taken = _taken_by_warehouse(line, world)
     if units > 0:
         available = {
@@ -265,16 +278,17 @@ def _taken_by_warehouse(line: Line, world: World) -> dict[int, int]:
 def _split(desired: Effect, taken: Mapping[int, int], warehouses: Sequence[int]) -> dict[int, Effect]:
     """Divide the committed units over the warehouses they were taken from; what is shipped leaves the first of them."""
     order = {warehouse: place for place, warehouse in enumerate(warehouses)}
-    by_priority = sorted(taken, key=lambda warehouse: order.get(warehouse, len(order)))
+    by_priority = sorted(taken or warehouses[:1], key=lambda warehouse: order.get(warehouse, len(order)))
     committed = dict.fromkeys(by_priority, 0)
     rest = desired.committed
     for warehouse in reversed(by_priority):
-        committed[warehouse] = max(0, min(taken[warehouse], rest))
+        committed[warehouse] = max(0, min(taken.get(warehouse, 0), rest))
         rest -= committed[warehouse]
     if rest:
         committed[by_priority[0]] += rest
     return {
-        warehouse: Effect(committed[warehouse], committed[warehouse] - taken[warehouse]) for warehouse in by_priority
+        warehouse: Effect(committed[warehouse], committed[warehouse] - taken.get(warehouse, 0))
+        for warehouse in by_priority
     }
 
 
@@ -332,16 +346,16 @@ def _level(event: LevelTouched, envelope: Envelope, world: World) -> Verdict:
 def _compare(event: LevelTouched, level: Level) -> Verdict:
     if event.source_at is not None and level.source_at is not None and event.source_at < level.source_at:
         return Verdict(IGNORED, "superseded: newer than this is known")
-    if event.is_stocked is False:
+    if event.is_stocked is not None:
         level.becomes = LevelChange(is_suspect=True, source_at=event.source_at)
-        return Verdict(APPLIED, "no longer stocked there: to be read")
+        return Verdict(APPLIED, f"{'' if event.is_stocked else 'no longer '}stocked there: to be read")
     if event.available is None:
         level.becomes = LevelChange(is_suspect=True, source_at=event.source_at)
         return Verdict(APPLIED, "to be read")
     if event.available == level.open_push_to:
         return Verdict(IGNORED, "echo: of a write of ours under way")
     if event.available == level.reported:
-        if level.sample is None and level.open_push_to is None:
+        if level.sample is None and level.open_push_to is None and not level.held:
             level.becomes = LevelChange(is_suspect=False, source_at=event.source_at)
         return Verdict(IGNORED, "echo: as expected")
     level.becomes = LevelChange(is_suspect=True, source_at=event.source_at, available=event.available)
@@ -354,6 +368,7 @@ def explained(level: Level) -> bool:
         level.suspect_since is not None
         and level.sample is None
         and level.open_push_to is None
+        and not level.held  # only a reading gives held units back
         and level.order_effects_added != 0
         and level.suspect_available == level.reported
     )

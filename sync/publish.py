@@ -208,7 +208,7 @@ def _desired(
 
 
 def _write(changed: Sequence[tuple[Target, int | None]], marks: Mapping[int, Mark], now: datetime) -> None:
-    """Write what should be shown. Events wait for a push only where there will be one."""
+    """Write what should be shown, unless the listing is another SKU's by now. Events wait only where a push will come."""
     if not changed:
         return
     sql.rows(
@@ -226,14 +226,16 @@ def _write(changed: Sequence[tuple[Target, int | None]], marks: Mapping[int, Mar
                 waiting_correlation_ids = CASE WHEN told.desired = level.reported THEN '{}'
                     WHEN level.desired = level.reported THEN told.correlation_ids::uuid[]
                     ELSE (told.correlation_ids::uuid[] || level.waiting_correlation_ids)[1:%s] END
-            FROM unnest(%s::bigint[], %s::int[], %s::timestamptz[], %s::text[])
-                AS told (id, desired, caused_at, correlation_ids)
-            WHERE level.id = told.id
+            FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::timestamptz[], %s::text[])
+                AS told (id, sku_id, desired, caused_at, correlation_ids)
+            JOIN channels_listing listing USING (sku_id)
+            WHERE level.id = told.id AND listing.id = level.listing_id
             """,
             [
                 now,
                 STORY_EVENTS,
                 [target.level_id for target, _ in changed],
+                [target.sku_id for target, _ in changed],
                 [desired for _, desired in changed],
                 [marks[target.sku_id].caused_at for target, _ in changed],
                 [_array(marks[target.sku_id].correlation_ids) for target, _ in changed],

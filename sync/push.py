@@ -268,6 +268,10 @@ def _send(channel: Channel, connector: Connector, batch: Batch, rng: random.Rand
         _commit_unknown(channel, batch, error, rng)
         return False
     except protocol.ChannelError as error:
+        if batch.is_repeat and isinstance(error, protocol.Refused):
+            # Refused this time: the first may have been applied all the same, and asking again will not tell.
+            done.has_suspects = _leave_to_reading(batch, str(error))
+            return False
         done.wait_seconds = _commit_not_sent(channel, batch, error, rng)
         return False
     _commit_answer(channel, batch, result, rng, done)
@@ -299,9 +303,7 @@ def _commit_answer(
     outcomes = [row.outcome for row in result.rows]
     if batch.is_repeat and any(outcome is not RowOutcome.CONFIRMED for outcome in outcomes):
         # Refused the second time: the first may have been applied all the same. Only the store can tell.
-        if _fenced(batch, "unresolved", error=_first_message(result.rows)):
-            _suspect([row.level_id for row in batch.rows], "outcome of a write unknown", timedelta(0))
-            done.has_suspects = True
+        done.has_suspects = _leave_to_reading(batch, _first_message(result.rows))
         return
     if not _fenced(batch, "done", error=_first_message(result.rows)):
         log.info("push.fenced", batch=str(batch.id), channel_id=channel.pk)
@@ -433,12 +435,20 @@ def _suspect(level_ids: Sequence[int], reason: str, check_after: timedelta) -> N
 
 
 @transaction.atomic
+def _leave_to_reading(batch: Batch, error: str) -> bool:
+    """Only the store can tell what became of this batch; False when it is not ours any more."""
+    if not _fenced(batch, "unresolved", error=error):
+        return False
+    _lock_levels(batch)
+    _suspect([row.level_id for row in batch.rows], "outcome of a write unknown", timedelta(0))
+    return True
+
+
+@transaction.atomic
 def _commit_unknown(channel: Channel, batch: Batch, error: protocol.ChannelError, rng: random.Random) -> None:
     """No whole answer: the same key again, later; after the last attempt the store is read instead."""
     if batch.attempt > MAX_ATTEMPTS:
-        if _fenced(batch, "unresolved", error=str(error)):
-            _lock_levels(batch)
-            _suspect([row.level_id for row in batch.rows], "outcome of a write unknown", timedelta(0))
+        _leave_to_reading(batch, str(error))
         return
     delay = max(delay_seconds(batch.attempt, rng), error.retry_after or 0.0)
     _fenced(batch, "unknown", error=str(error), next_attempt=timedelta(seconds=delay))

@@ -119,7 +119,8 @@ def effect(register: Register) -> Effect:
     if register.cancelled_at is not None:
         # Cancelled without being put back: sold no more, but not for sale either.
         written_off, still_open = written_off + still_open, 0
-    returned = min(units[Restock.RETURN], ordered)
+    # What is told of refunds may be ahead of what is told of shipments, but nothing comes back that was not sold.
+    returned = min(units[Restock.RETURN], shipped + written_off + still_open)
     return Effect(committed=still_open, on_hand=returned - shipped - written_off)
 
 

@@ -33,7 +33,7 @@ class Suspect:
 
     reported: int
     version: int
-    is_first_reading: bool
+    is_first_reading: bool  # or the first since the store began to count the item there again
     sample: int | None
     sample_version: int | None
     sampled_at: datetime | None
@@ -71,7 +71,8 @@ def judge(
     late the store's order list may be.
     """
     if not reading.is_stocked or reading.available is None:
-        return Judgement(Ruling.UNSTOCKED)
+        # A write of unknown outcome has nothing left to be seen in; should the item come back, it is read anew.
+        return Judgement(Ruling.UNSTOCKED, push_applied=None if level.open_delta is None else False)
     if level.version != reading.version_before:
         return Judgement(Ruling.MOVED, hold=level.held)
     residue, push_applied = _attribute(level, reading.available)

@@ -30,6 +30,7 @@ class Found:
 def sweep(*, now: datetime) -> Found:
     """Look for work that is due. It takes no lock: two sweeps at once ring the same bells, which collapse."""
     Heartbeat.objects.update_or_create(name="sweep", defaults={"beat_at": now})
+    take_up_placeable_lines()
     return Found(
         merchants_to_apply=_ids(
             """
@@ -66,6 +67,32 @@ def sweep(*, now: datetime) -> Found:
                 WHERE level.channel_id = channel.id AND level.suspect_since IS NOT NULL AND level.next_check_at <= now())
             """
         ),
+    )
+
+
+def take_up_placeable_lines() -> int:
+    """Have events applied again whose order lines wait for a mapping that is there by now; returns how many.
+
+    A mapping takes up what was set aside before it (`sync.hooks`). A line that was set aside at that very moment, by a
+    transaction that had not seen the mapping yet, is found here. It costs attempts, so that it ends by itself.
+    """
+    return sql.execute(
+        """
+        UPDATE channels_inboxevent event
+        SET state = 'pending', reason = '', settled_at = NULL, next_attempt_at = now()
+        FROM sync_orderline line
+        WHERE event.id = line.latest_event_id AND event.state IN ('applied', 'ignored') AND event.attempts <= %s
+            AND line.waiting_for <> '' AND CASE WHEN line.waiting_for LIKE 'variant %%' THEN EXISTS (
+                SELECT 1 FROM channels_listing listing
+                WHERE listing.channel_id = line.channel_id AND listing.remote_variant_id = line.remote_variant_id
+                    AND listing.sku_id IS NOT NULL)
+            ELSE EXISTS (
+                SELECT 1 FROM channels_storelocation place
+                JOIN locations_mapping mapping ON mapping.store_location_id = place.id
+                WHERE place.channel_id = line.channel_id AND line.waiting_for IN ('location of the sale',
+                    'location ' || place.remote_id, 'location without a warehouse: ' || place.id)) END
+        """,
+        [MAX_ATTEMPTS],
     )
 
 

@@ -194,19 +194,19 @@ def lock_stock(
 ) -> tuple[dict[tuple[int, int], int], dict[int, Balance]]:
     """Make and lock the stock levels that sales of these SKUs at these store locations may draw on."""
     warehouses = {warehouse for location in locations for warehouse in mappings.warehouses.get(location, ())}
-    stocked = mappings.stocked_skus(skus)
+    # Units can be given back to where they were taken, whatever bundles are made of and locations draw on by now.
+    known = sorted(taken_from)
+    taken = (
+        sql.rows("SELECT id, sku_id, warehouse_id FROM inventory_stocklevel WHERE id = ANY(%s::bigint[])", [known])
+        if known
+        else []
+    )
+    stocked = mappings.stocked_skus(skus) | {sku for _, sku, _ in taken}
     ids = stock.ensure_levels(
         merchant_id=merchant_id, pairs=[(sku, warehouse) for sku in stocked for warehouse in warehouses]
     )
-    balances = stock.lock_balances({*ids.values(), *taken_from})
-    strangers = set(taken_from) - set(ids.values())
-    if strangers:
-        # Taken from a warehouse that the location no longer draws on: units can still be given back there.
-        for level, sku, warehouse in sql.rows(
-            "SELECT id, sku_id, warehouse_id FROM inventory_stocklevel WHERE id = ANY(%s::bigint[])", [list(strangers)]
-        ):
-            ids[(sku, warehouse)] = level
-    return ids, balances
+    ids |= {(sku, warehouse): level for level, sku, warehouse in taken}
+    return ids, stock.lock_balances(ids.values())
 
 
 def lock_levels(pairs: Iterable[tuple[int, int]], merchant_id: int) -> dict[tuple[int, int], Level]:
@@ -217,7 +217,7 @@ def lock_levels(pairs: Iterable[tuple[int, int]], merchant_id: int) -> dict[tupl
     listings, locations = [listing for listing, _ in wanted], [location for _, location in wanted]
     select = """
         SELECT level.id, level.listing_id, level.store_location_id, level.reported, level.source_at,
-            level.suspect_since, level.suspect_available, level.sample
+            level.suspect_since, level.suspect_available, level.sample, level.held
         FROM channels_listinglevel level
         JOIN unnest(%s::bigint[], %s::bigint[]) AS told (listing_id, store_location_id)
             USING (listing_id, store_location_id)
@@ -252,6 +252,7 @@ def lock_levels(pairs: Iterable[tuple[int, int]], merchant_id: int) -> dict[tupl
             suspect_available=row[6],
             sample=row[7],
             open_push_to=open_pushes.get(row[0]),
+            held=row[8],
         )
         for row in found
     }

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from channels import connect, credentials, mapping, protocol, replay, steering
+from channels import connect, credentials, mapping, onboarding, protocol, replay, steering
 from channels.models import Channel, ChannelState, Credential, EventState, InboxEvent, Listing, ListingLevel
 from merchants.models import AuditEvent, Member, Role, User
 from synctec.lib.secret import Secret
@@ -359,3 +359,46 @@ def test_a_stranger_can_not_stock_anothers_level(client: Client, manager: User) 
 
     assert answer.status_code in (302, 404)
     assert not AuditEvent.objects.filter(action="listing_level.stock").exists()
+
+
+def test_a_shopify_store_is_connected_with_the_merchants_own_app(
+    client: Client, manager: User, alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def connected(**values: Any) -> Channel:
+        asked.append(values)
+        return alder.shops["north"].channel
+
+    monkeypatch.setattr(onboarding, "connect_with_client_credentials", connected)
+    form = {
+        "merchant": alder.merchant.pk,
+        "name": "East",
+        "account": " East.myshopify.com",
+        "client_id": "id",
+        "client_secret": "shpss_secret",
+    }
+
+    page = client.post(reverse("admin:channels_channel_connect_shopify_store"), form, follow=True)
+
+    assert page.status_code == 200
+    assert asked[0]["account"] == "east.myshopify.com"
+    assert asked[0]["client_secret"].reveal() == "shpss_secret"
+    assert "shpss_secret" not in page.content.decode()
+
+
+def test_a_store_that_refuses_the_app_is_told_in_the_form(
+    client: Client, manager: User, alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**values: Any) -> Channel:
+        raise onboarding.OnboardingError("check the client id and secret")
+
+    monkeypatch.setattr(onboarding, "connect_with_client_credentials", refused)
+    form = {"merchant": alder.merchant.pk, "name": "East", "account": "e.myshopify.com", "client_id": "i"}
+
+    page = client.post(
+        reverse("admin:channels_channel_connect_shopify_store"), form | {"client_secret": "shpss_secret"}
+    )
+
+    assert "check the client id and secret" in page.content.decode()
+    assert "shpss_secret" not in page.content.decode()

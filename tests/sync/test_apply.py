@@ -8,13 +8,31 @@ from typing import Any
 
 import pytest
 
-from channels.models import EventState, InboxEvent, Listing
+from channels import mapping
+from channels.models import EventState, InboxEvent, Listing, StoreLocation
+from channels.protocol import PolledOrder, Unavailable
 from inventory.models import BomLine, Movement, Shortage, Sku, SkuKind
-from sync import hooks
+from locations.models import GroupLocation, Mapping
+from sync import apply as applying
+from sync import catalogue, hooks, sweep
 from sync.apply import Applied, apply_batch
+from sync.decide import Verdict
+from sync.invariants import violations
 from sync.models import DirtySku, OrderLine
 from synctec.lib import sql
-from tests.factories import NOON, Trade, deliver, later, level_body, make_trade, order_body, refund_body
+from tests.factories import (
+    NOON,
+    Shop,
+    Trade,
+    deliver,
+    later,
+    level_body,
+    make_trade,
+    order_body,
+    polled_body,
+    refund_body,
+)
+from tests.fakes import FakeChannel
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -282,3 +300,181 @@ def test_the_number_of_statements_does_not_grow_with_the_batch(alder: Trade, mon
 
     # One more at most, to read the shortages that the second batch adds to.
     assert 10 < few <= many <= few + 1
+
+
+def test_a_refund_of_a_waiting_line_does_not_keep_it_waiting_once_it_is_mapped(alder: Trade) -> None:
+    north = alder.shops["north"]
+    mapping.map_listing(listing=north.listings["MUG"], sku=None, user=None)
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 3), ("TEE", 1)))
+    apply(alder)
+    deliver(north, "refunds/create", refund_body(1, 0, 1, "cancel"))
+    apply(alder)
+    assert alder.stock("MUG").committed == 0
+
+    mapping.map_listing(listing=north.listings["MUG"], sku=alder.skus["MUG"], user=None)
+    apply(alder)
+
+    assert alder.stock("MUG").committed == 2
+    assert not OrderLine.objects.exclude(waiting_for="").exists()
+
+
+def test_an_order_that_was_set_aside_while_its_listing_was_mapped_is_taken_up_by_the_sweep(alder: Trade) -> None:
+    north = alder.shops["north"]
+    Listing.objects.filter(pk=north.listings["MUG"].pk).update(sku=None)
+    event = deliver(north, "orders/create", order_body(north, 1, ("MUG", 2)))
+    apply(alder)
+    sweep.sweep(now=NOON)
+    assert outcome(event)[0] == EventState.IGNORED
+
+    # As if the mapping had been committed a moment before: what it took up was not set aside yet.
+    Listing.objects.filter(pk=north.listings["MUG"].pk).update(sku=alder.skus["MUG"])
+    found = sweep.sweep(now=NOON)
+    apply(alder)
+
+    assert found.merchants_to_apply == [alder.merchant.pk]
+    assert outcome(event) == (EventState.APPLIED, "")
+    assert alder.stock("MUG").committed == 2
+    assert sweep.sweep(now=NOON).merchants_to_apply == []
+
+
+def test_an_order_that_waits_for_a_location_is_taken_up_by_the_sweep(alder: Trade) -> None:
+    north = alder.shops["north"]
+    Mapping.objects.filter(store_location=north.location).delete()
+    event = deliver(north, "orders/create", order_body(north, 1, ("MUG", 2)))
+    apply(alder)
+    sweep.sweep(now=NOON)
+    assert outcome(event) == (EventState.IGNORED, "unmapped location of the sale")
+
+    Mapping.objects.create(
+        merchant=alder.merchant, group=alder.group, store_location=north.location, warehouse=alder.warehouse
+    )
+    sweep.sweep(now=NOON)
+    apply(alder)
+
+    assert outcome(event)[0] == EventState.APPLIED
+    assert alder.stock("MUG").committed == 2
+
+
+def test_a_cancellation_gives_back_to_a_warehouse_that_the_location_no_longer_draws_on(alder: Trade) -> None:
+    north = alder.shops["north"]
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 3)))
+    apply(alder)
+    Mapping.objects.filter(store_location=north.location).delete()
+    more = deliver(north, "orders/updated", order_body(north, 1, ("MUG", 4), at=20))
+    apply(alder)
+    assert outcome(more) == (EventState.IGNORED, f"unmapped location without a warehouse: {north.location.pk}")
+    assert OrderLine.objects.get().store_location_id == north.location.pk
+
+    deliver(north, "orders/updated", order_body(north, 1, ("MUG", 4), at=30, current=(1,)))
+    apply(alder)
+
+    assert alder.stock("MUG").committed == 1
+    assert OrderLine.objects.get().waiting_for == ""
+    assert list(violations(when_quiet=False)) == []
+
+
+def test_a_bundle_whose_components_changed_gives_back_the_ones_it_took() -> None:
+    alder = make_trade(stock_of={"MUG": 10, "TEE": 5, "CAP": 5, "SET": 0})
+    north = alder.shops["north"]
+    Sku.objects.filter(code="SET").update(kind=SkuKind.BUNDLE)
+    for component, quantity in (("MUG", 2), ("TEE", 1)):
+        BomLine.objects.create(
+            merchant=alder.merchant, bundle=alder.skus["SET"], component=alder.skus[component], quantity=quantity
+        )
+    deliver(north, "orders/create", order_body(north, 1, ("SET", 2)))
+    apply(alder)
+    BomLine.objects.filter(component=alder.skus["MUG"]).update(quantity=3)
+    BomLine.objects.filter(component=alder.skus["TEE"]).update(component=alder.skus["CAP"])
+
+    deliver(north, "orders/updated", order_body(north, 1, ("SET", 2), at=20, current=(1,)))
+    apply(alder)
+
+    assert [alder.stock(code).committed for code in ("MUG", "TEE", "CAP")] == [2, 1, 0]
+    assert list(violations(when_quiet=False)) == []
+
+
+def test_a_line_added_to_a_known_order_is_placed_by_reading_it(alder: Trade, monkeypatch: pytest.MonkeyPatch) -> None:
+    north = alder.shops["north"]
+    first, second = north.location, _second_location(alder, north)
+    store = FakeChannel()
+    monkeypatch.setattr(applying, "connector_for", lambda channel: store)
+    event = deliver(north, "orders/polled", polled_body(north, 1, "MUG", 1))
+    apply(alder)
+    assert outcome(event)[0] == EventState.APPLIED
+    north.location = second
+    body = polled_body(north, 1, "TEE", 1, at=20).replace(b"LineItem/100", b"LineItem/101")
+    store.orders = [PolledOrder("1", later(20), body)]
+
+    deliver(north, "orders/updated", order_body(north, 1, ("MUG", 1), ("TEE", 1), at=20))
+    apply(alder)
+
+    assert dict(OrderLine.objects.values_list("sku__code", "store_location")) == {"MUG": first.pk, "TEE": second.pk}
+
+
+def _second_location(alder: Trade, shop: Shop) -> StoreLocation:
+    location = StoreLocation.objects.create(
+        merchant=alder.merchant, channel=shop.channel, remote_id="777", name="Upstairs"
+    )
+    GroupLocation.objects.create(merchant=alder.merchant, group=alder.group, store_location=location)
+    Mapping.objects.create(
+        merchant=alder.merchant, group=alder.group, store_location=location, warehouse=alder.warehouse
+    )
+    return location
+
+
+def test_products_of_a_silent_store_hold_up_no_sale_and_cost_no_attempt(
+    alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north, south = alder.shops["north"], alder.shops["south"]
+    asked: list[int] = []
+
+    def silent(events: object, channel_id: int) -> object:
+        asked.append(OrderLine.objects.count())
+        raise Unavailable("timed out")
+
+    monkeypatch.setattr(catalogue, "read_untold", silent)
+    products = [deliver(south, "products/update", {"id": number}) for number in range(1, 6)]
+    sale = deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
+
+    apply_batch(merchant_id=alder.merchant.pk, now=NOON, rng=random.Random(1))
+
+    assert outcome(sale)[0] == EventState.APPLIED
+    assert asked == [1]
+    for product in products:
+        product.refresh_from_db()
+        assert (product.state, product.attempts) == (EventState.PENDING, 0)
+
+
+def test_slow_readings_of_products_hand_back_what_their_claim_does_not_cover(
+    alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north = alder.shops["north"]
+    moments = iter(range(0, 1000, 2))
+    monkeypatch.setattr(applying, "monotonic", lambda: float(next(moments)))
+    monkeypatch.setattr(catalogue, "read_untold", lambda events, channel_id: events)
+    monkeypatch.setattr(catalogue, "apply", lambda *told: Verdict(EventState.APPLIED))
+    products = [deliver(north, "products/update", {"id": number}) for number in range(1, 6)]
+
+    done = apply_batch(merchant_id=alder.merchant.pk, now=NOON, rng=random.Random(1))
+
+    assert (done.claimed, done.settled, done.busy) == (5, 2, 3)
+    assert [outcome(product)[0] for product in products] == ["applied"] * 2 + ["pending"] * 3
+    assert InboxEvent.objects.get(pk=products[-1].pk).attempts == 0
+
+
+def test_sales_do_not_wait_for_an_order_that_must_be_read_first(alder: Trade, monkeypatch: pytest.MonkeyPatch) -> None:
+    north, south = alder.shops["north"], alder.shops["south"]
+    committed: list[int] = []
+
+    def silent(channel: object) -> object:
+        committed.append(alder.stock("MUG").committed)
+        raise Unavailable("timed out")
+
+    monkeypatch.setattr(applying, "connector_for", silent)
+    edited = deliver(south, "orders/edited", {"order_edit": {"order_id": 5}})
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
+
+    apply(alder)
+
+    assert committed[0] == 1
+    assert outcome(edited)[0] == EventState.PENDING

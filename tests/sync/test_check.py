@@ -8,9 +8,11 @@ import pytest
 from django.db.models.functions import Now
 from pytest_django.fixtures import Settings
 
-from channels.models import Channel, InboxEvent, ListingLevel
+from channels import mapping
+from channels.models import BatchState, Channel, InboxEvent, ListingLevel, Push, PushBatch, PushState
 from channels.protocol import PolledOrder
-from inventory.models import Movement
+from inventory.models import Movement, StockLevel
+from locations.models import Mapping
 from sync.check import Checked, check_channel, suspect_levels
 from sync.models import Drift, DriftAction
 from sync.publish import publish_batch
@@ -189,3 +191,136 @@ def test_an_item_that_is_no_longer_stocked_is_not_published(alder: Trade, north:
 
     level = north.level("MUG")
     assert (level.is_stocked, level.desired) == (False, None)
+
+
+def test_a_suspect_whose_listing_was_unmapped_does_not_hold_up_the_others(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    suspect(north, "MUG")
+    suspect(north, "TEE")
+    mapping.map_listing(listing=north.listings["MUG"], sku=None, user=None)
+    store.levels[store.where(north, "MUG")] = 6
+
+    done = check(north, store)
+
+    assert (done.read, done.explained, done.waiting) == (2, 1, 1)
+    assert (north.level("MUG").sample, north.level("MUG").held) == (6, 0)
+    assert north.level("TEE").suspect_since is None
+
+
+def test_a_suspect_without_a_stock_level_of_its_own_holds_nothing(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    Mapping.objects.filter(store_location=north.location).delete()
+    store.levels[store.where(north, "MUG")] = 6
+    suspect(north, "MUG")
+
+    assert check(north, store).waiting == 1
+    assert StockLevel.objects.get(sku=alder.skus["MUG"]).held == 0
+
+
+def test_held_units_are_given_back_by_a_reading_and_never_forgotten(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    store.sell(north, "MUG", 2)
+    suspect(north, "MUG")
+    check(north, store)
+    assert alder.stock("MUG").held == 2
+    # A refused write throws the reading away, and the merchant puts the units back before the next.
+    ListingLevel.objects.filter(pk=north.level("MUG").pk).update(
+        sample=None, sampled_at=None, sample_version=None, suspect_reason="changed before our write"
+    )
+    store.sell(north, "MUG", -2)
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 10))
+
+    apply(alder)
+    assert north.level("MUG").suspect_since is not None
+    check(north, store)
+
+    level = north.level("MUG")
+    assert (level.suspect_since, level.held, alder.stock("MUG").held) == (None, 0, 0)
+
+
+def test_held_units_are_given_back_when_the_order_explains_a_newer_webhook(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    store.sell(north, "MUG", 2)
+    suspect(north, "MUG")
+    check(north, store)
+    ListingLevel.objects.filter(pk=north.level("MUG").pk).update(sample=None, sampled_at=None, sample_version=None)
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 8))
+    apply(alder)
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 2)))
+
+    apply(alder)
+    check(north, store)
+
+    stock = alder.stock("MUG")
+    assert (stock.committed, stock.held, stock.available) == (2, 0, 8)
+    assert north.level("MUG").suspect_since is None
+
+
+def test_a_write_without_an_answer_is_settled_when_the_item_is_gone(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    level = north.level("MUG")
+    batch = PushBatch.objects.create(
+        id="00000000-0000-7000-8000-000000000001",
+        merchant=alder.merchant,
+        channel=north.channel,
+        state=BatchState.UNRESOLVED,
+        lease_token=1,
+    )
+    Push.objects.create(
+        merchant=alder.merchant,
+        channel=north.channel,
+        batch=batch,
+        position=0,
+        listing_level=level,
+        from_quantity=10,
+        to_quantity=7,
+    )
+    del store.levels[store.where(north, "MUG")]
+    suspect(north, "MUG")
+
+    check(north, store)
+
+    assert Push.objects.get().state == PushState.REJECTED
+    assert north.level("MUG").is_stocked is False
+
+
+def test_an_item_that_is_stocked_again_starts_from_its_reading_and_costs_the_pool_nothing(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    del store.levels[store.where(north, "MUG")]
+    suspect(north, "MUG")
+    check(north, store)
+    store.activate_level(
+        inventory_item_id=north.listings["MUG"].inventory_item_id, location_id=north.location.remote_id, key="k"
+    )
+    deliver(north, "inventory_levels/connect", level_body(north, "MUG", 0))
+
+    apply(alder)
+    check(north, store)
+    publish_batch(merchant_id=alder.merchant.pk, now=NOON)
+
+    level = north.level("MUG")
+    assert (level.is_stocked, level.suspect_since, level.reported, level.desired) == (True, None, 0, 10)
+    assert alder.stock("MUG").available == 10
+
+
+def test_a_webhook_before_the_first_reading_does_not_make_it_a_second_one(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    ListingLevel.objects.filter(listing=north.listings["MUG"]).update(
+        base=0, source_at=None, confirmed_at=None, suspect_since=NOON, suspect_reason="never read"
+    )
+    store.levels[store.where(north, "MUG")] = -2
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", -2))
+
+    apply(alder)
+    check(north, store)
+
+    level = north.level("MUG")
+    assert (level.base, level.suspect_since) == (-2, None)
+    assert alder.stock("MUG").available == 10

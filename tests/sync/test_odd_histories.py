@@ -33,7 +33,10 @@ def world(parts: dict[int, int] | None = None) -> World:
         counted_from={1: None},
         stock_level_ids=stock_levels,
         available={101: 5, 102: 4, 103: 2, 104: 9},
-        levels={(21, 31): Level(41, 0, None, None, None, None, None), (22, 31): Level(42, 0, None, None, None, None, None)},
+        levels={
+            (21, 31): Level(41, 0, None, None, None, None, None),
+            (22, 31): Level(42, 0, None, None, None, None, None),
+        },
         lines={},
     )
 
@@ -60,6 +63,9 @@ def live_through(history: list[Told], place: World) -> dict[int, tuple[int, int]
     booked: dict[int, tuple[int, int]] = {MUG: (0, 0), TEE: (0, 0)}
     sku_of = {level: sku for (sku, _), level in place.stock_level_ids.items()}
     committed_at = dict.fromkeys(sku_of, 0)
+    for line in place.lines.values():
+        for level, taken in line.taken_from.items():
+            committed_at[level] += taken.committed
     for number, event in enumerate(history):
         outcome = Outcome()
         decide(event, Envelope(number, 1, uuid.uuid4(), NOON), place, outcome)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
+from channels import mapping
 from channels.models import BatchState, Channel, ListingLevel, Push, PushBatch, PushState
 from channels.protocol import ChannelError, OutcomeUnknown, Paced, Refused, Throttled, Unavailable
-from sync import push
+from sync import publish, push
 from sync.check import Checked, check_channel
 from sync.publish import publish_batch
 from sync.push import Pushed, claim_batch, push_channel
@@ -320,3 +322,38 @@ def test_no_channel_error_is_lost(alder: Trade, south: Shop, store: FakeChannel)
     run(south, store)
 
     assert PushBatch.objects.get().error == "gone"
+
+
+def test_a_repeat_that_is_refused_as_a_whole_is_left_to_a_reading_and_holds_up_nothing(
+    alder: Trade, south: Shop, store: FakeChannel
+) -> None:
+    store.faults = ["lost after", Refused("no")]
+    sell_in_north(alder, 3)
+    run(south, store)
+    let_leases_run_out()
+
+    done = run(south, store)
+
+    assert len(store.writes) == 2
+    assert (PushBatch.objects.get().state, done.has_suspects) == (BatchState.UNRESOLVED, True)
+    check(south, store)
+    assert Push.objects.get().state == PushState.CONFIRMED
+    assert (south.level("MUG").reported, south.level("MUG").suspect_since) == (7, None)
+
+
+def test_a_listing_that_is_unmapped_while_it_is_published_is_not_written(
+    alder: Trade, south: Shop, store: FakeChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_rules = publish._rules
+
+    def unmapped_meanwhile(*args: Any) -> Any:
+        mapping.map_listing(listing=south.listings["MUG"], sku=None, user=None)
+        return find_rules(*args)
+
+    monkeypatch.setattr(publish, "_rules", unmapped_meanwhile)
+    sell_in_north(alder, 3)
+
+    run(south, store)
+
+    assert south.level("MUG").desired is None
+    assert store.writes == []
