@@ -38,7 +38,7 @@ FAULTS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     local = LocalStack(tmp_path_factory.mktemp("stack") / "data", demo_options=(f"--stores={STORES}", "--skus=40"))
     with local:
@@ -107,7 +107,7 @@ def test_nothing_is_lost_when_servers_are_away(stack: LocalStack, victims: tuple
     time.sleep(2)
     for victim in victims:
         stack.kill(victim, down_seconds=10)
-    time.sleep(13)
+    time.sleep(12)
     tally = buyers.stop()
 
     # Without anyone's help: no reconciliation is asked for.
