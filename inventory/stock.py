@@ -9,15 +9,19 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
+import psycopg
 from django.db import transaction
 
 from inventory import ledger
-from inventory.models import Cause
+from inventory.models import Cause, StockLevel
 from merchants import trail
 from merchants.models import User
 from synctec.lib import sql
 from synctec.lib.ids import uuid7
+
+Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 #: Told of every committed change made here by hand: `(merchant_id, sku_ids, correlation_id, now)`. The engine, which
 #: this app must not import, hangs its publishing mark on it (see `sync.apps`). Called inside the transaction.
@@ -100,7 +104,7 @@ def _open_shortages(stock_level_ids: Sequence[int]) -> list[ledger.OpenShortage]
         return [ledger.OpenShortage(*row) for row in cursor.fetchall()]
 
 
-def _write_movements(cursor, merchant_id: int, lines: Sequence[ledger.Line]) -> None:  # type: ignore[no-untyped-def]
+def _write_movements(cursor: Cursor, merchant_id: int, lines: Sequence[ledger.Line]) -> None:
     cursor.execute(
         """
         INSERT INTO inventory_movement (merchant_id, stock_level_id, seq, account, delta, balance_after, cause,
@@ -126,7 +130,7 @@ def _write_movements(cursor, merchant_id: int, lines: Sequence[ledger.Line]) -> 
     )
 
 
-def _write_balances(cursor, balances: Iterable[ledger.Balance], now: datetime) -> None:  # type: ignore[no-untyped-def]
+def _write_balances(cursor: Cursor, balances: Iterable[ledger.Balance], now: datetime) -> None:
     rows = list(balances)
     cursor.execute(
         """
@@ -147,7 +151,7 @@ def _write_balances(cursor, balances: Iterable[ledger.Balance], now: datetime) -
     )
 
 
-def _write_shortages(cursor, merchant_id: int, posting: ledger.Posting, now: datetime) -> None:  # type: ignore[no-untyped-def]
+def _write_shortages(cursor: Cursor, merchant_id: int, posting: ledger.Posting, now: datetime) -> None:
     if posting.shortages:
         made = [(shortage, shortage.entry) for shortage in posting.shortages]
         cursor.execute(
@@ -238,8 +242,6 @@ def _record_adjustment(
     entry: ledger.Entry,
     user: User | None,
 ) -> None:
-    from inventory.models import StockLevel
-
     trail.record(
         merchant_id=merchant_id,
         action="stock.adjust",

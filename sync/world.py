@@ -6,6 +6,7 @@ number of events, never on the number of listings of a SKU.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def lock_lines(orders: Iterable[tuple[int, str]]) -> dict[LineKey, Line]:
             key=(row[1], row[2], row[3]),
             id=row[0],
             order_name=row[4],
-            register=register.from_json(_json(row[5])),
+            register=register.from_json(json.loads(row[5])),
             listing_id=row[6],
             sku_id=row[7],
             level_id=row[8],
@@ -181,12 +182,6 @@ def lock_lines(orders: Iterable[tuple[int, str]]) -> dict[LineKey, Line]:
         ):
             by_id[line_id].taken_from[level] = Taken(units, committed, on_hand)
     return lines
-
-
-def _json(value: Any) -> Any:
-    import json
-
-    return json.loads(value) if isinstance(value, str) else value
 
 
 def lock_stock(
