@@ -24,7 +24,7 @@ from synctec.lib.ids import uuid7
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 #: Told of every committed change made here by hand: `(merchant_id, sku_ids, correlation_id, now)`. The engine, which
-#: this app must not import, hangs its publishing mark on it (see `sync.apps`). Called inside the transaction.
+#: this app must not import, hangs its publishing mark on it (see `sync.hooks`). Called inside the transaction.
 on_change: list[Callable[[int, Sequence[int], uuid.UUID, datetime], None]] = []
 
 

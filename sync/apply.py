@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from time import monotonic
 
@@ -64,7 +64,6 @@ class Applied:
     busy: int = 0
     failed: int = 0
     dirty: bool = False
-    suspects: set[int] = field(default_factory=set)  # channels
 
 
 def apply_batch(*, merchant_id: int, now: datetime, rng: random.Random) -> Applied:

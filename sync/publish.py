@@ -20,8 +20,6 @@ from sync import world
 from synctec.lib import sql
 
 BATCH_SKUS = 500
-#: A push tells of this many of the events behind it; the newest are kept.
-STORY_EVENTS = 64
 
 
 @dataclass(slots=True)
@@ -211,10 +209,7 @@ def _write(changed: Sequence[tuple[Target, int | None]], marks: Mapping[int, Mar
     """Write what should be shown, unless the listing is another SKU's by now. Events wait only where a push will come."""
     if not changed:
         return
-    sql.rows(
-        "SELECT id FROM channels_listinglevel WHERE id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE",
-        [[target.level_id for target, _ in changed]],
-    )
+    world.lock_level_rows(target.level_id for target, _ in changed)
     with sql.cursor() as cursor:
         cursor.execute(
             """
@@ -233,7 +228,7 @@ def _write(changed: Sequence[tuple[Target, int | None]], marks: Mapping[int, Mar
             """,
             [
                 now,
-                STORY_EVENTS,
+                world.STORY_EVENTS,
                 [target.level_id for target, _ in changed],
                 [target.sku_id for target, _ in changed],
                 [desired for _, desired in changed],
@@ -245,5 +240,5 @@ def _write(changed: Sequence[tuple[Target, int | None]], marks: Mapping[int, Mar
 
 def _array(correlation_ids: Sequence[uuid.UUID]) -> str:
     """A PostgreSQL array literal: arrays of arrays of unequal length cannot be passed as one parameter."""
-    newest = correlation_ids[-STORY_EVENTS:]
+    newest = correlation_ids[-world.STORY_EVENTS :]
     return "{" + ",".join(str(correlation_id) for correlation_id in newest) + "}"

@@ -25,6 +25,7 @@ from django.db import transaction
 from channels import credentials, protocol
 from channels.models import Channel
 from channels.protocol import Connector, QuantityChange, RowOutcome, RowResult
+from sync import world
 from synctec.lib import sql
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 from synctec.lib.ids import uuid7
@@ -274,7 +275,7 @@ def _send(channel: Channel, connector: Connector, batch: Batch, rng: random.Rand
             return False
         done.wait_seconds = _commit_not_sent(channel, batch, error, rng)
         return False
-    _commit_answer(channel, batch, result, rng, done)
+    _commit_answer(channel, batch, result, done)
     return True
 
 
@@ -296,9 +297,7 @@ def _fenced(batch: Batch, state: str, *, error: str = "", next_attempt: timedelt
 
 
 @transaction.atomic
-def _commit_answer(
-    channel: Channel, batch: Batch, result: protocol.WriteResult, rng: random.Random, done: Pushed
-) -> None:
+def _commit_answer(channel: Channel, batch: Batch, result: protocol.WriteResult, done: Pushed) -> None:
     sql.forgo_flush()  # without this, the same key is sent again
     outcomes = [row.outcome for row in result.rows]
     if batch.is_repeat and any(outcome is not RowOutcome.CONFIRMED for outcome in outcomes):
@@ -312,10 +311,10 @@ def _commit_answer(
     pairs = list(zip(batch.rows, result.rows, strict=True))
     confirmed = [row for row, told in pairs if told.outcome is RowOutcome.CONFIRMED]
     stale = [row for row, told in pairs if told.outcome is RowOutcome.STALE]
-    _lock_levels(batch)
+    world.lock_level_rows(row.level_id for row in batch.rows)
     if confirmed:
         confirm([row.push_id for row in confirmed], result.source_at)
-    _reject([(row, told) for row, told in pairs if told.outcome is not RowOutcome.CONFIRMED], rng)
+    _reject([(row, told) for row, told in pairs if told.outcome is not RowOutcome.CONFIRMED])
     if stale:
         _suspect([row.level_id for row in stale], "changed before our write", timedelta(milliseconds=200))
     done.confirmed += len(confirmed)
@@ -327,13 +326,6 @@ def _commit_answer(
 
 def _first_message(rows: Sequence[RowResult]) -> str:
     return next((f"{row.code}: {row.message}" for row in rows if row.outcome is not RowOutcome.CONFIRMED), "")
-
-
-def _lock_levels(batch: Batch) -> None:
-    sql.rows(
-        "SELECT 1 FROM channels_listinglevel WHERE id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE",
-        [[row.level_id for row in batch.rows]],
-    )
 
 
 def confirm(push_ids: Sequence[int], source_at: datetime | None) -> None:
@@ -359,7 +351,7 @@ def confirm(push_ids: Sequence[int], source_at: datetime | None) -> None:
         )
 
 
-def _reject(pairs: Sequence[tuple[Row, RowResult]], rng: random.Random) -> None:
+def _reject(pairs: Sequence[tuple[Row, RowResult]]) -> None:
     """These rows were not applied. Their levels stay out of sync; the next batch computes their value anew."""
     if not pairs:
         return
@@ -404,7 +396,7 @@ def give_back(
                     told.code, told.message
             )
             UPDATE channels_listinglevel level
-            SET waiting_correlation_ids = (level.waiting_correlation_ids || rejected.correlation_ids)[1:64],
+            SET waiting_correlation_ids = (level.waiting_correlation_ids || rejected.correlation_ids)[1:%s],
                 waiting_since = least(level.waiting_since, rejected.caused_at),
                 next_push_at = now() + rejected.pause, push_failures = level.push_failures + rejected.failures,
                 last_error = left(concat_ws(': ', nullif(rejected.code, ''), rejected.message), 500)
@@ -416,6 +408,7 @@ def give_back(
                 [message[:500] for message in messages],
                 list(pauses),
                 list(failures),
+                world.STORY_EVENTS,
             ],
         )
 
@@ -439,7 +432,7 @@ def _leave_to_reading(batch: Batch, error: str) -> bool:
     """Only the store can tell what became of this batch; False when it is not ours any more."""
     if not _fenced(batch, "unresolved", error=error):
         return False
-    _lock_levels(batch)
+    world.lock_level_rows(row.level_id for row in batch.rows)
     _suspect([row.level_id for row in batch.rows], "outcome of a write unknown", timedelta(0))
     return True
 
@@ -468,7 +461,7 @@ def _commit_not_sent(channel: Channel, batch: Batch, error: protocol.ChannelErro
                 cursor.execute("UPDATE channels_pushbatch SET attempts = attempts - 1 WHERE id = %s", [batch.id])
         return wait
     if _fenced(batch, "done", error=str(error)):
-        _lock_levels(batch)
+        world.lock_level_rows(row.level_id for row in batch.rows)
         refused = isinstance(error, protocol.Refused)
         give_back(
             [row.push_id for row in batch.rows],

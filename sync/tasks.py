@@ -45,7 +45,9 @@ LINGER_SECONDS = 0.8
 GATHER_SECONDS = 0.02
 #: A channel is written to at most this often: what changes meanwhile shares the next call.
 PUSH_EVERY_SECONDS = 0.15
-#: Bells heard ringing are not pressed again for this long. Less than LINGER_SECONDS: whoever holds them is there.
+#: Tasks that stay. Their bells, heard ringing, are not pressed again for a moment shorter than they linger; whoever
+#: answers another bell may be gone by then.
+STAYING = frozenset({"apply", "push"})
 HEARD_SECONDS = 0.2
 #: After the broker refused a message, nobody tries again for this long: a webhook must not wait for a dead broker.
 BROKER_PAUSE_SECONDS = 1.0
@@ -74,7 +76,8 @@ def _ring(task: Any, name: str, key: int) -> None:
     if now < _broker_rests_until or now < _heard_until.get((name, key), 0.0):
         return
     if not _bell(name).press(str(key)):
-        _heard_until[(name, key)] = now + HEARD_SECONDS
+        if name in STAYING:
+            _heard_until[(name, key)] = now + HEARD_SECONDS
         return
     try:
         task.delay(key)
@@ -119,6 +122,7 @@ def _stay(name: str, key: int, work: Callable[[], bool], *, pause_seconds: float
 
     Returns whether the shift ended with work left.
     """
+    assert name in STAYING
     bell = _bell(name)
     began_at = found_at = held_at = time.monotonic()
     bell.hold(str(key))
@@ -130,13 +134,14 @@ def _stay(name: str, key: int, work: Callable[[], bool], *, pause_seconds: float
             if time.monotonic() - held_at > 1.0:
                 bell.hold(str(key))
                 held_at = time.monotonic()
+        bell.answer(str(key))
+        return work()
     except (OperationalError, InterfaceError) as error:
         # The database is away or a lock could not be had: nothing is lost, the sweep comes back to it.
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
         return False
     finally:
         bell.answer(str(key))
-    return work()
 
 
 @shared_task

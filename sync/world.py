@@ -23,6 +23,9 @@ from sync.decide import Level, Line, LineKey, ListingFacts, Outcome, Taken, Worl
 from sync.register import Effect
 from synctec.lib import sql
 
+#: A push tells of this many of the events behind it; the newest are kept.
+STORY_EVENTS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Mentioned:
@@ -202,6 +205,14 @@ def lock_stock(
     )
     ids |= {(sku, warehouse): level for level, sku, warehouse in taken}
     return ids, stock.lock_balances(ids.values())
+
+
+def lock_level_rows(level_ids: Iterable[int]) -> None:
+    """Lock these listing levels in ascending id, before they are written as a set."""
+    sql.rows(
+        "SELECT 1 FROM channels_listinglevel WHERE id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE",
+        [sorted(level_ids)],
+    )
 
 
 def lock_levels(pairs: Iterable[tuple[int, int]], merchant_id: int) -> dict[tuple[int, int], Level]:
