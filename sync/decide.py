@@ -21,6 +21,7 @@ LineKey = tuple[int, str, str]  # channel, order, line
 
 APPLIED = "applied"
 IGNORED = "ignored"
+DEAD = "dead"
 
 
 @dataclass(frozen=True, slots=True)
