@@ -236,11 +236,7 @@ def _decide_all(engine: Engine, merchant_id: int, batch: Sequence[Claimed], outc
     mentioned = _mentioned(batch)
     lines = books.lock_lines(mentioned.orders)
     # A refund told on its own does not name the variant that its line may be waiting for.
-    unplaced = {
-        (channel, line.register.said.variant_id)
-        for (channel, _, _), line in lines.items()
-        if line.waiting_for and line.register.said
-    }
+    unplaced = {(channel, line.register.variant_id) for (channel, _, _), line in lines.items() if line.waiting_for}
     mentioned = replace(mentioned, variants=mentioned.variants | unplaced)
     mappings = books.load_mappings(
         merchant_id, mentioned, known_skus=[line.sku_id for line in lines.values() if line.sku_id is not None]

@@ -411,7 +411,7 @@ _LINE_ARRAYS = (
 def _line_values(lines: Sequence[Line]) -> list[list[Any]]:
     return [
         [line.order_name[:80] for line in lines],
-        [line.register.said.variant_id if line.register.said else "" for line in lines],
+        [line.register.variant_id for line in lines],
         [line.listing_id for line in lines],
         [line.sku_id for line in lines],
         [line.level_id for line in lines],
