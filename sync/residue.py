@@ -113,7 +113,7 @@ def judge(level: Suspect, reading: Reading, audit: Audit | None, *, on_loss: str
     has_moved = level.version != reading.version_before
     if not has_moved:
         residue, push_applied = _attribute(reading.available - level.reported, level.open_delta)
-        if residue == 0:
+        if residue == 0 and level.open_delta is None:
             return Judgement(Ruling.EXPLAINED, push_applied=push_applied)
         if level.is_first_reading:
             return Judgement(Ruling.FIRST, residue=residue, push_applied=push_applied)

@@ -75,6 +75,8 @@ class Auditor:
         stock: dict[int, StockRow] = {}
         levels: dict[int, LevelRow] = {}
         for take_back, *arguments in undo:
+            if not arguments:
+                continue
             subject = arguments[0]
             kind = subject.__class__
             if kind is StockRow:
@@ -94,6 +96,25 @@ class Auditor:
             self._stock(row)
         for level in levels.values():
             self._level(level)
+        if self.world.story is not None:
+            self._tell(stock, levels)
+
+    def _tell(self, stock: dict[int, StockRow], levels: dict[int, LevelRow]) -> None:
+        for row in stock.values():
+            says = f"{row.on_hand} - {row.committed} - {row.held} = {row.available}"
+            self.world.tell("stock", row.sku_id, lambda says=says: says)  # type: ignore[misc]
+        for level in levels.values():
+            push = level.open_push
+            says = (
+                f"{level.listing.inventory_item_id}: reported {level.base}{level.order_effects:+d}{level.pushed:+d}="
+                f"{level.reported} shown {level.shown} desired {level.desired}"
+                + (f" suspect({level.suspect_reason}, {level.suspect_available})" if level.suspect_since else "")
+                + (f" sample {level.sample}{level.since_sample or 0:+d}" if level.sample is not None else "")
+                + (f" held {level.held}" if level.held else "")
+                + (f" open {push.from_quantity}->{push.to_quantity} {str(push.batch.id)[-4:]}" if push else "")
+                + (f" doubtful {level.doubtful_to}" if level.doubtful_to else "")
+            )
+            self.world.tell("level", level.id, lambda says=says: says)  # type: ignore[misc]
 
     def look_anew(self) -> None:
         """The database has lost its newest commits: count everything again."""
@@ -172,7 +193,19 @@ class Auditor:
     def offered_too_much(self, sku: int, excess: int) -> None:
         """Stores offer more units than there are."""
         if self.world.setting.policy == "split" and self.world.is_within_promise and not self.violations:
-            self.blame("split", f"stores offer {excess} units of SKU {sku} more than there are")
+            shelf = self.world.shelves[sku]
+            available = sum(row.available for row in self.world.books.stock.values() if row.sku_id == sku)
+            offers = [
+                f"{item} {units}"
+                for store in self.world.stores
+                for (item, _), units in store.counters.items()
+                if units and sku in store.by_item[item].recipe
+            ]
+            self.blame(
+                "split",
+                f"stores offer {excess} units of SKU {sku} more than there are: {', '.join(offers)} of {shelf.left} left; "
+                f"the books say {available}",
+            )
 
     # --- at rest ----------------------------------------------------------------------------------------------------
 
@@ -210,7 +243,7 @@ class Auditor:
         """Units that no store offers although they are there: nothing would ever offer them."""
         world, books = self.world, self.world.books
         if world.setting.bundles:
-            return ""
+            return self._unpublished_bundles() if world.setting.policy == "shared" else ""
         for sku in world.shelves:
             available = sum(row.available for row in books.stock.values() if row.sku_id == sku)
             levels = [level for level in books.levels.values() if level.listing.sku_id == sku]
@@ -222,6 +255,16 @@ class Auditor:
                 offered = sum(level.desired or 0 for level in levels)
                 if offered != max(0, available):
                     return f"SKU {sku}: {available} available, {offered} offered"
+        return ""
+
+    def _unpublished_bundles(self) -> str:
+        books = self.world.books
+        available = {row.sku_id: row.available for row in books.stock.values()}
+        for level in books.levels.values():
+            recipe = self.world.recipes[level.listing.sku_id or 0]
+            packed = min(max(0, available[sku]) // units for sku, units in recipe.items())
+            if level.desired != packed:
+                return f"level {level.id}: {packed} can be packed, it should show {level.desired}"
         return ""
 
     def audit_end(self) -> None:
@@ -304,6 +347,10 @@ class Auditor:
         for key, times in effects.items():
             if times != 1:
                 self.blame("key once", f"the write {key} took effect {times} times")
+        batches = {str(batch_id) for batch_id in self.world.books.batches}
+        unknown = next((key for key in effects if key not in batches), None)
+        if unknown is not None:
+            self.blame("attempt before request", f"the write {unknown} took effect, and we know of none")
         for push in self.world.books.pushes.values():
             if push.state == "confirmed" and str(push.batch.id) not in effects and not self._may_be_misread(push):
                 self.blame("confirmed is applied", f"push {push.id} never took effect")

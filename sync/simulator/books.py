@@ -16,6 +16,7 @@ from django.db import OperationalError
 from channels import protocol
 from sync.decide import Verdict
 from sync.ports import Batch, ChannelRef, Claimed, Due
+from sync.simulator.scheduler import EPOCH
 from sync.simulator.memory import LevelRow, MemoryBooks
 from sync.simulator.stores import Shelf, Store, Told
 
@@ -47,7 +48,9 @@ class WatchedBooks(MemoryBooks):
         """Fill in the merchant's configuration and the opening stock."""
         merchant = self.add_merchant(id=1)
         self.add_warehouse(merchant, id=WAREHOUSE)
-        self.add_group(merchant, id=GROUP, policy=setting.policy, guard_units=setting.guard_units)
+        self.add_group(
+            merchant, id=GROUP, policy=setting.policy, guard_units=setting.guard_units, warehouses=[WAREHOUSE]
+        )
         for sku in recipes:
             self.add_sku(merchant, id=sku)
         for sku, recipe in recipes.items():
@@ -55,7 +58,7 @@ class WatchedBooks(MemoryBooks):
                 for component, units in recipe.items():
                     self.add_bom_line(sku, component, units)
         for store in stores:
-            self.add_channel(merchant, id=store.channel_id, kind="simulated")
+            self.add_channel(merchant, id=store.channel_id, kind="simulated", orders_counted_from=EPOCH)
             location = self.add_location(
                 store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE]
             )

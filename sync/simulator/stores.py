@@ -127,6 +127,8 @@ class Store:
     send: Callable[[Store, str, Told], object]
     index_lag: Callable[[], float]
     offers_too_much: Callable[[int, int], object]
+    #: Told of every change of a counter, where somebody wants the story.
+    tell: Callable[[str], object] | None = None
     #: By how much the store's clock is ahead of the true time (seconds).
     clock_error: float = 0.0
     #: Whether it answers a refused write under the same key with the refusal again, or tries anew.
@@ -319,11 +321,13 @@ class Store:
         """Every change of a counter goes through here, so that the shelf knows what is offered."""
         self.counters[where] += change
         self.changed_at[where] = self.now()
+        if self.tell is not None:
+            self.tell(f"{where[0]} {change:+d} = {self.counters[where]}")
         for sku, units in self.by_item[where[0]].recipe.items():
             shelf = self.shelves[sku]
             shelf.offered += units * change
             excess = shelf.offered - max(0, shelf.left)
-            if excess > shelf.excess:
+            if excess > max(0, shelf.excess):
                 self.offers_too_much(sku, excess)
             shelf.excess = excess
 

@@ -51,8 +51,16 @@ class Hub(Protocol):
 class Wire:
     """The network of one run."""
 
-    def __init__(self, scheduler: Scheduler, rng: random.Random, faults: Faults, hub: Hub) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        rng: random.Random,
+        faults: Faults,
+        hub: Hub,
+        tell: Callable[[str, int, Callable[[], str]], object],
+    ) -> None:
         self.scheduler = scheduler
+        self.tell = tell
         self.rng = rng
         self.faults = faults
         self.hub = hub
@@ -130,7 +138,15 @@ class StoreConnector:
         self.calls: list[float] = []
 
     def write_quantities(self, changes: Sequence[QuantityChange], *, key: str, reference: str) -> WriteResult:
-        return self._call(lambda: self._store.write(changes, key), is_write=True)
+        rows = ", ".join(f"{row.inventory_item_id} {row.from_quantity}->{row.to_quantity}" for row in changes)
+        self._tell("write", f"{key[-4:]}: {rows}")
+        try:
+            answer = self._call(lambda: self._store.write(changes, key), is_write=True)
+        except ChannelError as error:
+            self._tell("no answer", f"{key[-4:]}: {error!r}")
+            raise
+        self._tell("written", f"{key[-4:]}: {' '.join(row.outcome for row in answer.rows)}")
+        return answer
 
     def read_levels(self, inventory_item_ids: Sequence[str]) -> tuple[LevelState, ...]:
         return self._call(lambda: self._store.levels(inventory_item_ids))
@@ -199,6 +215,9 @@ class StoreConnector:
         self._wire.scheduler.after(seconds, "late request", execute)
         self._wait(READ_TIMEOUT)
         raise _silence(is_write)
+
+    def _tell(self, label: str, what: str) -> None:
+        self._wire.tell(label, self._store.number, lambda: what)
 
     def _wait(self, seconds: float) -> None:
         self._wire.scheduler.sleep(seconds)

@@ -47,6 +47,8 @@ PUSH_EVERY_SECONDS = 0.15
 BELL_SECONDS = 5.0
 LOCK_SECONDS = 30.0
 COMMIT_SECONDS = 0.002
+AUDIT_LAG = timedelta(seconds=25)
+POLL_OVERLAP = timedelta(seconds=60)
 REAUTHORIZED_SECONDS = 20.0
 POOLS = {"apply": 3, "push": 3, "check": 2}
 POLICIES = ("shared", "guard", "split")
@@ -126,12 +128,14 @@ class World:
         self.converged_seconds = 0.0
         self.hub_is_down = False
         self.database_is_down = False
+        #: Locks: key -> (token, until when), as the lock nodes know them and as they really are held.
         self.locked: dict[str, tuple[int, float]] = {}
+        self.holders: dict[str, tuple[int, float]] = {}
         self._tokens = 0
         self._ids = 0
         self.shelves: dict[int, Shelf] = {}
         self.stores: list[Store] = []
-        self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self)
+        self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self, self.tell)
         self.connectors: dict[int, StoreConnector] = {}
         self.books = WatchedBooks(self)
         self.engine = Engine(
@@ -140,8 +144,8 @@ class World:
             locks=self,
             rng=random.Random(f"{seed}:engine"),
             now=self.scheduler.own_clock,
-            audit_lag=timedelta(seconds=25),
-            poll_overlap=timedelta(seconds=60),
+            audit_lag=AUDIT_LAG,
+            poll_overlap=POLL_OVERLAP,
         )
         self.pools = {name: Pool(name) for name in POOLS}
         self.passes: dict[int, int] = {}
@@ -177,6 +181,7 @@ class World:
                 send=self.wire.send,
                 index_lag=self._index_lag,
                 offers_too_much=self._offers_too_much,
+                tell=self._counter_teller(number),
                 clock_error=errors.uniform(-1, 1) * self.drawn.store_clock_error,
                 keeps_refusals=self.drawn.keeps_refusals,
                 orders_per_page=self.drawn.orders_per_page,
@@ -192,6 +197,11 @@ class World:
 
     def _index_lag(self) -> float:
         return self.luck.uniform(0, self.faults.list_lag) if self.faults.list_lag else 0.0
+
+    def _counter_teller(self, number: int) -> Callable[[str], object] | None:
+        if self.story is None:
+            return None
+        return lambda says: self.tell("counter", number, lambda: says)
 
     def _offers_too_much(self, sku: int, excess: int) -> None:
         self.auditor.offered_too_much(sku, excess)
@@ -341,11 +351,15 @@ class World:
         """Reconcile everything twice and wait for rest."""
         scheduler = self.scheduler
         began = scheduler.time
-        for _ in range(2):
-            for channel_id in self.connectors:
-                self.ring("reconcile", channel_id)
-            scheduler.run(scheduler.time + 30.0)
+        self.passes = dict.fromkeys(self.connectors, 0)
+        asked = began
         while scheduler.time < deadline and self.auditor.is_clean:
+            fewest = min(self.passes.values())
+            if fewest < 2 and scheduler.time >= asked:
+                for channel_id, passes in self.passes.items():
+                    if passes == fewest:
+                        self.ring("reconcile", channel_id)
+                asked = scheduler.time + 30.0
             self.unrest = self.auditor.unrest()
             if not self.unrest:
                 self.converged_seconds = max(0.0, self.auditor.latest_commit - began)
@@ -528,6 +542,7 @@ class World:
         """FLUSHALL: bells, their messages and locks are gone."""
         self.tell("flush", 0, lambda: "")
         self.locked.clear()
+        self.holders.clear()
         for pool in self.pools.values():
             pool.jobs.clear()
             pool.ringing.clear()
@@ -582,15 +597,25 @@ class World:
             if holder is None or holder[1] <= now or is_lost:
                 self.locked[key] = (token, now + LOCK_SECONDS)
                 granted.append(key)
+                true_holder = self.holders.get(key)
+                if true_holder is not None and true_holder[1] > now and not is_lost:
+                    self.auditor.blame("lock", f"{key} was granted while another task held it")
+                self.holders[key] = (token, now + LOCK_SECONDS)
         try:
             yield Granted(frozenset(granted))
         except Killed:
             raise  # nobody is left to release anything
         except BaseException:
-            self.release(granted, token)
+            self._let_go(granted, token)
             raise
         else:
-            self.release(granted, token)
+            self._let_go(granted, token)
+
+    def _let_go(self, keys: Sequence[str], token: int) -> None:
+        for key in keys:
+            if self.holders.get(key, (0, 0.0))[0] == token:
+                del self.holders[key]
+        self.release(keys, token)
 
     def release(self, keys: Sequence[str], token: int) -> None:
         """Delete the keys that are still ours."""
