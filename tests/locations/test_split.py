@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, combinations
 
-import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-
-from locations.publishing import Numbers, Policy, Pool, Rule, Shelf, Terms, numbers
+from locations.publishing import Numbers, Policy, Shelf, Terms, numbers
 
 MUG, SAUCER, SET = 1, 2, 3
 MAIN, BARN, ATTIC = 10, 20, 30
@@ -29,9 +24,7 @@ def shown(shelves: Sequence[Shelf], available: int, terms: Terms = SPLIT) -> lis
 
 def confirmed(shelves: Sequence[Shelf], told: Numbers) -> list[Shelf]:
     """The stores once every number has reached those that can be reached."""
-    return [
-        replace(shelf, ceiling=told.shown[shelf.key]) if shelf.silent_for is None else shelf for shelf in shelves
-    ]
+    return [replace(shelf, ceiling=told.shown[shelf.key]) if shelf.silent_for is None else shelf for shelf in shelves]
 
 
 def test_shared_shows_everything_everywhere() -> None:
