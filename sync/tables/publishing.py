@@ -205,7 +205,8 @@ class PublishTables:
 
 def _target(*row: Any) -> Target:
     *facts, rush_units, usual_units, sold_at, failing_since = row
-    return Target(*facts, velocity=Velocity(rush_units, usual_units, sold_at), failing_since=failing_since)
+    velocity = Velocity(rush_units, usual_units, sold_at)
+    return Target(*facts, velocity=velocity, failing_since=failing_since)  # type: ignore[misc]  # facts are not endless
 
 
 def _families(sku_ids: Collection[int]) -> dict[int, set[int]]:
