@@ -18,6 +18,7 @@ import structlog
 from django.db import connection
 
 from channels import protocol
+from synctec.lib.failpoints import failpoint
 from synctec.lib.hlc import HybridClock
 from synctec.lib.ids import uuid7
 
@@ -93,6 +94,7 @@ def receive(*, channel_id: int, merchant_id: int, delivery: protocol.Delivery, b
             ),
         )
         event_id, duplicates, correlation_id = cursor.fetchone()
+    failpoint("webhook.after_commit")
     if not duplicates:
         ring(merchant_id)
     return Receipt(event_id=event_id, is_duplicate=duplicates > 0, correlation_id=correlation_id)

@@ -8,8 +8,10 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import django_stubs_ext
+from django.core.exceptions import ImproperlyConfigured
 from environs import Env, ValidationError, validate
 
+from synctec.lib import failpoints
 from synctec.lib.crypto import BadKeyRing, KeyRing
 from synctec.logs import configure_structlog, logging_config
 
@@ -80,6 +82,8 @@ AUDIT_LAG_SECONDS: int = env.int("AUDIT_LAG_SECONDS", default=60, validate=valid
 RECONCILE_EVERY_SECONDS: int = env.int("RECONCILE_EVERY_SECONDS", default=3 * 3600, validate=validate.Range(min=10))
 # How far before the last watermark orders are read again.
 RECONCILE_OVERLAP_SECONDS: int = env.int("RECONCILE_OVERLAP_SECONDS", default=900, validate=validate.Range(min=0))
+# The folder whose files make processes die on purpose (see synctec.lib.failpoints); empty = nothing does.
+FAILPOINTS: str = env.str("FAILPOINTS", default="")
 # Serve static files under hashed names made by collectstatic; otherwise from where they lie.
 STATIC_MANIFEST: bool = env.bool("STATIC_MANIFEST", default=True)
 LOG_LEVEL: str = env.str(
@@ -94,6 +98,13 @@ _IS_HTTPS = PUBLIC_URL.startswith("https://")
 PUBLIC_URL = PUBLIC_URL.rstrip("/")
 CELERY_BROKER_URL = CELERY_BROKER_URL or _with_database(REDIS_URL, 1)
 REDLOCK_URLS = REDLOCK_URLS or [REDIS_URL]
+if FAILPOINTS:
+    # Not a system check: a web server runs none of them.
+    if urlsplit(PUBLIC_URL).hostname not in LOOPBACK_HOSTS:
+        raise ImproperlyConfigured(
+            "FAILPOINTS makes processes die: it is for a stack whose PUBLIC_URL is the loopback."
+        )
+    failpoints.obey(Path(FAILPOINTS))
 
 # -- Applications --
 
