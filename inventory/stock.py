@@ -72,6 +72,14 @@ def lock_balances(stock_level_ids: Iterable[int]) -> dict[int, ledger.Balance]:
         return {row[0]: ledger.Balance(*row) for row in cursor.fetchall()}
 
 
+def lock_levels_of(sku_ids: Iterable[int]) -> None:
+    """Lock all stock levels of these SKUs in ascending id: until the transaction ends nothing is taken from them."""
+    sql.rows(
+        "SELECT 1 FROM inventory_stocklevel WHERE sku_id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE",
+        [sorted(set(sku_ids))],
+    )
+
+
 def post(
     *, merchant_id: int, balances: Mapping[int, ledger.Balance], entries: Sequence[ledger.Entry], now: datetime
 ) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,11 +21,14 @@ from typing import Protocol
 from channels import protocol
 from channels.protocol import QuantityChange
 from inventory.ledger import Balance, Entry
+from locations.pace import Velocity
 from locations.publishing import Rule
 from sync.decide import Envelope, Level, Line, LineKey, ListingFacts, Verdict
 
 #: A push tells of this many of the events behind it; the newest are kept.
 STORY_EVENTS = 64
+#: From so many failures in a row on, a channel is taken to be in outage.
+OUTAGE_FAILURES = 2
 
 OrderKey = tuple[int, str]  # channel, order
 
@@ -174,6 +177,7 @@ class Mark:
 
     correlation_ids: list[uuid.UUID] = field(default_factory=list)
     caused_at: datetime | None = None
+    is_divided: bool = False  # its units are, or may have to be, divided among the stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +193,9 @@ class Target:
     weight: float
     desired: int | None
     is_publishable: bool
-    shown: int
+    is_suspect: bool
     ceiling: int  # what the store may still sell without our knowing (units, never negative)
-    velocity: float  # units sold there per second, lately
+    velocity: Velocity
     failing_since: datetime | None  # of its channel: since when nobody answers, or since nothing is written there
 
 
@@ -205,7 +209,16 @@ class Group:
     is_weighted_by_velocity: bool
     allows_split_shipment: bool
     holds_weight: float
-    window_seconds: float  # propagation time of the slowest of its channels; infinite measures are capped by the books
+    window_seconds: float  # how long news takes from the slowest of its channels to the slowest of the others
+    warehouses: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfStock:
+    """Units of a SKU in a warehouse: available, and of these what holds may still take (None: all)."""
+
+    available: int
+    quota: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +243,16 @@ class PublishBooks(Protocol):
         """
         ...
 
-    def load_targets(self, sku_ids: Collection[int], now: datetime) -> list[Target]:
-        """The listing levels of these SKUs. Where units are divided the levels are locked, so that what is read of them and
-        of stock afterwards fits together."""
+    def lock_shelves(self, sku_ids: Collection[int]) -> None:
+        """Lock the stock levels and then the listing levels of these SKUs, so that what is read of both afterwards fits
+        together and nothing is granted twice."""
         ...
 
-    def load_groups(self, group_ids: Collection[int], now: datetime) -> dict[int, Group]: ...
+    def load_targets(self, sku_ids: Collection[int], now: datetime) -> list[Target]:
+        """The listing levels of these SKUs, in ascending id."""
+        ...
+
+    def load_groups(self, group_ids: Collection[int]) -> dict[int, Group]: ...
 
     def load_parts(self, merchant_id: int, sku_ids: Collection[int]) -> dict[int, dict[int, int]]:
         """Stocked components of each SKU (itself when it is no bundle), in units."""
@@ -245,8 +262,8 @@ class PublishBooks(Protocol):
         """The warehouses each store location draws on, by priority."""
         ...
 
-    def load_available(self, sku_ids: Collection[int]) -> dict[tuple[int, int], int]:
-        """Available units by (SKU, warehouse)."""
+    def load_stock(self, sku_ids: Collection[int]) -> dict[tuple[int, int], ShelfStock]:
+        """What is there of these SKUs, by (SKU, warehouse)."""
         ...
 
     def load_rules(self, channel_ids: Collection[int], sku_ids: Collection[int]) -> dict[tuple[str, int, int], Rule]:
@@ -368,7 +385,13 @@ class PushBooks(Protocol):
         """What these levels show is not known any more: whatever was read of them is out of date."""
         ...
 
-    def channel_answered(self, channel_id: int) -> None: ...
+    def channel_answered(self, channel_id: int) -> int:
+        """The account answers (again); returns how many failures in a row that ends."""
+        ...
+
+    def mark_shelves_dirty(self, channel: ChannelRef, now: datetime) -> None:
+        """Mark every SKU of this channel for publishing whose units are divided among the stores."""
+        ...
 
     def count_failure(self, channel_id: int, error: str) -> int:
         """One more failure of the whole account in a row; returns how many there are now."""
@@ -414,7 +437,7 @@ class LockedSuspect:
     confirmed_at: datetime | None
     open_push_id: int | None
     open_push_delta: int | None  # of a push whose outcome only the store can tell
-    open_push_raises_until: datetime | None = None
+    open_push_sent_at: datetime | None
 
     @property
     def reported(self) -> int:
@@ -426,8 +449,7 @@ class Finding:
     """What a reading comes to, as it is written to a level."""
 
     level_id: int
-    #: None: nothing is known that was not known; look again at `next_check_at`.
-    is_settled: bool
+    is_settled: bool  # neither settled nor sampled: nothing new is known; look again at `next_check_at`
     residue: int = 0
     is_stocked: bool = True
     sample: int | None = None
@@ -598,6 +620,7 @@ class Engine:
     channels: Channels
     locks: Locks
     rng: random.Random
+    now: Callable[[], datetime]
     #: How late a channel's order list may be.
     audit_lag: timedelta
     #: Orders are read again from this much before the watermark.

@@ -16,7 +16,7 @@ from inventory import stock
 from inventory.models import Sku, StockLevel, Warehouse
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, Mapping
 from merchants.models import Merchant
-from sync import publish
+from sync import live, publish
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -73,7 +73,7 @@ def make_trade(
         quantities={(skus[code].pk, warehouse.pk): quantity for code, quantity in quantities.items()},
         now=NOON,
     )
-    publish.publish_batch(merchant_id=merchant.pk, now=NOON)
+    publish.publish_batch(live.engine(), merchant_id=merchant.pk)
     return trade
 
 

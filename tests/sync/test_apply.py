@@ -20,6 +20,7 @@ from sync.decide import Verdict
 from sync.invariants import violations
 from sync.models import DirtySku, OrderLine
 from synctec.lib import sql
+from tests.engine import engine
 from tests.factories import (
     NOON,
     Shop,
@@ -44,7 +45,7 @@ def alder() -> Trade:
 
 def apply(trade: Trade) -> Applied:
     total = Applied()
-    while (done := apply_batch(merchant_id=trade.merchant.pk, now=NOON, rng=random.Random(1))).claimed:
+    while (done := apply_batch(engine(), merchant_id=trade.merchant.pk)).claimed:
         total.claimed += done.claimed
         total.settled += done.settled
         total.failed += done.failed
@@ -293,7 +294,7 @@ def test_the_number_of_statements_does_not_grow_with_the_batch(alder: Trade, mon
         for order in range(first, first + orders):
             deliver(north, "orders/create", order_body(north, order, ("MUG", 1)))
         statements.clear()
-        apply_batch(merchant_id=alder.merchant.pk, now=NOON, rng=random.Random(1))
+        apply_batch(engine(), merchant_id=alder.merchant.pk)
         return len(statements)
 
     few, many = needed(2, 100), needed(40, 200)
@@ -436,7 +437,7 @@ def test_products_of_a_silent_store_hold_up_no_sale_and_cost_no_attempt(
     products = [deliver(south, "products/update", {"id": number}) for number in range(1, 6)]
     sale = deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
 
-    apply_batch(merchant_id=alder.merchant.pk, now=NOON, rng=random.Random(1))
+    apply_batch(engine(), merchant_id=alder.merchant.pk)
 
     assert outcome(sale)[0] == EventState.APPLIED
     assert asked == [1]
@@ -455,7 +456,7 @@ def test_slow_readings_of_products_hand_back_what_their_claim_does_not_cover(
     monkeypatch.setattr(catalogue, "apply", lambda *told: Verdict(EventState.APPLIED))
     products = [deliver(north, "products/update", {"id": number}) for number in range(1, 6)]
 
-    done = apply_batch(merchant_id=alder.merchant.pk, now=NOON, rng=random.Random(1))
+    done = apply_batch(engine(), merchant_id=alder.merchant.pk)
 
     assert (done.claimed, done.settled, done.busy) == (5, 2, 3)
     assert [outcome(product)[0] for product in products] == ["applied"] * 2 + ["pending"] * 3

@@ -82,7 +82,7 @@ def test_the_demo_is_loaded_in_step_repeated_and_repaired(sandbox: str) -> None:
     load(stores=1)
     report = load(password="a long password")
     merchant = Merchant.objects.get(slug="demo-outfitters")
-    while publish.publish_batch(merchant_id=merchant.pk, now=timezone.now()).skus:
+    while publish.publish_batch(engine(timezone.now()), merchant_id=merchant.pk).skus:
         pass
 
     # Everything is there, mapped, active and in step from the beginning.

@@ -13,6 +13,7 @@ from channels.models import EventState, InboxEvent, PushState
 from inventory.models import Shortage
 from merchants.models import Member, Role, User
 from sync import apply, publish, push, story
+from tests.engine import engine, ref
 from tests.factories import NOON, Shop, Trade, deliver, level_body, make_trade, order_body
 from tests.fakes import FakeChannel
 
@@ -25,10 +26,10 @@ QUERIES_OF_A_STORY = 7
 def engine(trade: Trade) -> None:
     """Run the engine until it is quiet, every store answering."""
     rng = random.Random(1)
-    apply.apply_batch(merchant_id=trade.merchant.pk, now=NOON, rng=rng)
-    publish.publish_batch(merchant_id=trade.merchant.pk, now=NOON)
+    apply.apply_batch(engine(), merchant_id=trade.merchant.pk)
+    publish.publish_batch(engine(), merchant_id=trade.merchant.pk)
     for shop in trade.shops.values():
-        push.push_channel(channel=shop.channel, connector=FakeChannel.of(shop), rng=rng)
+        push.push_channel(engine(stores={shop.channel: FakeChannel.of(shop)}), channel=ref(shop.channel))
 
 
 def sell(trade: Trade, shop: Shop, code: str, quantity: int, *, order: int = 1001) -> InboxEvent:
@@ -81,8 +82,8 @@ class TestTelling:
 
     def test_a_change_that_waits_to_be_written_names_the_stores(self, trade: Trade) -> None:
         event = deliver(trade.shops["north"], "orders/create", order_body(trade.shops["north"], 1001, ("MUG", 3)))
-        apply.apply_batch(merchant_id=trade.merchant.pk, now=NOON, rng=random.Random(1))
-        publish.publish_batch(merchant_id=trade.merchant.pk, now=NOON)
+        apply.apply_batch(engine(), merchant_id=trade.merchant.pk)
+        publish.publish_batch(engine(), merchant_id=trade.merchant.pk)
 
         tale = told(trade, event)
 
