@@ -70,7 +70,10 @@ def _sample(lines: int) -> dict[str, Any]:
     store = Store("bench", "Bench", 1, now_us, Access("", ""))
     store.next_id = 8_000_000_000_000
     catalogue.add_location(store, now_us, name="Here")
-    goods = [{"sku": f"SKU-{n}", "title": "Large / Ash", "product": f"Good {n}", "price": "24.00", "levels": {"Here": 9}} for n in range(lines)]
+    goods = [
+        {"sku": f"SKU-{n}", "title": "Large / Ash", "product": f"Good {n}", "price": "24.00", "levels": {"Here": 9}}
+        for n in range(lines)
+    ]
     catalogue.add_variants(store, now_us, variants=goods)
     orders.place_order(store, now_us, lines=[{"sku": row["sku"], "quantity": 1} for row in goods])
     (order,) = store.orders.values()
@@ -100,6 +103,7 @@ def _sample(lines: int) -> dict[str, Any]:
             "currency": "USD",
             "tax_exemptions": [],
             "admin_graphql_api_id": "gid://shopify/Customer/115310627314723954",
-            "default_address": _ADDRESS | {"id": 715243470612851245, "customer_id": 115310627314723954, "default": True},
+            "default_address": _ADDRESS
+            | {"id": 715243470612851245, "customer_id": 115310627314723954, "default": True},
         },
     }

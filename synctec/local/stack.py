@@ -36,7 +36,7 @@ WORKERS = 2
 # A task stays while its channel has something to do, mostly waiting: threads are cheap, a queue is not.
 WORKER_THREADS = 16
 # The rest would only wait for each other: one process runs Python on one core at a time.
-WEB_THREADS = 2 * (os.cpu_count() or 2) + 1
+WEB_THREADS = 16
 # Several commands of manage.py in one process, because each process pays for all the imports anew.
 PREPARE_PROGRAM = """
 import sys

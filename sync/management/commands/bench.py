@@ -19,7 +19,7 @@ BENCHES = ("apply", "hold", "ingest")
 
 class Command(BaseCommand):
     help = (
-        "Measure a hot path beside a yardstick of the same run, in a throw-away stack (fsync on); a running stack is not touched. "
+        "Measure a hot path beside a yardstick of the same run, in a throw-away stack (fsync on), never in a running one. "
         "apply: stored order events to ledger. hold: reservations. ingest: webhooks over HTTP."
     )
 
