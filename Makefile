@@ -20,7 +20,7 @@ OFFLINE := env DATABASE_URL=postgresql://offline@127.0.0.1:1/offline DATABASE_PO
 	CREDENTIAL_KEYS=offline:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix migrations smoke chaos audit vendor clean lock
+.PHONY: help setup run test check fix migrations smoke chaos audit bench vendor clean lock
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ chaos: $(STAMP) ## Break a throw-away stack for MINUTES (10) by SEED (1), heal i
 
 audit: $(STAMP) ## Check the invariants of the running stack's data
 	@$(BIN)/python manage.py audit --json
+
+bench: $(STAMP) ## Measure WHAT=apply, hold or ingest in a throw-away stack (ARGS= goes to the command)
+	@$(BIN)/python manage.py bench $(WHAT) $(ARGS)
 
 vendor: $(STAMP) ## Fetch the browser files of static/vendor anew and check their digests (needs npm)
 	@$(BIN)/python scripts/vendor.py

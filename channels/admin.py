@@ -822,7 +822,7 @@ class InboxEventAdmin(BigTableAdmin):
                 )
             },
         ),
-        ("When", {"fields": (("triggered_at", "received_at"), ("settled_at", "next_attempt_at"))}),
+        ("When", {"fields": (("triggered_at", "received_at"), "is_clock_suspect", ("settled_at", "next_attempt_at"))}),
         ("Envelope", {"fields": ("webhook_id", "event_id", ("api_version", "hlc"), "body_sha256_shown")}),
         ("Body", {"fields": ("body_shown",)}),
     )

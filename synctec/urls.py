@@ -8,8 +8,9 @@ from django.urls import include, path
 from merchants import views as merchants
 
 urlpatterns = [
-    path("", include("sync.urls")),
+    # First, because most requests are webhooks.
     path("", include("channels.urls")),
+    path("", include("sync.urls")),
     path("login/", merchants.sign_in, name="login"),
     path("logout/", merchants.sign_out, name="logout"),
     path("admin/", admin.site.urls),

@@ -38,7 +38,7 @@ WORKERS = 2
 # A task stays while its channel has something to do, mostly waiting: threads are cheap, a queue is not.
 WORKER_THREADS = 16
 # The rest would only wait for each other: one process runs Python on one core at a time.
-WEB_THREADS = 2 * (os.cpu_count() or 2) + 1
+WEB_THREADS = 16
 # Several commands of manage.py in one process, because each process pays for all the imports anew.
 PREPARE_PROGRAM = """
 import sys
@@ -50,6 +50,21 @@ for step in sys.argv[1:]:
 """
 # Said at every start: a worker of a local stack may well run as root, in a container or a CI job.
 QUIET_WARNINGS = "ignore:You're running the worker with superuser privileges"
+
+
+def web_command(*, host: str, port: int, application: str = "synctec.wsgi:application") -> list[str]:
+    """How the web server is started."""
+    options = {
+        "--interface": "wsgi",
+        "--host": host,
+        "--port": str(port),
+        "--workers": "1",
+        "--blocking-threads": str(WEB_THREADS),
+        "--log-level": "warning",
+    }
+    words = [word for option in options.items() for word in option]
+    switches = ["--no-ws", "--no-access-log", "--respawn-failed-workers"]
+    return [sys.executable, "-m", "granian", *words, *switches, application]
 
 
 class LocalStack:
@@ -326,18 +341,9 @@ class LocalStack:
         return self._python("sandbox", *command, is_ready_port=port)
 
     def _web(self) -> ChildSpec:
-        options = {
-            "--interface": "wsgi",
-            "--host": self._host,
-            "--port": str(self._ports["web"]),
-            "--workers": "1",
-            "--blocking-threads": str(WEB_THREADS),
-            "--log-level": "warning",
-        }
-        words = [word for option in options.items() for word in option]
-        switches = ["--no-ws", "--no-access-log", "--respawn-failed-workers"]
-        command = ["-m", "granian", *words, *switches, "synctec.wsgi:application"]
-        return self._python("web", *command, is_ready_port=self._ports["web"], ready_path="/readyz", is_group=True)
+        port = self._ports["web"]
+        command = web_command(host=self._host, port=port)[1:]
+        return self._python("web", *command, is_ready_port=port, ready_path="/readyz", is_group=True)
 
     def _worker(self, number: int) -> ChildSpec:
         options = ["-P", "threads", "-c", str(WORKER_THREADS), "-n", f"worker-{number}@%h", "-l", "INFO"]
