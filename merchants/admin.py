@@ -22,7 +22,7 @@ from merchants.admin_base import (
     recent,
     story_link,
 )
-from merchants.models import ActorKind, AuditEvent, Member, Merchant, User
+from merchants.models import AuditEvent, Member, Merchant, User
 
 # What a person may do follows from their memberships, so Django's groups of permissions would only mislead.
 if admin.site.is_registered(Group):
@@ -188,7 +188,8 @@ class AuditEventAdmin(BigTableAdmin):
 
     @column("who")
     def actor(self, event: AuditEvent) -> str:
-        return str(event.user) if event.actor_kind == ActorKind.USER and event.user else event.get_actor_kind_display()
+        who = event.user or event.api_key
+        return str(who) if who else event.get_actor_kind_display()
 
     @column("what to")
     def subject(self, event: AuditEvent) -> str:
