@@ -344,7 +344,8 @@ class StrictSerializer(serializers.Serializer[Any]):
         try:
             value = super().to_internal_value(data)
         except exceptions.ValidationError as error:
-            errors |= dict(error.detail)
+            if isinstance(error.detail, dict):
+                errors.update(error.detail)
         if errors:
             raise exceptions.ValidationError(errors)
         return value
