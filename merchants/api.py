@@ -123,7 +123,7 @@ def _as_problem(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, exceptions.ValidationError):
-        fields = [{"field": field, "detail": text} for field, text in _flattened(error.detail, "")]
+        fields = [{"field": field, "detail": text} for field, text in flattened(error.detail)]
         return Problem(400, "invalid-request", "Correct the fields named in `errors`.", errors=fields)
     if isinstance(error, exceptions.Throttled):
         wait = str(math.ceil(getattr(error, "wait", None) or 1))
@@ -145,20 +145,20 @@ def _as_problem(error: Exception) -> Problem:
     return Problem(500, "internal-error", "This should not happen. The error was noted; nothing was changed.")
 
 
-def _flattened(detail: Any, place: str) -> Iterator[tuple[str, str]]:
+def flattened(detail: Any, place: str = "") -> Iterator[tuple[str, str]]:
     """The leaves of a serializer's errors with their places, such as lines[3].quantity."""
     if isinstance(detail, Mapping):
         for name, inner in detail.items():
             if isinstance(name, int):
-                yield from _flattened(inner, f"{place}[{name}]")
+                yield from flattened(inner, f"{place}[{name}]")
             else:
                 is_whole = name == "non_field_errors"
-                yield from _flattened(inner, place if is_whole else f"{place}.{name}" if place else str(name))
+                yield from flattened(inner, place if is_whole else f"{place}.{name}" if place else str(name))
     elif isinstance(detail, list | tuple):
         for index, inner in enumerate(detail):
             if isinstance(inner, Mapping | list):
                 if inner:
-                    yield from _flattened(inner, f"{place}[{index}]")
+                    yield from flattened(inner, f"{place}[{index}]")
             else:
                 yield place or "body", str(inner)
     else:

@@ -23,6 +23,13 @@ from synctec.lib.secret import Secret
 
 #: Every route with the scope each of its methods asks for. A new route fails the test until it is entered here.
 ROUTES: dict[str, dict[str, str]] = {
+    "api/v1/movements": {"POST": Scope.STOCK_WRITE},
+    "api/v1/counts": {"POST": Scope.STOCK_WRITE},
+    "api/v1/transfers": {"GET": Scope.STOCK_READ, "POST": Scope.STOCK_WRITE},
+    "api/v1/transfers/<uuid:reference>": {"GET": Scope.STOCK_READ},
+    "api/v1/transfers/<uuid:reference>/receipts": {"POST": Scope.STOCK_WRITE},
+    "api/v1/transfers/<uuid:reference>/cancellation": {"POST": Scope.STOCK_WRITE},
+    "api/v1/changes": {"GET": Scope.FEED_READ},
     "api/v1/key": {"GET": api.ANY_SCOPE},
 }
 
