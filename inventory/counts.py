@@ -21,14 +21,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db import IntegrityError, transaction
 
 from inventory import ledger, stock, stocktake
 from inventory.goods import Goods, Refused
 from inventory.models import Cause, CountState, StockCount
-from inventory.movements import CLOCK_SKEW, QUANTITY_MAX, Reporter, check_moment
+from inventory.movements import QUANTITY_MAX, Reporter, check_moment
 from synctec.lib import sql
 from synctec.lib.ids import uuid7
 
@@ -147,28 +147,26 @@ def _without_duplicates(
     """The counts whose keys are new; of the others the outcome says duplicate or refused."""
     rows = StockCount.objects.filter(merchant_id=merchant_id, idempotency_key__in=[count.said.key for count in placed])
     known = {
-        key: (level, quantity, moment)
-        for key, level, quantity, moment in rows.values_list(
-            "idempotency_key", "stock_level_id", "quantity", "counted_at"
+        key: (level, quantity, said_at)
+        for key, level, quantity, said_at in rows.values_list(
+            "idempotency_key", "stock_level_id", "quantity", "said_at"
         )
     }
     fresh = []
     for count in placed:
         level, said = levels[count.pair], count.said
         if said.key not in known:
-            known[said.key] = (level, said.quantity, count.moment)
+            known[said.key] = (level, said.quantity, said.counted_at)
             fresh.append(count)
             continue
-        was_level, was_quantity, was_moment = known[said.key]
+        was_level, was_quantity, was_said = known[said.key]
         try:
             if was_level != level:
                 raise _used_before(said, "sku", "another SKU or warehouse")
             if was_quantity != said.quantity:
                 raise _used_before(said, "quantity", f"{was_quantity} units")
-            # A moment a little ahead of our clock was taken for now.
-            ahead = (said.counted_at or was_moment) - was_moment
-            if not timedelta(0) <= ahead <= CLOCK_SKEW:
-                raise _used_before(said, "counted_at", was_moment.isoformat())
+            if said.counted_at is not None and was_said != said.counted_at:
+                raise _used_before(said, "counted_at", was_said.isoformat() if was_said else "no moment")
             outcomes[count.place].status = "duplicate"
         except Refused as refused:
             _refuse(outcomes[count.place], refused)
@@ -257,6 +255,7 @@ def _write(
             stock_level_id=levels[count.pair],
             quantity=count.said.quantity,
             counted_at=count.moment,
+            said_at=count.said.counted_at,
             state=outcomes[count.place].status,
             correction=outcomes[count.place].correction or 0,
             idempotency_key=count.said.key,

@@ -223,6 +223,9 @@ class StockCount(models.Model):
     )
     quantity = models.IntegerField("units counted")
     counted_at = models.DateTimeField("as of")
+    said_at = models.DateTimeField(
+        "as of, by the reporter's clock", null=True, blank=True, help_text="Never later than ours is what counts."
+    )
     state = models.CharField(max_length=10, choices=CountState.choices)
     correction = models.IntegerField(
         "booked difference", help_text="What on_hand was moved by; 0 when the books agreed."

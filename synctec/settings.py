@@ -11,6 +11,7 @@ import django_stubs_ext
 from environs import Env, ValidationError, validate
 
 from synctec.lib.crypto import BadKeyRing, KeyRing
+from synctec.lib.http import AddressRefused, AddressRule
 from synctec.logs import configure_structlog, logging_config
 
 # Lets classes of Django be written with their types at run time, such as ModelAdmin[Channel].
@@ -34,6 +35,14 @@ def _check_key_ring(value: str) -> None:
         KeyRing.parse(value)
     except BadKeyRing as error:
         raise ValidationError(str(error)) from None
+
+
+def _check_origins(values: list[str]) -> None:
+    for value in values:
+        try:
+            AddressRule.exact_origin(value)
+        except (ValueError, AddressRefused):
+            raise ValidationError(f"{value!r} is no origin: write scheme://host:port and nothing more.") from None
 
 
 def _with_database(redis_url: str, number: int) -> str:
@@ -76,6 +85,8 @@ CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", default="")
 REDLOCK_URLS: list[str] = env.list("REDLOCK_URLS", default=[])
 # Requests of one API key a minute, counted in tens of seconds.
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000, validate=validate.Range(min=1))
+# Origins inside our own network that merchants' webhook endpoints may be at, such as http://wms.internal:8080.
+WEBHOOK_PRIVATE_ORIGINS: list[str] = env.list("WEBHOOK_PRIVATE_ORIGINS", default=[], validate=_check_origins)
 # How far behind an audit looks, so that orders still on their way are not taken for a difference.
 AUDIT_LAG_SECONDS: int = env.int("AUDIT_LAG_SECONDS", default=60, validate=validate.Range(min=1))
 # How often each channel's orders and levels are read and compared.

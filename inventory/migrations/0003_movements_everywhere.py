@@ -23,6 +23,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('quantity', models.IntegerField(verbose_name='units counted')),
                 ('counted_at', models.DateTimeField(verbose_name='as of')),
+                ('said_at', models.DateTimeField(blank=True, help_text='Never later than ours is what counts.', null=True, verbose_name="as of, by the reporter's clock")),
                 ('state', models.CharField(choices=[('applied', 'Applied'), ('superseded', 'Superseded by a newer count')], max_length=10)),
                 ('correction', models.IntegerField(help_text='What on_hand was moved by; 0 when the books agreed.', verbose_name='booked difference')),
                 ('idempotency_key', models.CharField(max_length=80)),
