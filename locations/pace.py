@@ -25,9 +25,10 @@ LARGEST_SUMMED_MEAN = 500.0
 class Propagation:
     """How long a sale in one store takes to show in the others: a high estimate, for one channel.
 
-    A slower observation lifts the estimate half the way, on a logarithmic scale: one straggler among thousands does little, the
-    second and third of a burst bring it there. It falls with time and not with the number of observations, so that a rush
-    of fast ones does not wipe out what was slow a minute ago; and only while there are observations, since silence proves nothing.
+    A slower observation lifts the estimate half the way, on a logarithmic scale: one straggler among thousands does
+    little, the second and third of a burst bring it there. It falls with time and not with the number of observations,
+    so that a rush of fast ones does not wipe out what was slow a minute ago; and only while there are observations,
+    since silence proves nothing.
     """
 
     seconds: float = UNKNOWN_PROPAGATION_SECONDS
@@ -64,7 +65,7 @@ class Velocity:
         return max(rush / RUSH_SECONDS, usual / USUAL_SECONDS)
 
     def weight(self, now: datetime) -> float:
-        """A store's weight when shares follow velocity: what it usually sells, and a unit more, so that none counts nothing."""
+        """A store's weight when shares follow velocity: what it usually sells, and one unit, so that none counts nothing."""
         return 1.0 + self._faded(now)[1]
 
     def _faded(self, now: datetime) -> tuple[float, float]:
@@ -79,8 +80,9 @@ def threshold(units_per_second: float, window_seconds: float, *, risk: float = 1
 
     Sales are taken to be independent (a Poisson process). The answer is the smallest b with P(N > b) < risk.
     """
-    assert units_per_second >= 0 and window_seconds >= 0 and 0 < risk < 1, "a pace, a duration and a probability"
     mean = units_per_second * window_seconds
+    assert mean >= 0, "a pace and a duration"
+    assert 1e-9 <= risk < 1, "a probability that sums of fractions can still tell from zero"
     return max(floor, _most_by_chernoff(mean, risk) if mean > LARGEST_SUMMED_MEAN else _most(mean, risk))
 
 
