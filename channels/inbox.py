@@ -1,7 +1,8 @@
 """The inbox: writing down what a channel said, so that it may be acknowledged.
 
 Everything here is on the way of every webhook: one statement, one round trip, committed when the function
-returns. What the bytes mean is not looked at; that is the engine's work, later and at its own pace.
+returns, and shared with the deliveries that arrive in the same moment. What the bytes mean is not looked at; that is the
+engine's work, later and at its own pace.
 """
 
 from __future__ import annotations
@@ -9,23 +10,29 @@ from __future__ import annotations
 import hashlib
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
-from django.db import connection
+from django.db import InterfaceError, OperationalError, connection
 
 from channels import protocol
+from synctec.lib import sql
+from synctec.lib.combiner import Combiner
 from synctec.lib.failpoints import failpoint
-from synctec.lib.hlc import HybridClock
-from synctec.lib.ids import uuid7
+from synctec.lib.hlc import HybridClock, pack
+from synctec.lib.ids import uuid7s
 
 if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
 log = structlog.get_logger(__name__)
+
+#: What makes a delivery that delivery: channel, topic, webhook id.
+_Identity = tuple[int, str, str]
 
 #: Called with the merchant's id after an event is committed, to wake whoever applies it. Filled by the engine
 #: when it starts (`sync.apps`), since this app may not import the engine. A hint, no more: a sweep finds
@@ -35,26 +42,39 @@ on_received: list[Callable[[int], object]] = []
 _RECEIVE = """
     INSERT INTO channels_inboxevent (
         merchant_id, channel_id, topic, webhook_id, event_id, api_version, triggered_at,
-        body, body_sha256, hlc, received_at, correlation_id)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-    ON CONFLICT (channel_id, topic, webhook_id) DO UPDATE SET duplicates = channels_inboxevent.duplicates + 1
-    RETURNING id, duplicates, correlation_id
+        body, body_sha256, hlc, is_clock_suspect, received_at, correlation_id, duplicates)
+    SELECT arrived.merchant_id, arrived.channel_id, arrived.topic, arrived.webhook_id, arrived.event_id, arrived.api_version,
+           arrived.triggered_at, arrived.body, sha256(arrived.body), arrived.hlc, arrived.is_clock_suspect,
+           arrived.received_at, arrived.correlation_id, arrived.duplicates
+      FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[],
+                  %b::bytea[], %s::bigint[], %s::bool[], %s::timestamptz[], %s::uuid[], %s::int[])
+        AS arrived (merchant_id, channel_id, topic, webhook_id, event_id, api_version, triggered_at,
+                    body, hlc, is_clock_suspect, received_at, correlation_id, duplicates)
+    ON CONFLICT (channel_id, topic, webhook_id)
+        DO UPDATE SET duplicates = channels_inboxevent.duplicates + excluded.duplicates + 1
+    RETURNING channel_id, topic, webhook_id, id, correlation_id
 """
 
 _RECEIVE_MANY = """
     INSERT INTO channels_inboxevent (
         merchant_id, channel_id, topic, webhook_id, triggered_at,
-        body, body_sha256, hlc, received_at, correlation_id)
+        body, body_sha256, hlc, is_clock_suspect, received_at, correlation_id)
     SELECT %s, %s, %s, arrived.webhook_id, arrived.triggered_at,
-           arrived.body, sha256(arrived.body), arrived.hlc, %s, arrived.correlation_id
-      FROM unnest(%s::text[], %s::timestamptz[], %s::bytea[], %s::bigint[], %s::uuid[])
-        AS arrived (webhook_id, triggered_at, body, hlc, correlation_id)
+           arrived.body, sha256(arrived.body), arrived.hlc, arrived.is_clock_suspect, %s, arrived.correlation_id
+      FROM unnest(%s::text[], %s::timestamptz[], %s::bytea[], %s::bigint[], %s::bool[], %s::uuid[])
+        AS arrived (webhook_id, triggered_at, body, hlc, is_clock_suspect, correlation_id)
     ON CONFLICT (channel_id, topic, webhook_id) DO NOTHING
 """
 
-#: The newest stamps, by the primary key: stamps grow with ids but for a few events received at the same
-#: moment.
-_NEWEST_STAMP = "SELECT max(hlc) FROM (SELECT hlc FROM channels_inboxevent ORDER BY id DESC LIMIT 1000) AS newest"
+_GREATEST_STAMP = "SELECT max(hlc) FROM channels_inboxevent"
+
+#: Deliveries written with one statement, and their bodies' bytes together: a statement has a gigabyte at most.
+BATCH_DELIVERIES = 64
+BATCH_BYTES = 32 * 1024 * 1024
+#: More than a process can have under way: who comes on top of them is sent away instead of queueing.
+WAITING_MAX = 512
+#: A channel hangs up after five seconds; an answer should reach it before.
+WAIT_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,38 +86,103 @@ class Receipt:
     correlation_id: uuid.UUID
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """A delivery on its way to the disk."""
+
+    channel_id: int
+    merchant_id: int
+    delivery: protocol.Delivery
+    body: bytes
+    now: datetime
+
+    @property
+    def identity(self) -> _Identity:
+        return self.channel_id, self.delivery.topic, self.delivery.webhook_id
+
+
 def receive(*, channel_id: int, merchant_id: int, delivery: protocol.Delivery, body: bytes, now: datetime) -> Receipt:
     """Store one delivery and commit, then wake the engine. A delivery seen before is only counted.
 
+    Deliveries that arrive meanwhile, in other threads, share the next statement and its commit.
+
     Raises:
         django.db.Error: it is not known to be stored, so it must not be acknowledged.
+        NotDone: likewise; too much is waiting, or it takes too long.
         RuntimeError: called inside a transaction, whose commit would come too late.
     """
     _refuse_inside_transaction()
-    stamp = _clock().tick(_milliseconds(now))
-    with connection.cursor() as cursor:
-        cursor.execute(
+    receipt = _intake.submit(_Arrived(channel_id, merchant_id, delivery, body, now))
+    failpoint("webhook.after_commit")
+    if not receipt.is_duplicate:
+        ring(merchant_id)
+    return receipt
+
+
+def _store(batch: Sequence[_Arrived]) -> Sequence[Receipt | Exception]:
+    """Store all of them with one statement and commit; should one be impossible to store, each on its own.
+
+    Raises:
+        OperationalError, InterfaceError: the database is away; nothing is known to be stored.
+    """
+    try:
+        return _insert(batch)
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception as error:
+        if len(batch) == 1:
+            return [error]
+        return [outcome for arrived in batch for outcome in _store([arrived])]
+
+
+def _insert(batch: Sequence[_Arrived]) -> list[Receipt]:
+    """One statement for the batch. Of several deliveries with one identity the first is stored, the others counted."""
+    same: dict[_Identity, list[_Arrived]] = defaultdict(list)
+    for arrived in batch:
+        same[arrived.identity].append(arrived)
+    # In one order, so that two processes never wait for each other's rows crosswise.
+    firsts = [same[identity][0] for identity in sorted(same)]
+    ids = dict(zip(sorted(same), uuid7s(len(same)), strict=True))
+    stamps = [_stamp(first.delivery.triggered_at, first.now) for first in firsts]
+    stored = {
+        (channel_id, topic, webhook_id): (event_id, correlation_id)
+        for channel_id, topic, webhook_id, event_id, correlation_id in sql.rows(
             _RECEIVE,
             (
-                merchant_id,
-                channel_id,
-                delivery.topic,
-                delivery.webhook_id,
-                delivery.event_id,
-                delivery.api_version,
-                delivery.triggered_at,
-                body,
-                hashlib.sha256(body).digest(),
-                stamp,
-                now,
-                uuid7(),
+                [first.merchant_id for first in firsts],
+                [first.channel_id for first in firsts],
+                [first.delivery.topic for first in firsts],
+                [first.delivery.webhook_id for first in firsts],
+                [first.delivery.event_id for first in firsts],
+                [first.delivery.api_version for first in firsts],
+                [first.delivery.triggered_at for first in firsts],
+                [first.body for first in firsts],
+                [stamp for stamp, _ in stamps],
+                [is_suspect for _, is_suspect in stamps],
+                [first.now for first in firsts],
+                list(ids.values()),
+                [len(same[first.identity]) - 1 for first in firsts],
             ),
         )
-        event_id, duplicates, correlation_id = cursor.fetchone()
-    failpoint("webhook.after_commit")
-    if not duplicates:
-        ring(merchant_id)
-    return Receipt(event_id=event_id, is_duplicate=duplicates > 0, correlation_id=correlation_id)
+    }
+    receipts = []
+    for arrived in batch:
+        event_id, correlation_id = stored[arrived.identity]
+        is_new = correlation_id == ids[arrived.identity] and arrived is same[arrived.identity][0]
+        receipts.append(Receipt(event_id, not is_new, correlation_id))
+    # Whoever leads next must find a connection in the pool, however long this thread's request still takes.
+    sql.give_back()
+    return receipts
+
+
+_intake: Combiner[_Arrived, Receipt] = Combiner(
+    _store,
+    batch_max=BATCH_DELIVERIES,
+    waiting_max=WAITING_MAX,
+    timeout_seconds=WAIT_SECONDS,
+    weigh=lambda arrived: len(arrived.body),
+    weight_max=BATCH_BYTES,
+)
 
 
 def receive_many(
@@ -115,7 +200,7 @@ def receive_many(
     """
     if not orders:
         return 0
-    clock = _clock()
+    stamps = [_stamp(order.version, now) for order in orders]
     cursor.execute(
         _RECEIVE_MANY,
         (
@@ -126,20 +211,21 @@ def receive_many(
             [polled_id(order) for order in orders],
             [order.version for order in orders],
             [order.body for order in orders],
-            [clock.tick(_milliseconds(now)) for _ in orders],
-            [uuid7() for _ in orders],
+            [stamp for stamp, _ in stamps],
+            [is_suspect for _, is_suspect in stamps],
+            uuid7s(len(orders)),
         ),
     )
     return int(cursor.rowcount)
 
 
 def polled_id(order: protocol.PolledOrder) -> str:
-    """The identity of a polled order in the inbox: the order and the version it was read in."""
-    return f"poll:{order.order_id}:{order.version.astimezone(UTC).isoformat()}"
+    """The identity of a polled order in the inbox: the order, the version it was read in, and what was read.
 
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
+    Versions are whole seconds at Shopify: an order can change once more within the second in which it was read.
+    """
+    digest = hashlib.sha256(order.body).hexdigest()[:16]
+    return f"poll:{order.order_id}:{order.version.astimezone(UTC).isoformat()}:{digest}"
 
 
 def ring(merchant_id: int) -> None:
@@ -163,20 +249,33 @@ def _refuse_inside_transaction() -> None:
         raise RuntimeError(msg)
 
 
+# --- the clock ------------------------------------------------------------------------------------------------
+
 _process_clock: HybridClock | None = None
 _process_clock_lock = threading.Lock()
 
 
+def _stamp(told_at: datetime | None, now: datetime) -> tuple[int, bool]:
+    """The stamp of an event received now that its channel says happened at `told_at`, and whether that lies too far in the
+    future to be followed."""
+    now_ms = _milliseconds(now)
+    if told_at is None:
+        return _clock().tick(now_ms), False
+    return _clock().observe(pack(max(0, _milliseconds(told_at)), 0), now_ms)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
 def _clock() -> HybridClock:
-    """This process's hybrid logical clock, started from the newest stamp stored, so that stamps do not go
-    back over a restart even when the machine's clock does.
+    """This process's hybrid logical clock, started after the greatest stamp stored by any process, so that stamps do not
+    go back over a restart even when the machine's clock does.
     """
     global _process_clock
     if _process_clock is None:
         with _process_clock_lock:
             if _process_clock is None:
-                with connection.cursor() as cursor:
-                    cursor.execute(_NEWEST_STAMP)
-                    (newest,) = cursor.fetchone()
-                _process_clock = HybridClock(newest or 0)
+                ((greatest,),) = sql.rows(_GREATEST_STAMP)
+                _process_clock = HybridClock(greatest or 0)
     return _process_clock

@@ -210,7 +210,8 @@ class ListingLevel(models.Model):
     """What one store location shows of a listing, and what it should show.
 
     `reported` = `base` + `order_effects` + `pushed`: the quantity the store must show if nobody but its shoppers and
-    we touched it. `shown` is what we believe it really shows: the latest reading while that differs, else `reported`. `desired` is ours. The whole engine drives `shown` to `desired`.
+    we touched it. `shown` is what we believe it really shows: the latest reading while that differs, else `reported`.
+    `desired` is ours. The whole engine drives `shown` to `desired`.
     """
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
@@ -364,6 +365,12 @@ class InboxEvent(models.Model):
     body = models.BinaryField()
     body_sha256 = models.BinaryField(max_length=32)
     hlc = models.BigIntegerField(help_text="Hybrid logical clock at receipt.")
+    is_clock_suspect = models.BooleanField(
+        "channel's clock is ahead",
+        default=False,
+        db_default=False,
+        help_text="The channel dates the event more than five minutes into our future; its clock is not followed.",
+    )
     received_at = models.DateTimeField()
     duplicates = models.PositiveIntegerField(default=0, db_default=0)
     correlation_id = models.UUIDField()
@@ -403,6 +410,8 @@ class InboxEvent(models.Model):
             ),
             # From any step of a story back to the event.
             models.Index(fields=["correlation_id"], name="inbox_event_by_correlation"),
+            # The greatest stamp, after which a process's clock starts.
+            models.Index(fields=["hlc"], name="inbox_event_by_stamp"),
         ]
 
     def __str__(self) -> str:

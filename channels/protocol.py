@@ -16,7 +16,7 @@ nothing about stock. Everything a channel can answer wrongly becomes one of the 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -364,11 +364,11 @@ class Pacing(Protocol):
 class EventReader(Protocol):
     """The inbound half of a connector: pure, needs no credentials but the signing secrets it is given."""
 
-    def authenticate(self, *, headers: dict[str, str], body: bytes, secrets: Sequence[str]) -> bool:
+    def authenticate(self, *, headers: Mapping[str, str], body: bytes, secrets: Sequence[str]) -> bool:
         """Whether the raw bytes carry a good signature by any of the secrets. Never raises. Header names are lower case."""
         ...
 
-    def read_delivery(self, headers: dict[str, str]) -> Delivery:
+    def read_delivery(self, headers: Mapping[str, str]) -> Delivery:
         """The envelope. Raises MalformedEvent when a header that must be there is missing or absurd."""
         ...
 

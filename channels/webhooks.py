@@ -8,7 +8,7 @@
 | 404 | no such address |
 | 405 | not a POST |
 | 413 | more than `BODY_BYTES_MAX` |
-| 503 | the database is away, or our keys are: the channel shall try again |
+| 503 | the database is away, or our keys are, or too many deliver at once: the channel shall try again |
 
 Never 500, whatever the bytes are, since a channel that sees errors gives up its subscription. Nothing is
 parsed before the signature is proved, and nothing of the body after it either.
@@ -19,19 +19,20 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import structlog
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
-from rest_framework.request import Request
-from rest_framework.views import APIView
+from django.views.decorators.csrf import csrf_exempt
 
 from channels import connect, credentials, inbox, protocol
 from channels.models import Channel, ChannelKind
+from synctec.lib import sql
+from synctec.lib.combiner import NotDone
 from synctec.lib.failpoints import failpoint
 
 log = structlog.get_logger(__name__)
@@ -75,41 +76,40 @@ class Refusal(Exception):
         self.detail = detail
 
 
-class WebhookView(APIView):
-    """`POST /webhooks/<kind>/<token>/`: one delivery of one channel."""
+@csrf_exempt
+def deliver(request: HttpRequest, kind: str, token: str) -> HttpResponse:
+    """`POST /webhooks/<kind>/<token>/`: one delivery of one channel.
 
-    http_method_names = ["post"]
-    authentication_classes = []
-    permission_classes = []
-    throttle_classes = []
-    parser_classes = []
-    schema = None
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """No negotiation, no user, no throttle: the sender is known by its signature alone."""
-
-    def post(self, request: Request, kind: str, token: str) -> HttpResponse:
-        if _is_database_away():
-            return _try_later()
-        try:
-            return _accept(request._request, kind=kind, token=token)
-        except Refusal as refusal:
-            return _answer(refusal.status, refusal.detail)
-        except DataError:
-            # What the checks let pass and PostgreSQL cannot hold; it would fail the same way for ever.
-            log.exception("webhook.not_storable", kind=kind)
-            return _answer(400, "The delivery holds a value that cannot be stored.")
-        except IntegrityError:
-            # The channel was deleted since it was looked up.
-            _doors.forget(token)
-            return _answer(404, "No such webhook address.")
-        except credentials.CredentialError:
-            log.exception("webhook.secret_not_readable", kind=kind)
-            return _try_later("its secrets cannot be read")
-        except (DatabaseError, InterfaceError) as error:
-            _note_database_away()
-            log.warning("webhook.database_away", kind=kind, error=type(error).__name__)
-            return _try_later()
+    A plain view: sender and body are known by the signature alone, so there is nothing to negotiate, parse or permit.
+    """
+    if request.method != "POST":
+        response = _answer(405, "Deliveries are POSTed.")
+        response["Allow"] = "POST"
+        return response
+    if _is_database_away():
+        return _try_later()
+    try:
+        return _accept(request, kind=kind, token=token)
+    except Refusal as refusal:
+        return _answer(refusal.status, refusal.detail)
+    except DataError:
+        # What the checks let pass and PostgreSQL cannot hold; it would fail the same way for ever.
+        log.exception("webhook.not_storable", kind=kind)
+        return _answer(400, "The delivery holds a value that cannot be stored.")
+    except IntegrityError:
+        # The channel was deleted since it was looked up.
+        _doors.forget(token)
+        return _answer(404, "No such webhook address.")
+    except credentials.CredentialError:
+        log.exception("webhook.secret_not_readable", kind=kind)
+        return _try_later("its secrets cannot be read")
+    except NotDone as error:
+        log.warning("webhook.not_stored_in_time", kind=kind, error=type(error).__name__)
+        return _try_later("too much is waiting, or what it shared a commit with failed")
+    except (DatabaseError, InterfaceError) as error:
+        _note_database_away()
+        log.warning("webhook.database_away", kind=kind, error=type(error).__name__)
+        return _try_later()
 
 
 def _accept(request: HttpRequest, *, kind: str, token: str) -> HttpResponse:
@@ -121,7 +121,7 @@ def _accept(request: HttpRequest, *, kind: str, token: str) -> HttpResponse:
     """
     door = _doors.at(kind=kind, token=token)
     body = _read_body(request)
-    headers = _headers(request)
+    headers = _Headers(request)
     door = _authenticated(door, token=token, headers=headers, body=body)
     delivery = _envelope(connect.reader_for(door.kind), headers)
     if delivery.account.casefold() != door.account.casefold():
@@ -162,11 +162,28 @@ def _read_body(request: HttpRequest) -> bytes:
     return body
 
 
-def _headers(request: HttpRequest) -> dict[str, str]:
-    return {name[5:].replace("_", "-").lower(): value for name, value in request.META.items() if name[:5] == "HTTP_"}
+class _Headers(Mapping[str, str]):
+    """The request's headers by their names in lower case, looked up where the server put them.
+
+    A connector asks for a dozen; turning all names around, those of the environment among them, costs more than the rest
+    of a delivery.
+    """
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._meta = request.META
+
+    def __getitem__(self, name: str) -> str:
+        value: str = self._meta["HTTP_" + name.replace("-", "_").upper()]
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return (name[5:].replace("_", "-").lower() for name in self._meta if name[:5] == "HTTP_")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
-def _authenticated(door: Door, *, token: str, headers: dict[str, str], body: bytes) -> Door:
+def _authenticated(door: Door, *, token: str, headers: Mapping[str, str], body: bytes) -> Door:
     """The door, read anew when its secrets may have been changed since.
 
     Raises:
@@ -183,7 +200,7 @@ def _authenticated(door: Door, *, token: str, headers: dict[str, str], body: byt
     raise Refusal(401, "The signature does not fit the body. Sign the raw bytes with the channel's client secret.")
 
 
-def _envelope(reader: protocol.EventReader, headers: dict[str, str]) -> protocol.Delivery:
+def _envelope(reader: protocol.EventReader, headers: Mapping[str, str]) -> protocol.Delivery:
     """The delivery's envelope, each value such that it can be stored.
 
     The topic and the id make the delivery's identity and are refused when they cannot be kept whole; the rest
@@ -208,14 +225,13 @@ def _envelope(reader: protocol.EventReader, headers: dict[str, str]) -> protocol
 
 
 def _printable(text: str, length_max: int) -> str:
-    return "".join(character for character in text[:length_max] if character.isprintable())
+    text = text[:length_max]
+    return text if text.isprintable() else "".join(character for character in text if character.isprintable())
 
 
 def _sensible(moment: datetime | None) -> datetime | None:
-    """The moment, unless it lacks a time zone or is so far off that it says nothing."""
-    if moment is None or moment.tzinfo is None or not 2000 <= moment.year <= 2100:
-        return None
-    return moment
+    """The moment, unless it lacks a time zone or lies before there were webhooks. The inbox flags one in the future."""
+    return None if moment is None or moment.tzinfo is None or moment.year < 2000 else moment
 
 
 # --- who lives at an address --------------------------------------------------------------------------------
@@ -244,6 +260,8 @@ class _Doors:
         if channel is None:
             self.forget(token)
             raise Refusal(404, "No such webhook address.")
+        # Before the delivery waits for its turn to be stored: whoever stores must find a connection in the pool.
+        sql.give_back()
         door = Door(
             channel_id=channel.pk,
             merchant_id=channel.merchant_id,

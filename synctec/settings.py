@@ -13,6 +13,7 @@ from environs import Env, ValidationError, validate
 
 from synctec.lib import failpoints
 from synctec.lib.crypto import BadKeyRing, KeyRing
+from synctec.lib.http import AddressRefused, AddressRule
 from synctec.logs import configure_structlog, logging_config
 
 # Lets classes of Django be written with their types at run time, such as ModelAdmin[Channel].
@@ -36,6 +37,14 @@ def _check_key_ring(value: str) -> None:
         KeyRing.parse(value)
     except BadKeyRing as error:
         raise ValidationError(str(error)) from None
+
+
+def _check_origins(values: list[str]) -> None:
+    for value in values:
+        try:
+            AddressRule.exact_origin(value)
+        except (ValueError, AddressRefused):
+            raise ValidationError(f"{value!r} is no origin: write scheme://host:port and nothing more.") from None
 
 
 def _with_database(redis_url: str, number: int) -> str:
@@ -76,6 +85,10 @@ REDIS_URL: str = env.str("REDIS_URL")
 CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", default="")
 # Independent servers that together hold the locks; an odd number of them.
 REDLOCK_URLS: list[str] = env.list("REDLOCK_URLS", default=[])
+# Requests of one API key a minute, counted in tens of seconds.
+API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000, validate=validate.Range(min=1))
+# Origins inside our own network that merchants' webhook endpoints may be at, such as http://wms.internal:8080.
+WEBHOOK_PRIVATE_ORIGINS: list[str] = env.list("WEBHOOK_PRIVATE_ORIGINS", default=[], validate=_check_origins)
 # How far behind an audit looks, so that orders still on their way are not taken for a difference.
 AUDIT_LAG_SECONDS: int = env.int("AUDIT_LAG_SECONDS", default=60, validate=validate.Range(min=1))
 # How often each channel's orders and levels are read and compared.
@@ -119,6 +132,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "drf_spectacular",
     "django_celery_beat",
     # Ours, lower before upper (see docs/architecture.md).
     "merchants",
@@ -294,7 +308,16 @@ REST_FRAMEWORK = {
     # No browsable API: its forms would be a second, untested user interface.
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "SyncTec",
+    "DESCRIPTION": "Stock in step: movements in, changes out. Refusals are problem documents (RFC 9457).",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1/",
+    "COMPONENT_SPLIT_REQUEST": True,
 }
 
 # -- Celery: doorbells that may be lost or doubled (see docs/architecture.md) --

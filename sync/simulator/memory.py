@@ -211,7 +211,6 @@ class EventRow:
     topic: str
     webhook_id: str
     body: bytes
-    events: tuple[protocol.Event, ...]
     envelope: Envelope
     next_attempt_at: datetime
     duplicates: int = 0
@@ -297,6 +296,8 @@ class MemoryBooks:
         self._ids: dict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
         #: What the books refused; a run without a planted bug ends with none.
         self.broken: list[str] = []
+        #: What the bodies of events say, for a reader that hands it through.
+        self.said: dict[bytes, tuple[protocol.Event, ...]] = {}
 
         self.channels: dict[int, ChannelRow] = {}
         self.locations: dict[int, LocationRow] = {}
@@ -636,39 +637,32 @@ class MemoryBooks:
         channel_id: int,
         topic: str,
         webhook_id: str,
-        events: tuple[protocol.Event, ...] = (),
+        events: tuple[protocol.Event, ...],
         *,
         body: bytes = b"",
         correlation_id: uuid.UUID | None = None,
-        received_at: datetime | None = None,
     ) -> bool:
-        """Store one delivery and commit; whether it is news. `events`: what it says, when it needs no reading."""
+        """Store one delivery and commit; whether it is news. What it says is found under its body in `said`."""
         self._commits_itself("receiving")
-        return self._store_event(channel_id, topic, webhook_id, events, body, correlation_id, received_at)
-
-    def _store_event(
-        self,
-        channel_id: int,
-        topic: str,
-        webhook_id: str,
-        events: tuple[protocol.Event, ...],
-        body: bytes,
-        correlation_id: uuid.UUID | None,
-        received_at: datetime | None,
-    ) -> bool:
         known = self._delivered.get((channel_id, topic, webhook_id))
         if known is not None:
             known.duplicates += 1
             return False
-        now = self._now()
+        body = body or f"{channel_id}/{topic}/{webhook_id}".encode()
+        self.said[body] = events
+        self._store_event(channel_id, topic, webhook_id, body, correlation_id or self._uuid(), self._now())
+        return True
+
+    def _store_event(
+        self, channel_id: int, topic: str, webhook_id: str, body: bytes, correlation_id: uuid.UUID, at: datetime
+    ) -> None:
         event_id = self._id("event")
         merchant_id = self.channels[channel_id].merchant_id
-        envelope = Envelope(event_id, channel_id, correlation_id or self._uuid(), received_at or now)
-        event = EventRow(merchant_id, topic, webhook_id, body, events, envelope, now)
+        envelope = Envelope(event_id, channel_id, correlation_id, at)
+        event = EventRow(merchant_id, topic, webhook_id, body, envelope, next_attempt_at=self._now())
         self.events[event_id] = event
         self._delivered[channel_id, topic, webhook_id] = event
         self._pending[merchant_id][event_id] = event
-        return True
 
     # --- what there is to do: as `sync.sweep` asks ---
 
@@ -730,7 +724,7 @@ class MemoryBooks:
             event.attempts += 1
             event.next_attempt_at = now + lease
             kind = self.channels[event.envelope.channel_id].kind
-            claimed.append(Claimed(event.envelope, kind, event.topic, event.body, event.attempts, event.events))
+            claimed.append(Claimed(event.envelope, kind, event.topic, event.body, event.attempts))
         return claimed
 
     def take_events(self, event_ids: Collection[int]) -> set[int]:
@@ -1093,8 +1087,10 @@ class MemoryBooks:
     def note_inbound_lag(self, lags: Mapping[int, float], now: datetime) -> None:
         for channel_id, seconds in lags.items():
             channel = self.channels[channel_id]
-            self._touch(channel)
-            channel.inbound = channel.inbound.observed(seconds, now)
+            after = channel.inbound.observed(seconds, now)
+            if _is_worth_noting(channel.inbound, after, now):
+                self._touch(channel)
+                channel.inbound = after
 
     # --- PublishBooks ---
 
@@ -1443,8 +1439,10 @@ class MemoryBooks:
                 self.mark_dirty(level.listing.merchant_id, {sku: (correlation_id, push.caused_at or now)})
         for channel_id, seconds in slowest.items():
             channel = self.channels[channel_id]
-            self._touch(channel)
-            channel.outbound = channel.outbound.observed(seconds, now)
+            after = channel.outbound.observed(seconds, now)
+            if _is_worth_noting(channel.outbound, after, now):
+                self._touch(channel)
+                channel.outbound = after
 
     def _settle_push(self, push_id: int, state: str, now: datetime) -> PushRow | None:
         push = self.pushes.get(push_id)
@@ -1692,7 +1690,7 @@ class MemoryBooks:
         for order in orders:
             identity = f"poll:{order.order_id}:{order.version.astimezone(UTC).isoformat()}"
             if (channel.channel_id, topic, identity) not in self._delivered:
-                self._store_event(channel.channel_id, topic, identity, (), order.body, None, now)
+                self._store_event(channel.channel_id, topic, identity, order.body, self._uuid(), now)
                 news += 1
         row = self.channels[channel.channel_id]
         row.orders_watermark = _later(row.orders_watermark, watermark)
@@ -1745,6 +1743,7 @@ class _Transaction:
         self._books._end(commits=kind is None)
 
 
+LAG_NOTED_AFTER = timedelta(seconds=10)
 _FINAL_STATES = frozenset({"applied", "ignored", "dead"})
 _BATCH_STATES = frozenset({"intent", "unknown", "done", "unresolved"})
 _DRIFT_ACTIONS = frozenset({"explained", "adopted", "overridden", "asked"})
@@ -1779,6 +1778,15 @@ def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
     if one is None or other is None:
         return one or other
     return min(one, other)
+
+
+def _is_worth_noting(before: Propagation, after: Propagation, now: datetime) -> bool:
+    """Most observations change nothing to speak of, and are not written down (see `sync.tables.stock.note_lag`)."""
+    return (
+        before.observed_at is None
+        or abs(after.seconds - before.seconds) > 0.1 * before.seconds
+        or now - before.observed_at > LAG_NOTED_AFTER
+    )
 
 
 def _window(channels: Iterable[ChannelRow]) -> float:

@@ -42,6 +42,15 @@ def execute(statement: LiteralString, parameters: Sequence[Any] = ()) -> int:
         return prepared.rowcount
 
 
+def give_back() -> None:
+    """Return this thread's connection to the pool before its request ends; not out of a transaction.
+
+    For who is about to wait for something that another thread needs a connection for.
+    """
+    if not connection.in_atomic_block:
+        connection.close_if_unusable_or_obsolete()
+
+
 def forgo_flush() -> None:
     """Let the transaction under way commit without waiting for the disk.
 

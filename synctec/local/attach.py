@@ -28,6 +28,7 @@ OFFLINE_COMMANDS = frozenset(
         "spectacular",
         "startapp",
         "diffsettings",
+        "bench",
         "smoke",
         "chaos",
         "simulate",

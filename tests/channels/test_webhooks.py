@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from channels import credentials, inbox, webhooks
 from channels.models import Channel, ChannelKind, ChannelState, EventState, InboxEvent
+from synctec.lib.combiner import Crowded, NotDone
 from synctec.lib.secret import Secret
 from synctec.lib.signing import sign_base64
 from tests.channels.cast import SECRETS, client, deliver, deliver_with, make_shop, path_of, signed_headers
@@ -309,7 +310,9 @@ class TestAnAddress:
 
     @pytest.mark.parametrize("method", ["get", "put", "patch", "delete", "options", "head"])
     def test_takes_nothing_but_post(self, north: Channel, method: str) -> None:
-        assert getattr(client(), method)(path_of(north)).status_code == 405
+        response = getattr(client(), method)(path_of(north))
+
+        assert (response.status_code, response["Allow"]) == (405, "POST")
 
     def test_needs_no_session_and_no_csrf_token(self, north: Channel) -> None:
         answer = Client(enforce_csrf_checks=True).post(
@@ -460,6 +463,20 @@ class TestTheDatabase:
         monkeypatch.setattr(inbox, "receive", refuse)
 
         assert deliver(north).status_code == 503
+
+    @pytest.mark.parametrize("error", [Crowded, NotDone])
+    def test_kept_busy_by_too_many_is_not_acknowledged(
+        self, north: Channel, monkeypatch: pytest.MonkeyPatch, error: type[NotDone]
+    ) -> None:
+        def turn_away(**_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(inbox, "receive", turn_away)
+        response = deliver(north)
+
+        assert (response.status_code, response["Retry-After"]) == (503, "10")
+        monkeypatch.undo()
+        assert deliver(north).status_code == 200  # and nobody is kept out for it
 
 
 class TestTheKeys:

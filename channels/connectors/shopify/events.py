@@ -8,7 +8,7 @@ alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from channels.connectors.shopify.orders import read_order, read_polled_order, read_refund
 from channels.connectors.shopify.parsing import (
@@ -49,11 +49,11 @@ _PRINTABLE = re.compile(r"[!-~]+")
 class ShopifyEventReader:
     """The inbound half of the connector."""
 
-    def authenticate(self, *, headers: dict[str, str], body: bytes, secrets: Sequence[Secret | str]) -> bool:
+    def authenticate(self, *, headers: Mapping[str, str], body: bytes, secrets: Sequence[Secret | str]) -> bool:
         """Whether the raw bytes are signed with any of the app's secrets (two while they are rotated)."""
         return verify_base64(body, _header(headers, "hmac-sha256"), secrets)
 
-    def read_delivery(self, headers: dict[str, str]) -> Delivery:
+    def read_delivery(self, headers: Mapping[str, str]) -> Delivery:
         """The envelope. Topic, shop and delivery id must be there: nothing can be filed without."""
         try:
             triggered_at = read_moment_or_none(_header(headers, "triggered-at") or None, "triggered-at")
@@ -76,7 +76,7 @@ class ShopifyEventReader:
         return (read(read_document(body)),)
 
 
-def _header(headers: dict[str, str], name: str) -> str:
+def _header(headers: Mapping[str, str], name: str) -> str:
     for family in _HEADER_FAMILIES:
         value = headers.get(family + name)
         if value:
@@ -84,7 +84,7 @@ def _header(headers: dict[str, str], name: str) -> str:
     return ""
 
 
-def _required(headers: dict[str, str], name: str, shape: re.Pattern[str], length_max: int) -> str:
+def _required(headers: Mapping[str, str], name: str, shape: re.Pattern[str], length_max: int) -> str:
     value = _header(headers, name)
     if not value:
         raise MalformedEvent(f"header x-shopify-{name}: missing", code="malformed")
@@ -93,7 +93,7 @@ def _required(headers: dict[str, str], name: str, shape: re.Pattern[str], length
     return value
 
 
-def _optional(headers: dict[str, str], name: str, length_max: int) -> str:
+def _optional(headers: Mapping[str, str], name: str, length_max: int) -> str:
     value = _header(headers, name)
     return value if len(value) <= length_max and _PRINTABLE.fullmatch(value) else ""
 
