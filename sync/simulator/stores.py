@@ -92,8 +92,9 @@ class OrderLine:
     def put_back(self, refunds: Sequence[RefundedUnits]) -> int:
         return sum(r.quantity for r in refunds if r.line_id == self.line_id and r.restock is not Restock.NONE)
 
-    def refunded(self, refunds: Sequence[RefundedUnits]) -> int:
-        return sum(r.quantity for r in refunds if r.line_id == self.line_id)
+    def left(self, refunds: Sequence[RefundedUnits]) -> int:
+        """Units that neither edits nor refunds have taken out of the order."""
+        return self.ordered - self.removed - sum(r.quantity for r in refunds if r.line_id == self.line_id)
 
 
 @dataclass(slots=True)
@@ -178,11 +179,11 @@ class Store:
 
     def cancel(self, order: Order, *, restock: bool) -> None:
         """Call the order off: what is left of it is refunded."""
-        if order.cancelled_at is not None:
+        if order.cancelled_at is not None or not any(line.left(order.refunds) for line in order.lines):
             return
         order.cancelled_at = self.now()
         for line in order.lines:
-            left = line.ordered - line.removed - line.refunded(order.refunds)
+            left = line.left(order.refunds)
             unshipped = max(0, left - line.shipped)
             if unshipped:
                 self._refund(order, line, unshipped, Restock.CANCEL if restock else Restock.NONE)
@@ -192,7 +193,7 @@ class Store:
 
     def refund(self, order: Order, line: OrderLine, units: int, restock: Restock) -> None:
         """Give money back for some units; they come back to the counter or not."""
-        left = line.ordered - line.removed - line.refunded(order.refunds)
+        left = line.left(order.refunds)
         shipped_left = min(left, line.shipped)
         possible = shipped_left if restock is Restock.RETURN else left - shipped_left
         units = min(units, possible)
@@ -206,7 +207,7 @@ class Store:
     def edit(self, order: Order, line: OrderLine, change: int) -> None:
         """Staff add units to a line or take some out."""
         where = (line.article.inventory_item_id, line.location_id)
-        left = line.ordered - line.removed - line.refunded(order.refunds) - line.shipped
+        left = line.left(order.refunds) - line.shipped
         if order.cancelled_at is not None or (change > 0 and self.counters[where] < change) or -change > left:
             return
         if change > 0:
@@ -224,7 +225,7 @@ class Store:
         if order.cancelled_at is not None:
             return
         for line in order.lines:
-            line.shipped = max(line.shipped, line.ordered - line.removed - line.refunded(order.refunds))
+            line.shipped = max(line.shipped, line.left(order.refunds))
         self._changed(order, "orders/updated")
 
     def edit_by_hand(self, where: Where, change: int) -> None:
@@ -365,7 +366,7 @@ class Store:
                     variant_id=line.article.variant_id,
                     sku="",
                     ordered=line.ordered,
-                    current=line.ordered - line.removed - line.refunded(order.refunds),
+                    current=line.left(order.refunds),
                     shipped=line.shipped,
                     location_id=line.location_id if is_read or self.tells_location else None,
                 )

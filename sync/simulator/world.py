@@ -550,7 +550,7 @@ class World:
     def _set_database(self, is_down: bool) -> None:
         self.tell("database down" if is_down else "database up", 0, lambda: "")
         self.database_is_down = is_down
-        if is_down and self.luck.random() < 0.5:
+        if is_down:
             self.books.crash()
 
     def _set_hub(self, is_down: bool) -> None:
@@ -616,6 +616,10 @@ class World:
             if self.holders.get(key, (0, 0.0))[0] == token:
                 del self.holders[key]
         self.release(keys, token)
+        for key in keys:
+            holder = self.holders.get(key)
+            if holder is not None and holder[1] > self.scheduler.time and self.locked.get(key) != holder:
+                self.auditor.blame("lock", f"{key} was released while another task held it")
 
     def release(self, keys: Sequence[str], token: int) -> None:
         """Delete the keys that are still ours."""
