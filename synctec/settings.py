@@ -76,6 +76,8 @@ REDIS_URL: str = env.str("REDIS_URL")
 CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", default="")
 # Independent servers that together hold the locks; an odd number of them.
 REDLOCK_URLS: list[str] = env.list("REDLOCK_URLS", default=[])
+# Requests of one API key a minute, counted in tens of seconds.
+API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000, validate=validate.Range(min=1))
 # How far behind an audit looks, so that orders still on their way are not taken for a difference.
 AUDIT_LAG_SECONDS: int = env.int("AUDIT_LAG_SECONDS", default=60, validate=validate.Range(min=1))
 # How often each channel's orders and levels are read and compared.
@@ -119,6 +121,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "drf_spectacular",
     "django_celery_beat",
     # Ours, lower before upper (see docs/architecture.md).
     "merchants",
@@ -294,7 +297,16 @@ REST_FRAMEWORK = {
     # No browsable API: its forms would be a second, untested user interface.
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "SyncTec",
+    "DESCRIPTION": "Stock in step: movements in, changes out. Refusals are problem documents (RFC 9457).",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1/",
+    "COMPONENT_SPLIT_REQUEST": True,
 }
 
 # -- Celery: doorbells that may be lost or doubled (see docs/architecture.md) --
