@@ -79,6 +79,11 @@ class Channel(models.Model):
     failures = models.PositiveIntegerField(default=0, db_default=0, editable=False)
     failing_since = models.DateTimeField(null=True, blank=True, editable=False)
     last_error = models.CharField(max_length=500, blank=True, db_default="", editable=False)
+    #: How long news takes from this store to us, and from us to this store (`locations.pace.Propagation`).
+    inbound_seconds = models.FloatField(default=0, db_default=0, editable=False)
+    inbound_observed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    outbound_seconds = models.FloatField(default=0, db_default=0, editable=False)
+    outbound_observed_at = models.DateTimeField(null=True, blank=True, editable=False)
     on_loss = models.CharField(
         "units removed in the store by hand",
         max_length=10,
@@ -242,6 +247,10 @@ class ListingLevel(models.Model):
         db_persist=True,
     )
     desired = models.IntegerField(null=True, blank=True, help_text="Empty: not published (unmapped).")
+    #: How fast it sells here (`locations.pace.Velocity`).
+    rush_units = models.FloatField(default=0, db_default=0, editable=False)
+    usual_units = models.FloatField(default=0, db_default=0, editable=False)
+    sold_at = models.DateTimeField(null=True, blank=True, editable=False)
     #: Counts every change of base, order_effects and pushed: a reading is only judged when it did not move meanwhile.
     version = models.BigIntegerField(default=0, db_default=0)
     #: The source's own clock of the newest thing known of this level; older webhooks are superseded.

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from locations.publishing import Policy, Rule, Shelf, Terms, most_specific, numbers, thresholds
+from locations.pace import threshold
+from locations.publishing import Policy, Rule, Shelf, Terms, most_specific, numbers
 from sync.ports import Desire, Engine, Group, ShelfStock, Target
 from synctec.lib.failpoints import failpoint
 
@@ -142,9 +143,20 @@ def _terms(group: Group, shelves: Sequence[Shelf], pool: Mapping[tuple[int, int]
     policy = Policy(group.policy)
     return Terms(
         policy=policy,
-        thresholds=thresholds(shelves, group.window_seconds, fixed=group.guard_units) if policy is Policy.GUARD else {},
+        thresholds=_thresholds(shelves, group) if policy is Policy.GUARD else {},
         allows_split_shipment=group.allows_split_shipment,
         holds_weight=group.holds_weight,
         quotas={cell: held.quota for cell, held in pool.items() if held.quota is not None},
         window_seconds=group.window_seconds,
     )
+
+
+def _thresholds(shelves: Sequence[Shelf], group: Group) -> dict[int, int]:
+    """Per SKU, the units that are sold elsewhere before the news of a sale is everywhere, with a margin."""
+    paces: dict[int, float] = defaultdict(float)
+    for shelf in shelves:
+        for sku, units in shelf.parts.items():
+            paces[sku] += shelf.velocity * units
+    if group.guard_units is not None:
+        return dict.fromkeys(paces, group.guard_units)
+    return {sku: threshold(pace, group.window_seconds) for sku, pace in paces.items()}

@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from inventory import stock
+from locations.pace import Velocity
 from locations.publishing import Rule
-from sync.ports import LAG_HALF_LIFE, STORY_EVENTS, VELOCITY_SECONDS, WINDOW_SECONDS_MIN, Desire, Group, Mark, Target
+from sync.ports import OUTAGE_FAILURES, STORY_EVENTS, Desire, Group, Mark, ShelfStock, Target
 from sync.tables.stock import load_bundles, lock_level_rows
 from synctec.lib import sql
 
@@ -75,19 +76,19 @@ class PublishTables:
 
     def load_targets(self, sku_ids: Collection[int], now: datetime) -> list[Target]:
         return [
-            Target(*row)
+            Target(*row[:11], Velocity(*row[11:14]), row[14])
             for row in sql.rows(
                 """
                 SELECT level.id, level.channel_id, level.listing_id, level.store_location_id, listing.sku_id,
                     member.group_id, coalesce(member.weight, 1)::float8, level.desired,
                     listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked,
-                    level.shown,
+                    level.suspect_since IS NOT NULL,
                     CASE WHEN level.is_stocked AND listing.deleted_at IS NULL THEN greatest(0, level.shown, level.reported,
                         level.suspect_available, level.sample, push.to_quantity,
                         CASE WHEN level.doubtful_until > %s THEN level.doubtful_to END) ELSE 0 END,
-                    level.velocity * exp(-extract(epoch FROM %s - level.velocity_at) / %s),
+                    level.rush_units, level.usual_units, level.sold_at,
                     CASE WHEN channel.state <> 'active' THEN coalesce(channel.failing_since, channel.created_at)
-                        WHEN channel.failures >= 2 THEN channel.failing_since END
+                        WHEN channel.failures >= %s THEN channel.failing_since END
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id
                 JOIN channels_channel channel ON channel.id = level.channel_id
@@ -95,28 +96,29 @@ class PublishTables:
                 LEFT JOIN channels_push push ON push.listing_level_id = level.id AND push.state = 'open'
                 WHERE listing.sku_id = ANY(%s::bigint[]) ORDER BY level.id
                 """,
-                [now, now, VELOCITY_SECONDS, sorted(sku_ids)],
+                [now, OUTAGE_FAILURES, sorted(sku_ids)],
             )
         ]
 
-    def load_groups(self, group_ids: Collection[int], now: datetime) -> dict[int, Group]:
-        return {
-            row[0]: Group(*row)
-            for row in sql.rows(
-                """
-                SELECT shelf_group.id, shelf_group.policy, shelf_group.guard_units, shelf_group.weighting = 'velocity',
-                    shelf_group.allows_split_shipment, shelf_group.holds_weight::float8, greatest(%s, (
-                        SELECT max(channel.inbound_lag * 0.5 ^ (extract(epoch FROM %s - channel.inbound_lag_at) / %s))
-                            + max(channel.outbound_lag * 0.5 ^ (extract(epoch FROM %s - channel.outbound_lag_at) / %s))
-                        FROM locations_grouplocation member
-                        JOIN channels_storelocation place ON place.id = member.store_location_id
-                        JOIN channels_channel channel ON channel.id = place.channel_id
-                        WHERE member.group_id = shelf_group.id))::float8
-                FROM locations_locationgroup shelf_group WHERE shelf_group.id = ANY(%s::bigint[])
-                """,
-                [WINDOW_SECONDS_MIN, now, LAG_HALF_LIFE, now, LAG_HALF_LIFE, sorted(group_ids)],
-            )
-        }
+    def load_groups(self, group_ids: Collection[int]) -> dict[int, Group]:
+        groups = {}
+        for row in sql.rows(
+            """
+            SELECT shelf_group.id, shelf_group.policy, shelf_group.guard_units, shelf_group.weighting = 'velocity',
+                shelf_group.allows_split_shipment, shelf_group.holds_weight::float8,
+                coalesce((
+                    SELECT max(channel.inbound_seconds) + max(channel.outbound_seconds)
+                    FROM locations_grouplocation member
+                    JOIN channels_storelocation place ON place.id = member.store_location_id
+                    JOIN channels_channel channel ON channel.id = place.channel_id
+                    WHERE member.group_id = shelf_group.id), 0),
+                ARRAY(SELECT warehouse_id FROM locations_groupwarehouse WHERE group_id = shelf_group.id ORDER BY id)
+            FROM locations_locationgroup shelf_group WHERE shelf_group.id = ANY(%s::bigint[])
+            """,
+            [sorted(group_ids)],
+        ):
+            groups[row[0]] = Group(*row[:7], tuple(row[7]))
+        return groups
 
     def load_parts(self, merchant_id: int, sku_ids: Collection[int]) -> dict[int, dict[int, int]]:
         parts, _ = load_bundles(merchant_id, sku_ids)
@@ -134,11 +136,11 @@ class PublishTables:
             drawn_on[location].append(warehouse)
         return drawn_on
 
-    def load_available(self, sku_ids: Collection[int]) -> dict[tuple[int, int], int]:
+    def load_stock(self, sku_ids: Collection[int]) -> dict[tuple[int, int], ShelfStock]:
         return {
-            (sku, warehouse): available
-            for sku, warehouse, available in sql.rows(
-                "SELECT sku_id, warehouse_id, available FROM inventory_stocklevel WHERE sku_id = ANY(%s::bigint[])",
+            (sku, warehouse): ShelfStock(available, quota)
+            for sku, warehouse, available, quota in sql.rows(
+                "SELECT sku_id, warehouse_id, available, NULL::int FROM inventory_stocklevel WHERE sku_id = ANY(%s::bigint[])",
                 [sorted(sku_ids)],
             )
         }

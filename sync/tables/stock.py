@@ -13,9 +13,10 @@ from psycopg.types.json import Jsonb
 from inventory import stock
 from inventory.bom import explode
 from inventory.ledger import Balance, Entry
+from locations.pace import RUSH_SECONDS, USUAL_SECONDS, Propagation
 from sync import register
 from sync.decide import Level, Line, LineKey, ListingFacts, Taken, explained
-from sync.ports import LAG_HALF_LIFE, VELOCITY_SECONDS, Mappings, Mentioned, OrderKey
+from sync.ports import Mappings, Mentioned, OrderKey
 from sync.register import Effect
 from synctec.lib import sql
 
@@ -268,9 +269,11 @@ class StockTables:
                 UPDATE channels_listinglevel level
                 SET order_effects = level.order_effects + told.added, version = level.version + 1,
                     desired = greatest(0, level.desired + told.added),
-                    velocity = level.velocity * exp(-extract(epoch FROM %s - level.velocity_at) / %s)
-                        + greatest(0, -told.added) / %s::float8,
-                    velocity_at = %s,
+                    rush_units = CASE WHEN told.added < 0 THEN -told.added + level.rush_units
+                        * exp(-greatest(0, extract(epoch FROM %s - level.sold_at)) / %s) ELSE level.rush_units END,
+                    usual_units = CASE WHEN told.added < 0 THEN -told.added + level.usual_units
+                        * exp(-greatest(0, extract(epoch FROM %s - level.sold_at)) / %s) ELSE level.usual_units END,
+                    sold_at = CASE WHEN told.added < 0 THEN greatest(level.sold_at, %s) ELSE level.sold_at END,
                     suspect_since = CASE WHEN told.explained THEN NULL ELSE level.suspect_since END,
                     suspect_available = CASE WHEN told.explained THEN NULL ELSE level.suspect_available END,
                     next_check_at = CASE WHEN told.explained THEN NULL WHEN level.sample IS NOT NULL THEN now()
@@ -280,8 +283,9 @@ class StockTables:
                 """,
                 [
                     now,
-                    VELOCITY_SECONDS,
-                    VELOCITY_SECONDS,
+                    RUSH_SECONDS,
+                    now,
+                    USUAL_SECONDS,
                     now,
                     [level.id for level in moved],
                     [level.order_effects_added for level in moved],
@@ -322,21 +326,27 @@ class StockTables:
 
 
 def note_lag(direction: str, lags: Mapping[int, float], now: datetime) -> None:
-    """Remember the longest lag of late per channel; it fades by half in `LAG_HALF_LIFE`. Most are shorter: no write then."""
-    for channel_id, seconds in sorted(lags.items()):
-        sql.execute(_NOTE_LAG[direction], [seconds, now, channel_id, now, LAG_HALF_LIFE, seconds])
+    """Let each channel's estimate learn of a lag in seconds. Read and written outside of locks: it is an estimate."""
+    read, write = _LAGS[direction]
+    for channel_id, seconds, observed_at in sql.rows(read, [sorted(lags)]):
+        before = Propagation(seconds, observed_at) if observed_at else Propagation()
+        after = before.observed(lags[channel_id], now)
+        # Most change nothing to speak of; a row that everybody writes would be in everybody's way.
+        if not observed_at or abs(after.seconds - seconds) > 0.1 * seconds or now - observed_at > LAG_NOTED_AFTER:
+            sql.execute(write, [after.seconds, after.observed_at, channel_id])
 
 
-_NOTE_LAG: dict[str, LiteralString] = {
-    "inbound": """
-        UPDATE channels_channel SET inbound_lag = %s, inbound_lag_at = %s
-        WHERE id = %s AND inbound_lag * 0.5 ^ (extract(epoch FROM %s - inbound_lag_at) / %s)::float8 < %s
-    """,
-    "outbound": """
-        UPDATE channels_channel SET outbound_lag = %s, outbound_lag_at = %s
-        WHERE id = %s AND outbound_lag * 0.5 ^ (extract(epoch FROM %s - outbound_lag_at) / %s)::float8 < %s
-    """,
+_LAGS: dict[str, tuple[LiteralString, LiteralString]] = {
+    "inbound": (
+        "SELECT id, inbound_seconds, inbound_observed_at FROM channels_channel WHERE id = ANY(%s::bigint[])",
+        "UPDATE channels_channel SET inbound_seconds = %s, inbound_observed_at = %s WHERE id = %s",
+    ),
+    "outbound": (
+        "SELECT id, outbound_seconds, outbound_observed_at FROM channels_channel WHERE id = ANY(%s::bigint[])",
+        "UPDATE channels_channel SET outbound_seconds = %s, outbound_observed_at = %s WHERE id = %s",
+    ),
 }
+LAG_NOTED_AFTER = timedelta(seconds=10)
 
 
 def load_locations(

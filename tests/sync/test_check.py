@@ -13,10 +13,11 @@ from channels.models import BatchState, Channel, InboxEvent, ListingLevel, Push,
 from channels.protocol import PolledOrder
 from inventory.models import Movement, StockLevel
 from locations.models import Mapping
-from sync.check import Checked, check_channel, suspect_levels
+from sync.check import Checked, check_channel
 from sync.models import Drift, DriftAction
 from sync.publish import publish_batch
-from sync.reconcile import compare_levels, poll_orders, reconcile
+from sync.passes import reconcile
+from sync.reconcile import compare_levels, poll_orders
 from tests.engine import engine, ref
 from tests.factories import NOON, Shop, Trade, deliver, later, level_body, make_trade, order_body, polled_body
 from tests.fakes import FakeChannel
@@ -48,11 +49,11 @@ def store(north: Shop) -> FakeChannel:
 
 def check(shop: Shop, store: FakeChannel, now: datetime = NOON) -> Checked:
     ListingLevel.objects.filter(suspect_since__isnull=False).update(next_check_at=Now())
-    return check_channel(channel=Channel.objects.get(pk=shop.channel.pk), connector=store, now=now)
+    return check_channel(engine(now, {shop.channel: store}), channel=ref(shop.channel))
 
 
 def suspect(shop: Shop, code: str) -> None:
-    suspect_levels([shop.level(code).pk], reason="test", now=NOON)
+    engine().books.suspect_unsuspected([shop.level(code).pk], "test", NOON)
 
 
 def test_a_merchants_loss_is_held_at_once_and_adopted_when_the_orders_are_complete(

@@ -255,13 +255,13 @@ def test_a_batch_that_is_refused_without_blame_shrinks_until_the_culprit_stands_
 
 def test_a_sender_whose_lease_was_taken_over_has_nothing_to_say(alder: Trade, south: Shop, store: FakeChannel) -> None:
     sell_in_north(alder, 3)
-    sleeper = claim_batch(south.channel, 250)
+    sleeper = claim_batch(engine(), ref(south.channel), 250)
     assert sleeper is not None
     let_leases_run_out()
     run(south, store)
     before = south.level("MUG").version
 
-    push._send(south.channel, store, sleeper, random.Random(1), Pushed())
+    push._send(engine(), ref(south.channel), store, sleeper, Pushed())
 
     assert south.level("MUG").version == before
     assert south.level("MUG").reported == 7
@@ -284,7 +284,7 @@ def test_six_times_no_answer_leaves_it_to_a_reading(alder: Trade, south: Shop, s
 
 def test_the_database_itself_refuses_a_second_open_push_of_a_level(alder: Trade, south: Shop) -> None:
     sell_in_north(alder, 3)
-    batch = claim_batch(south.channel, 250)
+    batch = claim_batch(engine(), ref(south.channel), 250)
     assert batch is not None
     second = Push.objects.get()
     second.pk, second.position = None, 1
