@@ -37,6 +37,19 @@ def mark_dirty(*, merchant_id: int, sku_ids: Collection[int] | None, correlation
     )
 
 
+def mark_each_dirty(*, merchant_id: int, changes: Collection[tuple[int, uuid.UUID]], now: datetime) -> None:
+    """As `mark_dirty`, for many changes at once: each SKU with the correlation id of what changed it."""
+    _, bundles = load_bundles(merchant_id, {sku for sku, _ in changes})
+    marks = {(marked, correlation) for sku, correlation in changes for marked in (sku, *bundles.get(sku, ()))}
+    sql.execute(
+        """
+        INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)
+        SELECT %s, sku, correlation_id, %s FROM unnest(%s::bigint[], %s::uuid[]) AS told (sku, correlation_id)
+        """,
+        [merchant_id, now, [sku for sku, _ in marks], [correlation for _, correlation in marks]],
+    )
+
+
 def add_missing_levels(*, merchant_id: int) -> int:
     """Give every mapped listing a level at each mapped location of its channel; new ones are read before all else."""
     return sql.execute(
