@@ -25,6 +25,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
+from itertools import chain
 from typing import TypeVar
 
 from inventory.bom import bundles_available
@@ -268,19 +269,22 @@ def _bounds(claimants: Sequence[Shelf], claims: Sequence[Claim], pool: Pool) -> 
     drawn: dict[int, dict[frozenset[int], list[int]]] = {}
     for place, claim in enumerate(claims):
         for sku, warehouses in claim.items():
-            drawn.setdefault(sku, {}).setdefault(warehouses, []).append(place)
+            places = drawn.setdefault(sku, {})
+            places.setdefault(warehouses, []).append(place)
+            if len(warehouses) < len(claimants[place].warehouses):
+                # What was promised from another home still counts among all warehouses it may come from.
+                places.setdefault(frozenset(claimants[place].warehouses), [])
     bounds = []
     for sku, places in drawn.items():
         for union in _unions(places):
-            room, units = sum(pool.get((sku, warehouse), 0) for warehouse in union), {}
-            for warehouses, members in places.items():
-                if warehouses <= union:
-                    for place in members:
-                        claimant = claimants[place]
-                        if claimant.silent_for is None:
-                            units[place] = claimant.parts[sku]
-                        else:
-                            room -= claimant.parts[sku] * claimant.ceiling
+            room = sum(pool.get((sku, warehouse), 0) for warehouse in union)
+            units = {}
+            for place in chain.from_iterable(places[warehouses] for warehouses in places if warehouses <= union):
+                claimant = claimants[place]
+                if claimant.silent_for is None:
+                    units[place] = claimant.parts[sku]
+                else:
+                    room -= claimant.parts[sku] * claimant.ceiling
             bounds.append(Bound(room, units))
     return bounds
 

@@ -73,7 +73,7 @@ def _rise_together(
         ]
         full: Mapping[int, int] = {}
         for bound, room, pace in zip(bounds, rooms, paces, strict=True):
-            if room < step * pace:
+            if pace and room < step * pace:
                 step, full = max(0.0, room / pace), bound.units
         for place in active:
             raised[place] += weights[place] * step
@@ -86,17 +86,17 @@ def _rise_together(
 def _hand_out(order: Sequence[int], given: list[int], tops: Sequence[int], bounds: Sequence[Bound]) -> None:
     """Give single units in this order, in turns, until nobody can have another one."""
     rooms = [bound.left(given) for bound in bounds]
+    takes = {
+        place: [(number, bound.units[place]) for number, bound in enumerate(bounds) if place in bound.units]
+        for place in order
+    }
     waiting = list(order)
     while waiting:
-        waiting = [place for place in waiting if given[place] < tops[place] and _take(place, rooms, bounds)]
+        served = []
         for place in waiting:
-            given[place] += 1
-
-
-def _take(place: int, rooms: list[int], bounds: Sequence[Bound]) -> bool:
-    """Take one unit's worth from every bound this one is in, or nothing at all."""
-    if any(room < bound.units.get(place, 0) for room, bound in zip(rooms, bounds, strict=True) if place in bound.units):
-        return False
-    for number, bound in enumerate(bounds):
-        rooms[number] -= bound.units.get(place, 0)
-    return True
+            if given[place] < tops[place] and all(rooms[number] >= units for number, units in takes[place]):
+                given[place] += 1
+                for number, units in takes[place]:
+                    rooms[number] -= units
+                served.append(place)
+        waiting = served
