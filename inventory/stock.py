@@ -28,7 +28,6 @@ Cursor = psycopg.Cursor[tuple[Any, ...]]
 #: this app must not import, hangs its publishing mark on it (see `sync.hooks`). Called inside the transaction.
 on_change: list[Callable[[int, Sequence[int], uuid.UUID, datetime], None]] = []
 
-
 #: As `on_change`, told of many changes at once: `(merchant_id, [(sku_id, correlation_id)], now)`.
 on_changes: list[Callable[[int, Sequence[tuple[int, uuid.UUID]], datetime], None]] = []
 
@@ -96,6 +95,14 @@ def read_balances(stock_level_ids: Iterable[int]) -> dict[int, ledger.Balance]:
 
 def _balances(rows: Iterable[tuple[Any, ...]]) -> dict[int, ledger.Balance]:
     return {row[0]: ledger.Balance(*row) for row in rows}
+
+
+def lock_levels_of(sku_ids: Iterable[int]) -> None:
+    """Lock all stock levels of these SKUs in ascending id: until the transaction ends nothing is taken from them."""
+    sql.rows(
+        "SELECT 1 FROM inventory_stocklevel WHERE sku_id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE",
+        [sorted(set(sku_ids))],
+    )
 
 
 def claim(balances: Iterable[ledger.Balance]) -> None:
