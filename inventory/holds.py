@@ -26,12 +26,13 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 
 from inventory import availability, recipes, stock
 from inventory.allotment import Place, allot, most
@@ -249,7 +250,7 @@ def _decide_together(merchant_id: int, groups: Sequence[_Group]) -> list[list[An
 def _decide_optimistically(merchant_id: int, group: _Group) -> list[Answer]:
     for attempt in range(TRIES):
         try:
-            with transaction.atomic():
+            with _attempt():
                 return _decide(merchant_id, [group], stock.read_balances)[0]
         except stock.Moved:
             time.sleep(random.uniform(0, 0.001 * 2**attempt))  # noqa: S311 - spreads contenders, guards nothing
@@ -257,15 +258,30 @@ def _decide_optimistically(merchant_id: int, group: _Group) -> list[Answer]:
 
 
 def _decide_locked(merchant_id: int, groups: Sequence[_Group]) -> list[list[Answer]]:
-    for _ in range(TRIES - 1):
+    for _ in range(TRIES):
         try:
-            with transaction.atomic():
+            with _attempt():
                 return _decide(merchant_id, groups, stock.lock_balances)
-        except stock.Moved:
-            # A hold was extended, or a key used, by somebody whom the locks do not keep out.
-            continue
-    with transaction.atomic():
-        return _decide(merchant_id, groups, stock.lock_balances)
+        except stock.Moved as moved:
+            # A hold was extended, or a key used, by somebody whom the locks do not keep out: seldom once, never often.
+            latest = moved
+    raise latest
+
+
+@contextmanager
+def _attempt() -> Iterator[None]:
+    """A transaction that decides. A key that somebody used at the same time is found by the next attempt.
+
+    Raises:
+        Moved: decide again.
+    """
+    try:
+        with transaction.atomic():
+            yield
+    except IntegrityError as error:
+        if "hold_made_once" in str(error):
+            raise stock.Moved from error
+        raise
 
 
 def _decide(
@@ -281,48 +297,54 @@ def _decide(
     now = max(group.now for group in groups)
     asks = [ask for group in groups for ask in group.asks]
     known = recipes.load(merchant_id, [ask.sku for ask in asks])
-    warehouses = recipes.warehouses(merchant_id)
-    level_ids, expired_ids = _levels(merchant_id, known.values(), warehouses.values(), now)
+    warehouses, level_ids, expired_ids = _places(merchant_id, known.values(), now)
+    if any(code not in warehouses for ask in asks for code in ask.warehouses):
+        warehouses = recipes.warehouses(merchant_id)  # there are warehouses without a shelf of these SKUs
     balances = balances_of(level_ids)
     expired = _expired_parts(expired_ids, now)
     earlier = _by_key(merchant_id, [ask.key for ask in asks if ask.key])
     ids = (
-        row[0] for row in sql.rows("SELECT nextval('inventory_hold_id_seq') FROM generate_series(1, %s)", [len(asks)])
+        key for (key,) in sql.rows("SELECT nextval('inventory_hold_id_seq') FROM generate_series(1, %s)", [len(asks)])
     )
     desk = _Desk(known, warehouses, balances, expired, earlier, ids)
     answers = [desk.serve(group) for group in groups]
     if balances_of is stock.read_balances and (desk.made or expired):
         stock.claim(balances.values())
-    entries = _end_expired(merchant_id, expired, now) + desk.write(merchant_id)
-    stock.post(merchant_id=merchant_id, balances=balances, entries=entries, now=now, held_until=desk.held_until())
     changes = {(part.sku_id, part.correlation_id) for part in expired}
     changes |= {
         (balances[part.stock_level_id].sku_id, held.correlation_id) for held in desk.made for part in held.parts
     }
-    _tell(merchant_id, changes, now)
+    freed = _end_expired(merchant_id, expired, now)
+    with sql.pipeline():
+        entries = freed + desk.write(merchant_id)
+        stock.post(merchant_id=merchant_id, balances=balances, entries=entries, now=now, held_until=desk.held_until())
+        _tell(merchant_id, changes, now)
     if desk.refused_skus:
         transaction.on_commit(partial(availability.refresh, merchant_id, desk.refused_skus), robust=True)
     return answers
 
 
-def _levels(
-    merchant_id: int, known: Iterable[recipes.Recipe], warehouses: Collection[int], now: datetime
-) -> tuple[set[int], list[int]]:
-    """The stock levels to decide about, with those of the expired holds on them, and these holds."""
+def _places(
+    merchant_id: int, known: Iterable[recipes.Recipe], now: datetime
+) -> tuple[dict[str, int], set[int], list[int]]:
+    """The active warehouses that have shelves of these SKUs (code -> id), the stock levels there with those of the expired
+    holds on them, and these holds."""
     rows = sql.rows(
         """
         WITH wanted AS (
-            SELECT id FROM inventory_stocklevel
-            WHERE merchant_id = %s AND sku_id = ANY(%s::bigint[]) AND warehouse_id = ANY(%s::bigint[])
+            SELECT level.id, warehouse.code, warehouse.id AS warehouse_id FROM inventory_stocklevel level
+            JOIN inventory_warehouse warehouse ON warehouse.id = level.warehouse_id AND warehouse.is_active
+            WHERE level.merchant_id = %s AND level.sku_id = ANY(%s::bigint[])
         ), expired AS (
             SELECT DISTINCT part.hold_id FROM wanted
             JOIN inventory_holdpart part ON part.stock_level_id = wanted.id AND part.expires_at <= %s)
-        SELECT id, NULL::bigint FROM wanted UNION ALL
-        SELECT part.stock_level_id, part.hold_id FROM expired JOIN inventory_holdpart part USING (hold_id)
+        SELECT id, NULL::bigint, code, warehouse_id FROM wanted UNION ALL
+        SELECT part.stock_level_id, part.hold_id, NULL, NULL FROM expired JOIN inventory_holdpart part USING (hold_id)
         """,
-        [merchant_id, sorted({sku for recipe in known for sku in recipe.parts}), list(warehouses), now],
+        [merchant_id, sorted({sku for recipe in known for sku in recipe.parts}), now],
     )
-    return {level for level, _ in rows}, sorted({hold_id for _, hold_id in rows if hold_id is not None})
+    warehouses = {code: warehouse for _, hold_id, code, warehouse in rows if hold_id is None}
+    return warehouses, {row[0] for row in rows}, sorted({row[1] for row in rows if row[1] is not None})
 
 
 def _expired_parts(hold_ids: Sequence[int], now: datetime) -> list[_Expired]:
@@ -454,26 +476,17 @@ class _Desk:
         """Write the holds made and return what they take from the ledger.
 
         Raises:
-            Moved: somebody used one of the keys meanwhile.
+            IntegrityError: (hold_made_once) somebody used one of the keys meanwhile.
         """
         if not self.made:
             return []
-        parts = [(held, part) for held in self.made for part in held.parts]
-        written = sql.rows(
+        sql.execute(
             """
-            WITH made AS (
-                INSERT INTO inventory_hold (id, merchant_id, sku_id, quantity, idempotency_key, asked_sha256, reference,
-                    correlation_id, expires_at, created_at)
-                SELECT asked.id, %s, asked.sku_id, asked.quantity, asked.key, asked.sha256, asked.reference,
-                    asked.correlation_id, asked.expires_at, asked.created_at
-                FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::bytea[], %s::text[], %s::uuid[],
-                    %s::timestamptz[], %s::timestamptz[])
-                    AS asked (id, sku_id, quantity, key, sha256, reference, correlation_id, expires_at, created_at)
-                ORDER BY asked.key ON CONFLICT (merchant_id, idempotency_key) DO NOTHING RETURNING id
-            ), parts AS (
-                INSERT INTO inventory_holdpart (merchant_id, hold_id, stock_level_id, quantity, expires_at)
-                SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::timestamptz[]))
-            SELECT count(*) FROM made
+            INSERT INTO inventory_hold (merchant_id, id, sku_id, quantity, idempotency_key, asked_sha256, reference,
+                correlation_id, expires_at, created_at)
+            SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::bytea[], %s::text[],
+                %s::uuid[], %s::timestamptz[], %s::timestamptz[]) AS asked (id, sku_id, quantity, key)
+            ORDER BY asked.key
             """,
             [
                 merchant_id,
@@ -486,6 +499,15 @@ class _Desk:
                 [held.correlation_id for held in self.made],
                 [held.expires_at for held in self.made],
                 [held.created_at for held in self.made],
+            ],
+        )
+        parts = [(held, part) for held in self.made for part in held.parts]
+        sql.execute(
+            """
+            INSERT INTO inventory_holdpart (merchant_id, hold_id, stock_level_id, quantity, expires_at)
+            SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::timestamptz[])
+            """,
+            [
                 merchant_id,
                 [held.hold_id for held, _ in parts],
                 [part.stock_level_id for _, part in parts],
@@ -493,8 +515,6 @@ class _Desk:
                 [held.expires_at for held, _ in parts],
             ],
         )
-        if written[0][0] < len(self.made):
-            raise stock.Moved
         return [
             _entry(held, part, "taken", held.created_at, held=part.quantity, quota=-part.quantity)
             for held, part in parts

@@ -149,7 +149,7 @@ def post(
         return
     short = [level for level, balance in balances.items() if balance.available < 0]
     posting = ledger.post(balances, entries, _open_shortages(short))
-    with sql.cursor() as cursor:
+    with sql.pipeline(), sql.cursor() as cursor:
         _write_movements(cursor, merchant_id, posting.lines)
         _write_balances(cursor, posting.balances.values(), now)
         _write_shortages(cursor, merchant_id, posting, now)

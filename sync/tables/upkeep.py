@@ -39,14 +39,18 @@ def mark_dirty(*, merchant_id: int, sku_ids: Collection[int] | None, correlation
 
 def mark_each_dirty(*, merchant_id: int, changes: Collection[tuple[int, uuid.UUID]], now: datetime) -> None:
     """As `mark_dirty`, for many changes at once: each SKU with the correlation id of what changed it."""
-    _, bundles = load_bundles(merchant_id, {sku for sku, _ in changes})
-    marks = {(marked, correlation) for sku, correlation in changes for marked in (sku, *bundles.get(sku, ()))}
     sql.execute(
         """
+        WITH RECURSIVE told (sku, correlation_id) AS (
+            SELECT * FROM unnest(%s::bigint[], %s::uuid[])
+        ), above (origin, sku) AS (
+            SELECT DISTINCT sku, sku FROM told UNION
+            SELECT above.origin, line.bundle_id FROM above JOIN inventory_bomline line ON line.component_id = above.sku)
         INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)
-        SELECT %s, sku, correlation_id, %s FROM unnest(%s::bigint[], %s::uuid[]) AS told (sku, correlation_id)
+        SELECT DISTINCT %s::bigint, above.sku, told.correlation_id, %s::timestamptz
+        FROM told JOIN above ON above.origin = told.sku
         """,
-        [merchant_id, now, [sku for sku, _ in marks], [correlation for _, correlation in marks]],
+        [[sku for sku, _ in changes], [correlation for _, correlation in changes], merchant_id, now],
     )
 
 
