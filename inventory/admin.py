@@ -19,11 +19,23 @@ from django.utils import timezone
 from django.utils.html import format_html
 from unfold import widgets
 
-from inventory import stock
+from inventory import holds, stock
 from inventory.bom import find_cycle
-from inventory.models import BomLine, Hold, Movement, Shortage, Sku, SkuKind, StockLevel, Warehouse
+from inventory.models import (
+    BomLine,
+    Hold,
+    HoldPart,
+    HoldState,
+    Movement,
+    Shortage,
+    Sku,
+    SkuKind,
+    StockLevel,
+    Warehouse,
+)
 from merchants.admin_base import (
     BigTableAdmin,
+    ReasonForm,
     TenantAdmin,
     TenantForm,
     TenantInline,
@@ -287,7 +299,7 @@ class SkuAdmin(TenantAdmin):
     inlines = (BomLineInline,)
     actions_detail = ("adjust_stock",)
     fieldsets = (
-        (None, {"fields": ("merchant", "code", "title", "barcode", "kind")}),
+        (None, {"fields": ("merchant", "code", "title", "barcode", "kind", "strategy")}),
         ("Now", {"fields": ("stock_shown", "listings_shown", "movements_shown")}),
     )
     readonly_fields = ("stock_shown", "listings_shown", "movements_shown")
@@ -457,7 +469,7 @@ class StockLevelAdmin(BigTableAdmin):
     actions_row = ("adjust_level",)
     fieldsets = (
         (None, {"fields": (("sku", "warehouse"), "merchant")}),
-        ("Units", {"fields": (("on_hand", "available"), ("committed", "held"), ("seq", "updated_at"))}),
+        ("Units", {"fields": (("on_hand", "available"), ("committed", "held"), ("seq", "updated_at"), "quota")}),
         ("Latest movements", {"fields": ("movements_shown",)}),
     )
     readonly_fields = ("movements_shown",)
@@ -615,26 +627,116 @@ class ShortageAdmin(BigTableAdmin):
         return story_link(shortage.correlation_id)
 
 
+class WaitingFilter(SimpleListFilter):
+    """Holds whose units are still held: partial indexes hold them and nothing else."""
+
+    title = "units"
+    parameter_name = "held"
+
+    def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("yes", "Held"), ("order", "Held for an order on its way"), ("no", "No longer held")]
+
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
+        if self.value() == "yes":
+            return queryset.filter(state=HoldState.ACTIVE)
+        if self.value() == "order":
+            return queryset.filter(state=HoldState.COMMITTED, ended_at=None)
+        return queryset.exclude(ended_at=None) if self.value() == "no" else queryset
+
+
 @admin.register(Hold)
 class HoldAdmin(BigTableAdmin):
-    list_display = ("created_at", "sku_code", "quantity", "state", "expires_at", "reference")
-    list_filter = ("state", merchant_filter())
-    unindexed_filters = ("state",)
-    list_select_related = ("stock_level__sku", "stock_level__warehouse")
-    search_fields = ("reference",)
-    search_help_text = "Exact SKU"
-    fields = (
-        "stock_level",
-        ("quantity", "state"),
-        ("created_at", "expires_at"),
+    """Made and ended through the API; here a hold can be released, with a trace."""
+
+    list_display = (
+        "created_at",
+        "sku_code",
+        "quantity",
+        "state_badge",
+        "expires_at",
         "reference",
-        "idempotency_key",
-        "merchant",
+        "order_shown",
+        "story",
     )
+    list_filter = (WaitingFilter, recent("created_at"), merchant_filter())
+    list_select_related = ("sku", "merchant")
+    rare_choices = {"held": ("yes", "order")}
+    search_fields = ("correlation_id",)
+    search_help_text = "Exact SKU or correlation id"
+    actions_detail = ("release_hold",)
+    actions_row = ("release_hold",)
+    fieldsets = (
+        (None, {"fields": (("sku", "quantity"), ("state", "reference"), "order_shown", "parts_shown")}),
+        ("When", {"fields": (("created_at", "expires_at"), ("ended_at", "story"), "idempotency_key", "merchant")}),
+    )
+    readonly_fields = ("order_shown", "parts_shown", "story")
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
-        return Q(stock_level_id__in=stock_level_ids(request, key))
+        correlation_id = as_uuid(key)
+        return Q(correlation_id=correlation_id) if correlation_id else Q(sku_id__in=sku_ids(request, key))
 
     @column("SKU")
     def sku_code(self, hold: Hold) -> str:
-        return hold.stock_level.sku.code
+        return hold.sku.code
+
+    @column("state", badge={"Active": "info", "Committed": "success"})
+    def state_badge(self, hold: Hold) -> str:
+        return hold.get_state_display()
+
+    @column("order")
+    def order_shown(self, hold: Hold) -> str:
+        if hold.order_channel_id is None:
+            return ""
+        return hold.order_id if hold.ended_at else f"{hold.order_id} (on its way)"
+
+    @column("holds")
+    def parts_shown(self, hold: Hold) -> str:
+        parts = HoldPart.objects.filter(hold=hold).select_related("stock_level__sku", "stock_level__warehouse")
+        return table(
+            ("SKU", "Warehouse", "Units"),
+            [
+                (
+                    _link("admin:inventory_stocklevel_change", part.stock_level_id, part.stock_level.sku.code),
+                    part.stock_level.warehouse.name,
+                    part.quantity,
+                )
+                for part in parts.order_by("pk")
+            ],
+            empty="Nothing.",
+        )
+
+    @column("story")
+    def story(self, hold: Hold) -> str:
+        return story_link(hold.correlation_id)
+
+    @page_action("Release…", path="release", icon="lock_open")
+    def release_hold(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        hold = self.get_managed(request, object_id)
+        back = reverse("admin:inventory_hold_change", args=[hold.pk])
+        form = ReasonForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            released = holds.release_by_hand(
+                merchant_id=hold.merchant_id,
+                hold_id=hold.pk,
+                reason=form.cleaned_data["reason"],
+                user=acting_user(request),
+                now=timezone.now(),
+            )
+            if released:
+                messages.success(request, f"Released: {hold.quantity} x {hold.sku.code} can be sold again.")
+            else:
+                messages.info(request, "This hold had ended already; nothing was changed.")
+            return HttpResponseRedirect(back)
+        return self.form_page(
+            request,
+            title=f"Release {hold.quantity} x {hold.sku.code}",
+            form=form,
+            submit="Release the hold",
+            intro="Its units can be sold again at once. The shop that asked for it is not told.",
+            back=back,
+            facts=[
+                ("State", hold.get_state_display()),
+                ("Expires", hold.expires_at),
+                ("Order", self.order_shown(hold)),
+            ],
+        )

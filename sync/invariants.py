@@ -96,11 +96,18 @@ ALWAYS = (
     ),
     Check(
         "committed_units_have_orders",
-        "the committed units of a stock level are those its order lines have taken",
+        "the committed units of a stock level are those its order lines and holds sold without an order have taken",
         """
-        SELECT level.id AS stock_level, level.committed, coalesce(sum(allocation.committed), 0) AS allocated
-        FROM inventory_stocklevel level LEFT JOIN sync_allocation allocation ON allocation.stock_level_id = level.id
-        GROUP BY level.id HAVING level.committed <> coalesce(sum(allocation.committed), 0)
+        SELECT level.id AS stock_level, level.committed, coalesce(allocated.units, 0) + coalesce(sold.units, 0) AS accounted
+        FROM inventory_stocklevel level
+        LEFT JOIN (SELECT stock_level_id AS id, sum(committed) AS units FROM sync_allocation GROUP BY 1)
+            AS allocated USING (id)
+        LEFT JOIN (
+            SELECT part.stock_level_id AS id, sum(part.quantity) AS units FROM inventory_hold hold
+            JOIN inventory_holdpart part ON part.hold_id = hold.id
+            WHERE hold.state = 'committed' AND hold.order_channel_id IS NULL GROUP BY 1)
+            AS sold USING (id)
+        WHERE level.committed <> coalesce(allocated.units, 0) + coalesce(sold.units, 0)
         """,
     ),
     Check(
@@ -126,13 +133,15 @@ ALWAYS = (
     ),
     Check(
         "holds_are_accounted_for",
-        "the held units of a stock level are those of its active holds and of levels being checked",
+        "the held units of a stock level are those of holds that have not ended and of levels being checked",
         """
         SELECT level.id AS stock_level, level.held, coalesce(checked.units, 0) + coalesce(reserved.units, 0) AS accounted
         FROM inventory_stocklevel level
         LEFT JOIN (SELECT held_at_id AS id, sum(held) AS units FROM channels_listinglevel WHERE held > 0 GROUP BY 1)
             AS checked USING (id)
-        LEFT JOIN (SELECT stock_level_id AS id, sum(quantity) AS units FROM inventory_hold WHERE state = 'active' GROUP BY 1)
+        LEFT JOIN (
+            SELECT part.stock_level_id AS id, sum(part.quantity) AS units FROM inventory_hold hold
+            JOIN inventory_holdpart part ON part.hold_id = hold.id WHERE hold.ended_at IS NULL GROUP BY 1)
             AS reserved USING (id)
         WHERE level.held <> coalesce(checked.units, 0) + coalesce(reserved.units, 0)
         """,
