@@ -97,9 +97,9 @@ class Chaos:
         """Raises LocalStackError when the stack does not start."""
         self._say("starting the stack")
         with self._scene.open() as scene:
-            began = time.monotonic()
             if scene.seconds_to_sync(patience_seconds=START_SECONDS) is None:
                 raise RuntimeError("The stack does not sync before anything was done to it.")
+            began = time.monotonic()
             self._measure_recoveries()
             self._visit_crash_points(until=began + ALONE_SHARE * self._seconds)
             self._break_anything(until=began + self._seconds)
