@@ -44,6 +44,7 @@ from merchants.admin_base import (
     acting_user,
     as_uuid,
     column,
+    managed_merchants,
     merchant_filter,
     page_action,
     preformatted,
@@ -281,7 +282,7 @@ class ChannelAdmin(TenantAdmin):
     def connect_shopify_store(self, request: HttpRequest) -> HttpResponse:
         """Connect a store with the merchant's own app, or give one that was connected before its new credentials."""
         back = reverse("admin:channels_channel_changelist")
-        form = ShopifyForm(request.POST or None, merchants=_managed_merchants(request), sole=sole_merchant_id(request))
+        form = ShopifyForm(request.POST or None, merchants=managed_merchants(request), sole=sole_merchant_id(request))
         if form.is_valid():
             asked = form.cleaned_data
             try:
@@ -318,7 +319,7 @@ class ChannelAdmin(TenantAdmin):
     def add_practice_store(self, request: HttpRequest) -> HttpResponse:
         """Connect a sandbox store, to try the system out."""
         back = reverse("admin:channels_channel_changelist")
-        form = SandboxForm(request.POST or None, merchants=_managed_merchants(request), sole=sole_merchant_id(request))
+        form = SandboxForm(request.POST or None, merchants=managed_merchants(request), sole=sole_merchant_id(request))
         if form.is_valid():
             asked = form.cleaned_data
             channel = self._connect_practice_store(
@@ -443,12 +444,6 @@ class ChannelAdmin(TenantAdmin):
         return self.form_page(
             request, title=title.format(channel.name), form=form, submit=submit, intro=intro, back=back
         )
-
-
-def _managed_merchants(request: HttpRequest) -> models.QuerySet[Merchant]:
-    """The merchants for whom this person may connect a store."""
-    merchants = Merchant.objects.filter(is_active=True).order_by("name")
-    return merchants if reach_of(request).every else merchants.filter(pk__in=reach_of(request).managed)
 
 
 def _check_webhooks(request: HttpRequest, channel: Channel) -> None:
@@ -687,7 +682,7 @@ class ListingLevelAdmin(BigTableAdmin):
             {
                 "fields": (
                     ("suspect_since", "suspect_reason"),
-                    ("sample", "sampled_at"),
+                    ("sample", "since_sample", "sampled_until"),
                     ("held", "held_at"),
                     "next_check_at",
                 )

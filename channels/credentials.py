@@ -26,6 +26,7 @@ from channels.connectors.shopify import auth
 from channels.models import Channel, ChannelState, Credential
 from merchants import trail
 from synctec.lib.crypto import CryptoError, KeyRing
+from synctec.lib.failpoints import failpoint
 from synctec.lib.secret import Secret
 
 log = structlog.get_logger(__name__)
@@ -256,6 +257,7 @@ def _renewed(channel: Channel, *, refused: Secret | None) -> Secret:
         if state == ChannelState.NEEDS_AUTH:
             raise protocol.NotAuthorized(reason)
         grant = _ask_for_token(channel, credential)
+        failpoint("credentials.after_grant")
         _set(credential, "access_token", grant.access_token)
         _set(credential, "refresh_token", grant.refresh_token)
         credential.access_token_expires_at = grant.expires_at

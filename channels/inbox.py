@@ -7,6 +7,7 @@ engine's work, later and at its own pace.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import uuid
 from collections import defaultdict
@@ -21,6 +22,7 @@ from django.db import InterfaceError, OperationalError, connection
 from channels import protocol
 from synctec.lib import sql
 from synctec.lib.combiner import Combiner
+from synctec.lib.failpoints import failpoint
 from synctec.lib.hlc import HybridClock, pack
 from synctec.lib.ids import uuid7s
 
@@ -111,6 +113,7 @@ def receive(*, channel_id: int, merchant_id: int, delivery: protocol.Delivery, b
     """
     _refuse_inside_transaction()
     receipt = _intake.submit(_Arrived(channel_id, merchant_id, delivery, body, now))
+    failpoint("webhook.after_commit")
     if not receipt.is_duplicate:
         ring(merchant_id)
     return receipt
@@ -217,8 +220,12 @@ def receive_many(
 
 
 def polled_id(order: protocol.PolledOrder) -> str:
-    """The identity of a polled order in the inbox: the order and the version it was read in."""
-    return f"poll:{order.order_id}:{order.version.astimezone(UTC).isoformat()}"
+    """The identity of a polled order in the inbox: the order, the version it was read in, and what was read.
+
+    Versions are whole seconds at Shopify: an order can change once more within the second in which it was read.
+    """
+    digest = hashlib.sha256(order.body).hexdigest()[:16]
+    return f"poll:{order.order_id}:{order.version.astimezone(UTC).isoformat()}:{digest}"
 
 
 def ring(merchant_id: int) -> None:

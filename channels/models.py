@@ -37,6 +37,14 @@ class ChannelState(models.TextChoices):
     UNINSTALLED = "uninstalled", "Uninstalled in the store"
 
 
+class Edits(models.TextChoices):
+    """What is done about numbers that somebody changed in the store by hand."""
+
+    ADOPT = "adopt", "Take it over into the pool"
+    OVERRIDE = "override", "Overwrite it with the pool's number"
+    ASK = "ask", "Ask: units that are missing are kept out of the pool until somebody decides"
+
+
 class Channel(models.Model):
     """One connected account: a Shopify store, an Amazon seller account in one marketplace, ..."""
 
@@ -69,7 +77,29 @@ class Channel(models.Model):
     #: Set after a failure of the whole account (outage, throttling): nothing is sent before.
     next_call_at = models.DateTimeField(db_default=Now(), editable=False)
     failures = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+    failing_since = models.DateTimeField(null=True, blank=True, editable=False)
     last_error = models.CharField(max_length=500, blank=True, db_default="", editable=False)
+    #: How long news takes from this store to us, and from us to this store (`locations.pace.Propagation`).
+    inbound_seconds = models.FloatField(default=0, db_default=0, editable=False)
+    inbound_observed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    outbound_seconds = models.FloatField(default=0, db_default=0, editable=False)
+    outbound_observed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    on_loss = models.CharField(
+        "units removed in the store by hand",
+        max_length=10,
+        choices=Edits.choices,
+        default=Edits.ADOPT,
+        db_default=Edits.ADOPT,
+        help_text="Whatever is chosen here, units that are missing for no known reason are not sold elsewhere meanwhile.",
+    )
+    on_gain = models.CharField(
+        "units added in the store by hand",
+        max_length=10,
+        choices=Edits.choices,
+        default=Edits.OVERRIDE,
+        db_default=Edits.OVERRIDE,
+        help_text="Take them over only if people count stock in this store: a mistake there is then for sale everywhere.",
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -79,6 +109,8 @@ class Channel(models.Model):
             models.UniqueConstraint(fields=["merchant", "name"], name="channel_name_once_per_merchant"),
             in_choices("channel_kind_known", "kind", ChannelKind),
             in_choices("channel_state_known", "state", ChannelState),
+            in_choices("channel_on_loss_known", "on_loss", Edits),
+            in_choices("channel_on_gain_known", "on_gain", Edits),
         ]
 
     def __str__(self) -> str:
@@ -178,8 +210,8 @@ class ListingLevel(models.Model):
     """What one store location shows of a listing, and what it should show.
 
     `reported` = `base` + `order_effects` + `pushed`: the quantity the store must show if nobody but its shoppers and
-    we touched it. `shown` is what we believe it really shows: the latest reading while that differs (`sample`), else
-    `reported`. `desired` is ours. The whole engine drives `shown` to `desired`.
+    we touched it. `shown` is what we believe it really shows: the latest reading while that differs, else `reported`.
+    `desired` is ours. The whole engine drives `shown` to `desired`.
     """
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
@@ -202,13 +234,24 @@ class ListingLevel(models.Model):
         output_field=models.IntegerField(),
         db_persist=True,
     )
+    #: A reading that nothing explains yet, taken between these two moments when so much had been pushed. It is audited
+    #: once the store's order list reaches beyond it.
     sample = models.IntegerField("reading that is not explained yet", null=True, blank=True)
+    sampled_from = models.DateTimeField(null=True, blank=True)
+    sampled_until = models.DateTimeField(null=True, blank=True)
+    sample_pushed = models.IntegerField(null=True, blank=True)
+    #: What the store shows beyond the sample, by later readings and confirmed pushes; empty: not known any more.
+    since_sample = models.IntegerField(null=True, blank=True)
     shown = models.GeneratedField(
-        expression=Coalesce(F("sample"), F("base") + F("order_effects") + F("pushed")),
+        expression=Coalesce(F("sample") + F("since_sample"), F("base") + F("order_effects") + F("pushed")),
         output_field=models.IntegerField(),
         db_persist=True,
     )
     desired = models.IntegerField(null=True, blank=True, help_text="Empty: not published (unmapped).")
+    #: How fast it sells here (`locations.pace.Velocity`).
+    rush_units = models.FloatField(default=0, db_default=0, editable=False)
+    usual_units = models.FloatField(default=0, db_default=0, editable=False)
+    sold_at = models.DateTimeField(null=True, blank=True, editable=False)
     #: Counts every change of base, order_effects and pushed: a reading is only judged when it did not move meanwhile.
     version = models.BigIntegerField(default=0, db_default=0)
     #: The source's own clock of the newest thing known of this level; older webhooks are superseded.
@@ -219,8 +262,6 @@ class ListingLevel(models.Model):
     suspect_reason = models.CharField(max_length=60, blank=True, db_default="")
     #: What the webhook that raised the suspicion showed; orders that arrive later may explain it without a reading.
     suspect_available = models.IntegerField(null=True, blank=True)
-    sampled_at = models.DateTimeField(null=True, blank=True)
-    sample_version = models.BigIntegerField(null=True, blank=True)
     next_check_at = models.DateTimeField(null=True, blank=True)
     #: Units taken out of the pool until the sample is explained, and where they are held.
     held = models.PositiveIntegerField(default=0, db_default=0)
@@ -233,6 +274,10 @@ class ListingLevel(models.Model):
         db_constraint=False,
         db_index=False,
     )
+
+    #: A raise that was given up without an answer may still come true: the store may then sell up to this number.
+    doubtful_to = models.IntegerField(null=True, blank=True)
+    doubtful_until = models.DateTimeField(null=True, blank=True)
 
     next_push_at = models.DateTimeField(db_default=Now())
     push_failures = models.PositiveIntegerField(default=0, db_default=0)
@@ -252,6 +297,22 @@ class ListingLevel(models.Model):
             models.CheckConstraint(
                 condition=Q(sample__isnull=True) | Q(suspect_since__isnull=False),
                 name="listing_level_sample_only_while_suspect",
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    sample__isnull=True,
+                    sampled_from__isnull=True,
+                    sampled_until__isnull=True,
+                    sample_pushed__isnull=True,
+                    since_sample__isnull=True,
+                )
+                | Q(
+                    sample__isnull=False,
+                    sampled_from__isnull=False,
+                    sampled_until__gte=F("sampled_from"),
+                    sample_pushed__isnull=False,
+                ),
+                name="listing_level_sample_whole",
             ),
             models.CheckConstraint(condition=Q(held=0) | Q(held_at__isnull=False), name="listing_level_held_somewhere"),
             models.CheckConstraint(

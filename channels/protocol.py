@@ -68,6 +68,7 @@ class Restock(enum.StrEnum):
     CANCEL = "cancel"  # unshipped, back to available
     RETURN = "return"  # shipped, came back, available again
     NONE = "no_restock"  # not available again
+    LEGACY = "legacy_restock"  # available again; old refunds do not tell whether the units had shipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class OrderState:
     is_test: bool
     lines: tuple[LineState, ...]
     refunds: tuple[RefundedUnits, ...] = ()
+    read_at: datetime | None = None  # when we read it at the channel; None: the channel told it by itself
 
 
 @dataclass(frozen=True, slots=True)

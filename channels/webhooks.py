@@ -33,6 +33,7 @@ from channels import connect, credentials, inbox, protocol
 from channels.models import Channel, ChannelKind
 from synctec.lib import sql
 from synctec.lib.combiner import NotDone
+from synctec.lib.failpoints import failpoint
 
 log = structlog.get_logger(__name__)
 
@@ -126,6 +127,7 @@ def _accept(request: HttpRequest, *, kind: str, token: str) -> HttpResponse:
     if delivery.account.casefold() != door.account.casefold():
         _log_refusal(door, "account")
         raise Refusal(401, "This address belongs to another account than the one the delivery names.")
+    failpoint("webhook.before_insert")
     inbox.receive(
         channel_id=door.channel_id,
         merchant_id=door.merchant_id,
@@ -150,6 +152,7 @@ def _read_body(request: HttpRequest) -> bytes:
     # ends.
     is_chunked = not declared and "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower()
     stream = request.META["wsgi.input"] if is_chunked else request
+    failpoint("webhook.before_body")
     try:
         body: bytes = stream.read(BODY_BYTES_MAX + 1)
     except OSError:

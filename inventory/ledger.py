@@ -9,19 +9,25 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+
+from inventory import stocktake
+
+#: The cause of what sets the books to a count.
+COUNT = "count"
 
 
 @dataclass(slots=True)
 class Balance:
-    """A stock level's three accounts and the sequence number of its latest movement."""
+    """A stock level's three accounts, the sequence number of its latest movement and the moment of its newest count."""
 
     stock_level_id: int
     on_hand: int
     committed: int
     held: int
     seq: int
+    counted_at: datetime | None = None
 
     @property
     def available(self) -> int:
@@ -43,6 +49,8 @@ class Entry:
     held: int = 0
     reason: str = ""
     user_id: int | None = None
+    #: How the API key begins that told of it.
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,8 @@ def post(
         balance = balances[entry.stock_level_id]
         lacked = max(0, -balance.available)
         _move(balance, entry, posting.lines)
+        if _is_in_the_count(balance, entry):
+            _move(balance, _counted_already(entry), posting.lines)
         lacks = max(0, -balance.available)
         queue = queues[entry.stock_level_id]
         if lacks > lacked:
@@ -111,6 +121,24 @@ def post(
         posting.balances[entry.stock_level_id] = balance
     posting.covered = list(touched.values())
     return posting
+
+
+def _is_in_the_count(balance: Balance, entry: Entry) -> bool:
+    """Whether the newest count saw already what this entry does to on_hand."""
+    return bool(entry.on_hand) and entry.cause != COUNT and stocktake.absorbs(balance.counted_at, entry.effective_at)
+
+
+def _counted_already(entry: Entry) -> Entry:
+    """The other half of an entry older than the count: it stays in the ledger and moves on_hand by nothing."""
+    return replace(
+        entry,
+        cause=COUNT,
+        key=f"{entry.key}:counted",
+        on_hand=-entry.on_hand,
+        committed=0,
+        held=0,
+        reason="It happened before the newest count, which saw it.",
+    )
 
 
 def _move(balance: Balance, entry: Entry, lines: list[Line]) -> None:

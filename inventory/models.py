@@ -6,8 +6,9 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from merchants.models import Merchant, User
+from merchants.models import ApiKey, Merchant, User
 from merchants.tenancy import SameMerchant, in_choices, tenant_identity
+from synctec.lib.ids import uuid7
 
 
 class SkuKind(models.TextChoices):
@@ -99,6 +100,7 @@ class StockLevel(models.Model):
         db_persist=True,
     )
     seq = models.BigIntegerField("latest ledger sequence", default=0, db_default=0)
+    counted_at = models.DateTimeField("as of its newest count", null=True, blank=True, editable=False)
     updated_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -137,6 +139,20 @@ class Cause(models.TextChoices):
     CHANNEL_EDIT = "channel_edit", "Changed in the store"
     CHECK = "check", "Held while a store is checked"
     RESERVATION = "reservation", "Reserved through the API"
+    RECEIPT = "receipt", "Purchase order received"
+    DAMAGE = "damage", "Damaged or lost"
+    TRANSFER_OUT = "transfer_out", "Sent to another warehouse"
+    TRANSFER_IN = "transfer_in", "Received from another warehouse"
+    TRANSFER_BACK = "transfer_back", "Back from a cancelled transfer"
+    COUNT = "count", "Counted"
+
+
+class CurrentTransaction(models.Func):
+    """The number of the transaction that writes the row: what the feed is ordered by (see `inventory.feed`)."""
+
+    template = "(pg_current_xact_id()::text::bigint)"
+    arity = 0
+    output_field = models.BigIntegerField()
 
 
 class Movement(models.Model):
@@ -157,6 +173,10 @@ class Movement(models.Model):
     user = models.ForeignKey(User, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False)
     correlation_id = models.UUIDField()
     effective_at = models.DateTimeField(help_text="When it happened, by the clock of whoever reported it.")
+    source = models.CharField(
+        max_length=20, blank=True, db_default="", help_text="How the API key begins that told of it."
+    )
+    transaction_id = models.BigIntegerField(db_default=CurrentTransaction(), editable=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -175,10 +195,258 @@ class Movement(models.Model):
             models.Index(fields=["correlation_id"], name="movement_by_correlation"),
             # The ledger of one merchant, newest first (admin list, live page).
             models.Index(fields=["merchant", "-id"], name="movement_by_merchant"),
+            # The feed of one merchant, in an order to which nothing is added behind what can be read.
+            models.Index(fields=["merchant", "transaction_id", "id"], name="movement_feed"),
+            # What moved a level's on_hand after a count.
+            models.Index(
+                fields=["stock_level", "effective_at"], condition=Q(account="on_hand"), name="movement_on_hand_by_time"
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.delta:+d} {self.account} ({self.cause})"
+
+
+class CountState(models.TextChoices):
+    """A count is the base of its level when it arrives, or older than the base."""
+
+    APPLIED = "applied"
+    SUPERSEDED = "superseded", "Superseded by a newer count"
+
+
+class StockCount(models.Model):
+    """Somebody counted the units of a SKU in a warehouse, as of a moment (see `inventory.counts`)."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+", db_index=False)
+    stock_level = models.ForeignKey(
+        StockLevel, on_delete=models.PROTECT, related_name="counts", db_constraint=False, db_index=False
+    )
+    quantity = models.IntegerField("units counted")
+    counted_at = models.DateTimeField("as of")
+    said_at = models.DateTimeField(
+        "as of, by the reporter's clock", null=True, blank=True, help_text="Never later than ours is what counts."
+    )
+    state = models.CharField(max_length=10, choices=CountState.choices)
+    correction = models.IntegerField(
+        "booked difference", help_text="What on_hand was moved by; 0 when the books agreed."
+    )
+    idempotency_key = models.CharField(max_length=80)
+    reason = models.CharField(max_length=500, blank=True)
+    user = models.ForeignKey(User, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False)
+    source = models.CharField(max_length=20, blank=True, help_text="How the API key begins that told of it.")
+    correlation_id = models.UUIDField()
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        verbose_name = "count"
+        constraints = [
+            SameMerchant(field="stock_level", name="stock_count_stock_level_of_merchant"),
+            models.UniqueConstraint(fields=["merchant", "idempotency_key"], name="stock_count_taken_once"),
+            models.CheckConstraint(condition=Q(quantity__gte=0), name="stock_count_quantity_not_negative"),
+            models.CheckConstraint(
+                condition=Q(state="applied") | Q(correction=0), name="stock_count_superseded_moves_nothing"
+            ),
+            in_choices("stock_count_state_known", "state", CountState),
+        ]
+        indexes = [
+            # The base of a level: its newest count.
+            models.Index(fields=["stock_level", "-counted_at"], name="stock_count_base"),
+            # A merchant's counts, newest first (admin list).
+            models.Index(fields=["merchant", "-id"], name="stock_count_by_merchant"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.quantity} counted of {self.stock_level}"
+
+
+class TransferState(models.TextChoices):
+    """A transfer ends when nothing of it is in transit any more."""
+
+    IN_TRANSIT = "in_transit"
+    RECEIVED = "received"
+    CANCELLED = "cancelled"
+
+
+class Transfer(models.Model):
+    """Units on their way from one warehouse to another: gone from the one, not yet in the other."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+", db_index=False)
+    uid = models.UUIDField("transfer", default=uuid7, unique=True, editable=False)
+    origin = models.ForeignKey(
+        Warehouse, on_delete=models.PROTECT, related_name="+", db_constraint=False, verbose_name="from"
+    )
+    destination = models.ForeignKey(
+        Warehouse, on_delete=models.PROTECT, related_name="+", db_constraint=False, verbose_name="to"
+    )
+    state = models.CharField(
+        max_length=10,
+        choices=TransferState.choices,
+        default=TransferState.IN_TRANSIT,
+        db_default=TransferState.IN_TRANSIT,
+    )
+    reference = models.CharField(max_length=200, blank=True)
+    user = models.ForeignKey(User, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False)
+    source = models.CharField(max_length=20, blank=True, help_text="How the API key begins that made it.")
+    correlation_id = models.UUIDField()
+    sent_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            tenant_identity("transfer"),
+            SameMerchant(field="origin", name="transfer_origin_of_merchant"),
+            SameMerchant(field="destination", name="transfer_destination_of_merchant"),
+            models.CheckConstraint(condition=~Q(origin=F("destination")), name="transfer_goes_elsewhere"),
+            models.CheckConstraint(
+                condition=Q(state="in_transit", closed_at__isnull=True)
+                | (~Q(state="in_transit") & Q(closed_at__isnull=False)),
+                name="transfer_closed_exactly_when_dated",
+            ),
+            in_choices("transfer_state_known", "state", TransferState),
+        ]
+        indexes = [
+            # A merchant's transfers, newest first, and those under way among them.
+            models.Index(fields=["merchant", "-id"], name="transfer_by_merchant"),
+            models.Index(fields=["merchant", "-id"], condition=Q(state="in_transit"), name="transfer_open"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.origin} to {self.destination}, {self.sent_at:%Y-%m-%d}"
+
+
+class TransferLine(models.Model):
+    """Units of one SKU in a transfer. In transit are those sent, less those received and those taken back."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+", db_index=False)
+    transfer = models.ForeignKey(
+        Transfer, on_delete=models.PROTECT, related_name="lines", db_constraint=False, db_index=False
+    )
+    sku = models.ForeignKey(Sku, on_delete=models.PROTECT, related_name="+", db_constraint=False)
+    quantity = models.PositiveIntegerField("sent")
+    received = models.PositiveIntegerField(default=0, db_default=0)
+    returned = models.PositiveIntegerField("taken back", default=0, db_default=0)
+
+    class Meta:
+        constraints = [
+            SameMerchant(field="transfer", name="transfer_line_transfer_of_merchant"),
+            SameMerchant(field="sku", name="transfer_line_sku_of_merchant"),
+            models.UniqueConstraint(fields=["transfer", "sku"], name="transfer_line_sku_once"),
+            models.CheckConstraint(condition=Q(quantity__gt=0), name="transfer_line_quantity_positive"),
+            models.CheckConstraint(
+                condition=Q(quantity__gte=F("received") + F("returned")), name="transfer_line_ends_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.quantity} x {self.sku}"
+
+    @property
+    def in_transit(self) -> int:
+        return self.quantity - self.received - self.returned
+
+
+class EndpointState(models.TextChoices):
+    """Whether an endpoint is told of changes."""
+
+    ACTIVE = "active"
+    OFF = "off", "Switched off"
+    FAILED = "failed", "Switched off: it did not answer"
+
+
+class WebhookEndpoint(models.Model):
+    """Where a merchant wants to be told of changes of stock. Written by `inventory.delivery`, secrets sealed.
+
+    The cursor is the place in the feed up to which the endpoint has acknowledged: no row is kept per change.
+    """
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
+    url = models.URLField("address", max_length=500)
+    description = models.CharField(max_length=120, blank=True)
+    skipped_key = models.ForeignKey(
+        ApiKey,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+        verbose_name="but not of changes made with",
+        help_text="Its own key, so that an integration does not hear its echo.",
+    )
+    state = models.CharField(
+        max_length=10, choices=EndpointState.choices, default=EndpointState.ACTIVE, db_default=EndpointState.ACTIVE
+    )
+    state_reason = models.CharField(max_length=300, blank=True)
+    sealed_secret = models.TextField(blank=True, editable=False)
+    sealed_previous_secret = models.TextField(blank=True, editable=False)
+    previous_until = models.DateTimeField(null=True, blank=True, editable=False)
+    cursor_transaction = models.BigIntegerField(default=0, editable=False)
+    cursor_movement = models.BigIntegerField(default=0, editable=False)
+    failures = models.PositiveIntegerField("failures in a row", default=0, db_default=0, editable=False)
+    failing_since = models.DateTimeField(null=True, blank=True, editable=False)
+    next_attempt_at = models.DateTimeField(db_default=Now(), editable=False)
+    lease = models.UUIDField(null=True, editable=False)
+    last_delivered_at = models.DateTimeField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [
+            tenant_identity("webhook_endpoint"),
+            SameMerchant(field="skipped_key", name="webhook_endpoint_skipped_key_of_merchant"),
+            models.UniqueConstraint(fields=["merchant", "url"], name="webhook_endpoint_url_once"),
+            in_choices("webhook_endpoint_state_known", "state", EndpointState),
+        ]
+        indexes = [
+            # Endpoints whose turn it is.
+            models.Index(fields=["next_attempt_at"], condition=Q(state="active"), name="webhook_endpoint_due"),
+        ]
+
+    def __str__(self) -> str:
+        return self.description or self.url
+
+
+class DeliveryState(models.TextChoices):
+    """A message is on its way, acknowledged, or took too long and made room for a newer one."""
+
+    OPEN = "open", "On its way"
+    DELIVERED = "delivered"
+    REPLACED = "replaced", "Replaced by a newer one"
+
+
+class WebhookDelivery(models.Model):
+    """One message to an endpoint: the changes between two places of the feed, sent until it is acknowledged."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    endpoint = models.ForeignKey(
+        WebhookEndpoint, on_delete=models.CASCADE, related_name="deliveries", db_constraint=False, db_index=False
+    )
+    message_id = models.CharField(max_length=60, unique=True)
+    state = models.CharField(max_length=10, choices=DeliveryState.choices, default=DeliveryState.OPEN)
+    changes = models.PositiveIntegerField("levels told of")
+    body = models.TextField()
+    to_transaction = models.BigIntegerField()
+    to_movement = models.BigIntegerField()
+    attempts = models.PositiveIntegerField(default=0)
+    answer = models.CharField("latest answer", max_length=300, blank=True)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    settled_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "webhook deliveries"
+        constraints = [
+            SameMerchant(field="endpoint", name="webhook_delivery_endpoint_of_merchant"),
+            models.UniqueConstraint(fields=["endpoint"], condition=Q(state="open"), name="webhook_delivery_one_open"),
+            in_choices("webhook_delivery_state_known", "state", DeliveryState),
+        ]
+        indexes = [
+            # Those of one endpoint, newest first (its page); those of one merchant (admin list); the old ones.
+            models.Index(fields=["endpoint", "-id"], name="webhook_delivery_by_endpoint"),
+            models.Index(fields=["merchant", "-id"], name="webhook_delivery_by_merchant"),
+            models.Index(fields=["created_at"], condition=~Q(state="open"), name="webhook_delivery_by_age"),
+        ]
+
+    def __str__(self) -> str:
+        return self.message_id
 
 
 class HoldState(models.TextChoices):

@@ -64,12 +64,20 @@ def lock_balances(stock_level_ids: Iterable[int]) -> dict[int, ledger.Balance]:
     with sql.cursor() as cursor:
         cursor.execute(
             """
-            SELECT id, on_hand, committed, held, seq FROM inventory_stocklevel
+            SELECT id, on_hand, committed, held, seq, counted_at FROM inventory_stocklevel
             WHERE id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE
             """,
             [sorted(set(stock_level_ids))],
         )
         return {row[0]: ledger.Balance(*row) for row in cursor.fetchall()}
+
+
+def lock_levels_of(sku_ids: Iterable[int]) -> None:
+    """Lock all stock levels of these SKUs in ascending id: until the transaction ends nothing is taken from them."""
+    sql.rows(
+        "SELECT 1 FROM inventory_stocklevel WHERE sku_id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE",
+        [sorted(set(sku_ids))],
+    )
 
 
 def post(
@@ -108,9 +116,9 @@ def _write_movements(cursor: Cursor, merchant_id: int, lines: Sequence[ledger.Li
     cursor.execute(
         """
         INSERT INTO inventory_movement (merchant_id, stock_level_id, seq, account, delta, balance_after, cause,
-            idempotency_key, reference, reason, user_id, correlation_id, effective_at)
+            idempotency_key, reference, reason, user_id, correlation_id, effective_at, source)
         SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::int[], %s::int[], %s::text[], %s::text[],
-            %s::text[], %s::text[], %s::bigint[], %s::uuid[], %s::timestamptz[])
+            %s::text[], %s::text[], %s::bigint[], %s::uuid[], %s::timestamptz[], %s::text[])
         """,
         [
             merchant_id,
@@ -126,6 +134,7 @@ def _write_movements(cursor: Cursor, merchant_id: int, lines: Sequence[ledger.Li
             [line.entry.user_id for line in lines],
             [line.entry.correlation_id for line in lines],
             [line.entry.effective_at for line in lines],
+            [line.entry.source for line in lines],
         ],
     )
 
@@ -189,6 +198,25 @@ def _write_shortages(cursor: Cursor, merchant_id: int, posting: ledger.Posting, 
         )
 
 
+def note_counts(counted_at: Mapping[int, datetime]) -> None:
+    """Say of locked stock levels when their newest count was: what happened before it moves on_hand no more."""
+    sql.execute(
+        """
+        UPDATE inventory_stocklevel level SET counted_at = new.counted_at
+        FROM unnest(%s::bigint[], %s::timestamptz[]) AS new (id, counted_at) WHERE level.id = new.id
+        """,
+        [list(counted_at), list(counted_at.values())],
+    )
+
+
+def tell_changed(*, merchant_id: int, sku_ids: Iterable[int], correlation_id: uuid.UUID, now: datetime) -> None:
+    """Tell whoever hangs on `on_change` of SKUs whose stock was changed here, in the caller's transaction."""
+    keys = sorted(set(sku_ids))
+    if keys:
+        for tell in on_change:
+            tell(merchant_id, keys, correlation_id, now)
+
+
 @transaction.atomic
 def adjust(
     *,
@@ -229,8 +257,7 @@ def adjust(
     )
     post(merchant_id=merchant_id, balances=balances, entries=[entry], now=now)
     _record_adjustment(merchant_id, level_id, before, balances[level_id], entry, user)
-    for tell in on_change:
-        tell(merchant_id, [sku_id], correlation_id, now)
+    tell_changed(merchant_id=merchant_id, sku_ids=[sku_id], correlation_id=correlation_id, now=now)
     return correlation_id
 
 
@@ -274,7 +301,6 @@ def open_stock(*, merchant_id: int, quantities: Mapping[tuple[int, int], int], n
         if quantity and not balances[levels[pair]].seq
     ]
     post(merchant_id=merchant_id, balances=balances, entries=entries, now=now)
-    skus = sorted({sku for sku, _ in quantities})
-    for tell in on_change:
-        tell(merchant_id, skus, correlation_id, now)
+    skus = {sku for sku, _ in quantities}
+    tell_changed(merchant_id=merchant_id, sku_ids=skus, correlation_id=correlation_id, now=now)
     return len(entries)

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
-from django.contrib import admin
+from django import forms
+from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as PlainUserAdmin
 from django.contrib.auth.models import Group
 from django.db.models import Q
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from unfold import widgets
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from merchants import keys
 from merchants.admin_base import (
     BigTableAdmin,
+    ReadOnlyAdmin,
+    ReasonForm,
     TenantAdmin,
     TenantInline,
+    acting_user,
     column,
+    managed_merchants,
     merchant_filter,
+    page_action,
+    preformatted,
     pretty_json,
     reach_of,
     recent,
+    sole_merchant_id,
     story_link,
+    visible_merchant_ids,
 )
-from merchants.models import ActorKind, AuditEvent, Member, Merchant, User
+from merchants.models import ApiKey, AuditEvent, Member, Merchant, RememberedAnswer, Scope, User
 
 # What a person may do follows from their memberships, so Django's groups of permissions would only mislead.
 if admin.site.is_registered(Group):
@@ -168,6 +182,142 @@ class _AtMerchant:
         return str(self._user)
 
 
+class NewKeyForm(forms.Form):
+    """What a new API key is for and may do."""
+
+    merchant = forms.ModelChoiceField(
+        queryset=Merchant.objects.none(), widget=widgets.UnfoldAdminSelectWidget, empty_label=None
+    )
+    name = forms.CharField(
+        max_length=80,
+        help_text="The program that will use it, such as: warehouse system, till 2.",
+        widget=widgets.UnfoldAdminTextInputWidget,
+    )
+    scopes = forms.MultipleChoiceField(
+        choices=Scope.choices,
+        label="It may",
+        help_text="No more than it needs.",
+        widget=widgets.UnfoldAdminCheckboxSelectMultipleWidget,
+    )
+    days = forms.TypedChoiceField(
+        choices=[("90", "90 days"), ("365", "a year"), ("30", "30 days"), ("0", "until it is revoked")],
+        coerce=int,
+        label="It works for",
+        widget=widgets.UnfoldAdminSelectWidget,
+    )
+
+    def __init__(self, data: Any, *, request: HttpRequest) -> None:
+        super().__init__(data)
+        field = self.fields["merchant"]
+        assert isinstance(field, forms.ModelChoiceField)
+        field.queryset = managed_merchants(request)
+        sole = sole_merchant_id(request)
+        if sole is not None:
+            field.initial, field.widget = sole, forms.HiddenInput()
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnlyAdmin):
+    """Keys are made and revoked, never changed or deleted: the trail and the ledger name them for ever."""
+
+    list_display = ("name", "prefix", "state_badge", "scopes_shown", "expires_at", "last_used_at", "merchant")
+    list_filter = (merchant_filter(),)
+    list_select_related = ("merchant",)
+    search_fields = ("name", "prefix")
+    search_help_text = "Name or beginning of the key"
+    actions_list = ("make_key",)
+    actions_detail = ("revoke_key",)
+    fields = (
+        ("name", "prefix"),
+        ("state_badge", "scopes_shown"),
+        ("created_by", "created_at"),
+        ("expires_at", "last_used_at", "revoked_at"),
+        "merchant",
+    )
+    readonly_fields = ("state_badge", "scopes_shown")
+
+    @column("state", badge={"Active": "success", "Expired": "warning", "Revoked": "danger"})
+    def state_badge(self, key: ApiKey) -> str:
+        if key.revoked_at:
+            return "Revoked"
+        return "Expired" if key.expires_at and key.expires_at <= timezone.now() else "Active"
+
+    @column("may")
+    def scopes_shown(self, key: ApiKey) -> str:
+        return ", ".join(key.scopes)
+
+    @page_action("Make an API key…", path="make", icon="key", primary=True)
+    def make_key(self, request: HttpRequest) -> HttpResponse:
+        back = reverse("admin:merchants_apikey_changelist")
+        form = NewKeyForm(request.POST or None, request=request)
+        if form.is_valid():
+            asked = form.cleaned_data
+            key, secret = keys.create(
+                merchant=asked["merchant"],
+                name=asked["name"],
+                scopes=asked["scopes"],
+                expires_at=timezone.now() + timedelta(days=asked["days"]) if asked["days"] else None,
+                user=acting_user(request),
+            )
+            return self.secret_page(
+                request,
+                title=f"The API key for {key.name}",
+                secret=secret,
+                intro="Send it with every request, as Authorization: Bearer and the key.",
+                back=reverse("admin:merchants_apikey_change", args=[key.pk]),
+                facts=[("It may", ", ".join(key.scopes)), ("Expires", key.expires_at or "never")],
+            )
+        return self.form_page(
+            request,
+            title="Make an API key",
+            form=form,
+            submit="Make the key",
+            intro="For a warehouse system, a till or a shop of your own. The key is shown once, on the next page.",
+            back=back,
+        )
+
+    @page_action("Revoke…", path="revoke", icon="key_off")
+    def revoke_key(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        key = self.get_managed(request, object_id)
+        back = reverse("admin:merchants_apikey_change", args=[key.pk])
+        form = ReasonForm(request.POST if request.method == "POST" else None)
+        if form.is_valid():
+            if keys.revoke(key, user=acting_user(request), now=timezone.now(), reason=form.cleaned_data["reason"]):
+                messages.success(request, f"{key.name} is revoked: its next request is refused.")
+            else:
+                messages.info(request, f"{key.name} was revoked before.")
+            return HttpResponseRedirect(back)
+        return self.form_page(
+            request,
+            title=f"Revoke {key.name}",
+            form=form,
+            submit="Revoke the key",
+            intro="The program that uses it is refused from its next request on. A revoked key cannot be revived.",
+            back=back,
+            facts=[("Key", f"{key.prefix}…"), ("Last used", key.last_used_at or "never")],
+        )
+
+
+@admin.register(RememberedAnswer)
+class RememberedAnswerAdmin(BigTableAdmin):
+    """What was answered to requests of the API, for the days in which they may be repeated."""
+
+    list_display = ("created_at", "key", "status", "merchant")
+    list_filter = (recent("created_at"), merchant_filter())
+    list_select_related = ("merchant",)
+    search_fields = ("key",)
+    search_help_text = "Exact Idempotency-Key"
+    fields = (("key", "status"), "created_at", "body_shown", "merchant")
+    readonly_fields = ("body_shown",)
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(merchant_id__in=visible_merchant_ids(request), key=key)
+
+    @column("answer")
+    def body_shown(self, answer: RememberedAnswer) -> str:
+        return preformatted(answer.body)
+
+
 @admin.register(AuditEvent)
 class AuditEventAdmin(BigTableAdmin):
     list_display = ("at", "actor", "action", "subject", "reason", "story", "merchant")
@@ -188,7 +338,8 @@ class AuditEventAdmin(BigTableAdmin):
 
     @column("who")
     def actor(self, event: AuditEvent) -> str:
-        return str(event.user) if event.actor_kind == ActorKind.USER and event.user else event.get_actor_kind_display()
+        who = event.user or event.api_key
+        return str(who) if who else event.get_actor_kind_display()
 
     @column("what to")
     def subject(self, event: AuditEvent) -> str:

@@ -39,6 +39,7 @@ from merchants.admin_lists import (
     oldest_id_since,
 )
 from merchants.models import Member, Merchant, Role, User
+from synctec.lib.secret import Secret
 
 if TYPE_CHECKING:
     from django.contrib.admin import TabularInline
@@ -118,6 +119,13 @@ def sole_merchant_id(request: HttpRequest) -> int | None:
     """The one merchant a person manages; None when there are several (or all) to choose from."""
     reach = reach_of(request)
     return next(iter(reach.managed)) if not reach.every and len(reach.managed) == 1 else None
+
+
+def managed_merchants(request: HttpRequest) -> models.QuerySet[Merchant]:
+    """The merchants a person may act for, by name."""
+    merchants = Merchant.objects.filter(is_active=True).order_by("name")
+    reach = reach_of(request)
+    return merchants if reach.every else merchants.filter(pk__in=reach.managed)
 
 
 def acting_user(request: HttpRequest) -> User:
@@ -231,7 +239,7 @@ def recent(field: str) -> type[SimpleListFilter]:
 
 # --- before and after -----------------------------------------------------------------------------
 
-_NOT_RECORDED = ("sealed_", "password", "webhook_token", "last_login")
+_NOT_RECORDED = ("sealed_", "secret_", "password", "webhook_token", "last_login")
 
 
 def snapshot(row: models.Model) -> dict[str, Any]:
@@ -552,6 +560,28 @@ class TenantAdmin(_Autocompletes, UnfoldModelAdmin):
             "media": self.media + form.media,
         }
         return TemplateResponse(request, "admin/form_page.html", context)
+
+    def secret_page(
+        self,
+        request: HttpRequest,
+        *,
+        title: str,
+        secret: Secret,
+        intro: str,
+        back: str,
+        facts: Iterable[tuple[str, Any]],
+    ) -> HttpResponse:
+        """The one page that ever shows a secret; no cache keeps it."""
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": title,
+            "secret": secret.reveal(),
+            "intro": intro,
+            "back": back,
+            "facts": list(facts),
+        }
+        return TemplateResponse(request, "admin/secret_page.html", context, headers={"Cache-Control": "no-store"})
 
 
 class ReadOnlyAdmin(TenantAdmin):

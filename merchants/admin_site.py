@@ -59,12 +59,14 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Merchants", "business", "merchants.merchant"),
             ("Members", "groups", "merchants.member"),
             ("Users", "person", "merchants.user"),
+            ("API keys", "key", "merchants.apikey"),
         ),
     ),
     (
         "Machine room",
         (
             ("Waiting to be published", "pending", "sync.dirtysku"),
+            ("Remembered answers", "replay", "merchants.rememberedanswer"),
             ("Push batches", "stacks", "channels.pushbatch"),
             ("Allocations", "account_tree", "sync.allocation"),
             ("Heartbeats", "ecg_heart", "sync.heartbeat"),

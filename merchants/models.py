@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.contrib.auth.models import AbstractUser
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
+from django.db.models import Q
 from django.db.models.functions import Now
 
-from merchants.tenancy import in_choices
+from merchants.tenancy import SameMerchant, in_choices, tenant_identity
 
 
 class User(AbstractUser):
@@ -62,12 +64,75 @@ class Member(models.Model):
         return f"{self.user} ({self.role})"
 
 
+class Scope(models.TextChoices):
+    """What an API key may do. Every route of the API names the one it asks for."""
+
+    STOCK_READ = "stock:read", "Read stock and transfers"
+    STOCK_WRITE = "stock:write", "Report movements, transfers and counts"
+    HOLDS_WRITE = "holds:write", "Reserve stock"
+    FEED_READ = "feed:read", "Follow every change of stock"
+
+
+class ApiKey(models.Model):
+    """A program's key to one merchant's data. The secret is shown once; only its SHA-256 is kept."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="api_keys")
+    name = models.CharField(max_length=80, help_text="Which program uses it, such as: warehouse system.")
+    prefix = models.CharField(
+        max_length=20, unique=True, editable=False, help_text="How the key begins, to tell keys apart."
+    )
+    secret_sha256 = models.BinaryField(max_length=32, unique=True, editable=False)
+    scopes = ArrayField(models.CharField(max_length=20, choices=Scope.choices))
+    expires_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField("last used (to within minutes)", null=True, blank=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    created_by = models.ForeignKey(
+        User, on_delete=models.PROTECT, null=True, related_name="+", editable=False, db_index=False
+    )
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        verbose_name = "API key"
+        verbose_name_plural = "API keys"
+        constraints = [
+            tenant_identity("api_key"),
+            models.CheckConstraint(
+                condition=Q(scopes__contained_by=Scope.values) & Q(scopes__len__gt=0), name="api_key_scopes_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix})"
+
+
+class RememberedAnswer(models.Model):
+    """What was answered to a request with an Idempotency-Key, written in the transaction of what the request did."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    key = models.CharField(max_length=255)
+    request_sha256 = models.BinaryField(max_length=32)
+    status = models.PositiveSmallIntegerField()
+    body = models.TextField()
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["merchant", "key"], name="remembered_answer_once")]
+        indexes = [
+            # Old answers, to be forgotten.
+            models.Index(fields=["created_at"], name="remembered_answer_by_age"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.status}"
+
+
 class ActorKind(models.TextChoices):
     """Who did it."""
 
     USER = "user"
     SYSTEM = "system"
     CHANNEL = "channel"
+    API = "api"
 
 
 class AuditEvent(models.Model):
@@ -77,6 +142,9 @@ class AuditEvent(models.Model):
     at = models.DateTimeField(db_default=Now(), editable=False)
     actor_kind = models.CharField(max_length=10, choices=ActorKind.choices)
     user = models.ForeignKey(User, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False)
+    api_key = models.ForeignKey(
+        ApiKey, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False, db_constraint=False
+    )
     action = models.CharField(max_length=60)
     object_type = models.CharField(max_length=60)
     object_id = models.CharField(max_length=64)
@@ -87,7 +155,10 @@ class AuditEvent(models.Model):
     correlation_id = models.UUIDField(null=True, blank=True)
 
     class Meta:
-        constraints = [in_choices("audit_event_actor_known", "actor_kind", ActorKind)]
+        constraints = [
+            in_choices("audit_event_actor_known", "actor_kind", ActorKind),
+            SameMerchant(field="api_key", name="audit_event_api_key_of_merchant"),
+        ]
         indexes = [
             # The trail of one merchant, newest first (admin list).
             models.Index(fields=["merchant", "-id"], name="audit_event_by_merchant"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import models
 
-from merchants.models import ActorKind, AuditEvent, User
+from merchants.models import ActorKind, ApiKey, AuditEvent, User
 
 
 def record(
@@ -17,6 +17,7 @@ def record(
     action: str,
     subject: models.Model,
     user: User | None = None,
+    api_key: ApiKey | None = None,
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
     reason: str = "",
@@ -24,12 +25,13 @@ def record(
 ) -> AuditEvent:
     """Append one event in the caller's transaction, so that the deed and its record stand or fall together.
 
-    Without a user the actor is the system itself. Values must be JSON; secrets never belong in them.
+    Without a user or an API key the actor is the system itself. Values must be JSON; secrets never belong in them.
     """
     return AuditEvent.objects.create(
         merchant_id=merchant_id,
-        actor_kind=ActorKind.USER if user else ActorKind.SYSTEM,
+        actor_kind=ActorKind.USER if user else ActorKind.API if api_key else ActorKind.SYSTEM,
         user=user,
+        api_key=api_key,
         action=action,
         object_type=subject._meta.label_lower,
         object_id=str(subject.pk),

@@ -8,8 +8,8 @@ from datetime import datetime
 from channels import connect, credentials, onboarding, protocol
 from channels.models import Channel, ChannelState, EventState, Listing, StoreLocation
 from merchants import trail
-from sync import check, publish
 from sync.decide import Envelope, Verdict
+from sync.tables import upkeep
 
 
 def read_untold(events: tuple[protocol.Event, ...], channel_id: int) -> tuple[protocol.Event, ...]:
@@ -69,7 +69,7 @@ def _product(event: protocol.CatalogueTouched, channel: Channel, envelope: Envel
     assert event.variants is not None, "read_untold comes first"
     onboarding.save_listings(channel, event.variants)
     onboarding.map_listings(channel)
-    check.add_missing_levels(merchant_id=channel.merchant_id)
+    upkeep.add_missing_levels(merchant_id=channel.merchant_id)
     present = [variant.variant_id for variant in event.variants]
     gone = listings.exclude(remote_variant_id__in=present).filter(deleted_at__isnull=True).update(deleted_at=now)
     _publish(list(listings.filter(sku__isnull=False).values_list("sku_id", flat=True)), channel, envelope, now)
@@ -139,6 +139,6 @@ def _compliance(kind: str, channel: Channel, envelope: Envelope) -> Verdict:
 
 def _publish(sku_ids: list[int], channel: Channel, envelope: Envelope, now: datetime) -> None:
     if sku_ids:
-        publish.mark_dirty(
+        upkeep.mark_dirty(
             merchant_id=channel.merchant_id, sku_ids=sku_ids, correlation_id=envelope.correlation_id, now=now
         )

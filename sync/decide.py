@@ -21,6 +21,7 @@ LineKey = tuple[int, str, str]  # channel, order, line
 
 APPLIED = "applied"
 IGNORED = "ignored"
+DEAD = "dead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +221,12 @@ def _recipe(line: Line, world: World) -> Mapping[int, int]:
 
 def _place(line: Line, world: World) -> str:
     """Find the line's SKU, location and level; what is missing is returned in words, else ""."""
-    said = line.register.said
-    assert said is not None, "only what an order says can move stock"
     channel = line.key[0]
     if line.sku_id is None:
-        listing = world.listings_by_variant.get((channel, said.variant_id))
+        known = line.register
+        listing = world.listings_by_variant.get((channel, known.variant_id))
         if listing is None or listing.sku_id is None:
-            return f"variant {said.variant_id or said.sku or 'without an id'}"
+            return f"variant {known.variant_id or known.sku or 'without an id'}"
         line.listing_id, line.sku_id = listing.listing_id, listing.sku_id
     if line.store_location_id is None:
         told = line.register.located

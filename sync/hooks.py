@@ -14,8 +14,9 @@ from channels import inbox, mapping, onboarding, steering
 from channels.models import EventState, InboxEvent, Listing, ListingLevel
 from inventory import stock
 from locations import matrix
-from sync import check, publish, tasks
+from sync import tasks
 from sync.models import OrderLine
+from sync.tables import upkeep
 from synctec.lib.ids import uuid7
 
 
@@ -30,13 +31,13 @@ def attach() -> None:
 
 
 def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uuid.UUID, now: datetime) -> None:
-    publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=correlation_id, now=now)
+    upkeep.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=correlation_id, now=now)
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
 
 
 def _matrix_changed(merchant_id: int, sku_ids: Sequence[int] | None, now: datetime) -> None:
-    check.add_missing_levels(merchant_id=merchant_id)
-    publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=now)
+    upkeep.add_missing_levels(merchant_id=merchant_id)
+    upkeep.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=now)
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
     replay_waiting(merchant_id)
 
@@ -44,11 +45,11 @@ def _matrix_changed(merchant_id: int, sku_ids: Sequence[int] | None, now: dateti
 def _listings_mapped(merchant_id: int, listing_ids: Sequence[int]) -> None:
     skus = Listing.objects.filter(pk__in=listing_ids, sku__isnull=False).values_list("sku_id", flat=True)
     sku_ids = sorted(set(skus))
-    check.add_missing_levels(merchant_id=merchant_id)
+    upkeep.add_missing_levels(merchant_id=merchant_id)
     # What a listing without a SKU shows is not ours to say.
     ListingLevel.objects.filter(listing__in=listing_ids, listing__sku=None).update(desired=None)
     if sku_ids:
-        publish.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=datetime.now(UTC))
+        upkeep.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=datetime.now(UTC))
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
     replay_waiting(merchant_id)
 

@@ -8,7 +8,7 @@ from django.db.models.functions import Now
 
 from channels.models import Channel, InboxEvent, Listing, ListingLevel, StoreLocation
 from inventory.models import Sku, StockLevel
-from merchants.models import Merchant
+from merchants.models import Merchant, User
 from merchants.tenancy import SameMerchant, in_choices, tenant_identity
 
 
@@ -148,6 +148,7 @@ class DriftAction(models.TextChoices):
     EXPLAINED = "explained", "Explained by orders or pushes"
     ADOPTED = "adopted", "Taken over into the pool"
     OVERRIDDEN = "overridden", "Overwritten with the pool's number"
+    ASKED = "asked", "Waits for somebody to decide"
 
 
 class Drift(models.Model):
@@ -166,6 +167,21 @@ class Drift(models.Model):
     explanation = models.CharField(max_length=500, blank=True)
     is_ambiguous = models.BooleanField(default=False, db_default=False)
     previous_confirmed_at = models.DateTimeField("last good sync", null=True, blank=True)
+    #: Units kept out of the pool until somebody has decided, and where.
+    held = models.PositiveIntegerField(default=0, db_default=0)
+    held_at = models.ForeignKey(
+        StockLevel,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+    )
+    decided_by = models.ForeignKey(
+        User, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
     correlation_id = models.UUIDField()
     found_at = models.DateTimeField(db_default=Now())
 
@@ -174,8 +190,14 @@ class Drift(models.Model):
             SameMerchant(field="channel", name="drift_channel_of_merchant"),
             SameMerchant(field="listing_level", name="drift_listing_level_of_merchant"),
             in_choices("drift_action_known", "action", DriftAction),
+            SameMerchant(field="held_at", name="drift_held_at_of_merchant"),
+            models.CheckConstraint(
+                condition=Q(held=0) | Q(held_at__isnull=False, action="asked"), name="drift_held_while_asked"
+            ),
         ]
         indexes = [
+            # Questions that wait for an answer.
+            models.Index(fields=["merchant", "-id"], condition=Q(action="asked"), name="drift_asked"),
             # A merchant's drifts, newest first (admin list); a level's drifts (its page).
             models.Index(fields=["merchant", "-id"], name="drift_by_merchant"),
             models.Index(fields=["listing_level", "-id"], name="drift_by_level"),

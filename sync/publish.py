@@ -1,46 +1,26 @@
 """Publishing: from stock to what every store location should show.
 
 Level-triggered: it computes today's value of the SKUs marked dirty, however many changes the marks stand for. Publishers
-of one SKU take turns (a lock on its row), so that an older value never overwrites a newer one.
+of one SKU take turns (a lock on its row), so that an older value never overwrites a newer one. Where units are divided
+among the stores (`split`, and `guard` when they are few), everything that shares components is published together, under
+locks on its stock and its levels, so that no unit is promised twice.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db import transaction
-
-from inventory.bom import bundles_available
-from locations.publishing import Rule, most_specific, published
-from sync import world
-from synctec.lib import sql
+from locations.pace import threshold
+from locations.publishing import Policy, Rule, Shelf, Terms, most_specific, numbers
+from sync.ports import Desire, Engine, Group, ShelfStock, Target
+from synctec.lib.failpoints import failpoint
 
 BATCH_SKUS = 500
 
-
-@dataclass(slots=True)
-class Mark:
-    """Why a SKU is published: the events behind it and when the oldest of them arrived."""
-
-    correlation_ids: list[uuid.UUID] = field(default_factory=list)
-    caused_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A listing level that may have to show another number."""
-
-    level_id: int
-    channel_id: int
-    listing_id: int
-    store_location_id: int
-    sku_id: int
-    desired: int | None
-    is_publishable: bool
+Rules = Mapping[tuple[str, int, int], Rule]
 
 
 @dataclass(slots=True)
@@ -52,193 +32,133 @@ class Published:
     channels: set[int] = field(default_factory=set)
 
 
-def mark_dirty(*, merchant_id: int, sku_ids: Sequence[int] | None, correlation_id: uuid.UUID, now: datetime) -> None:
-    """Mark SKUs for publishing in the caller's transaction, with every bundle that contains them. None: all mapped SKUs."""
-    if sku_ids is None:
-        ids = [
-            sku
-            for (sku,) in sql.rows(
-                "SELECT DISTINCT sku_id FROM channels_listing WHERE merchant_id = %s AND sku_id IS NOT NULL",
-                [merchant_id],
-            )
-        ]
-    else:
-        _, bundles = world.load_bundles(merchant_id, sku_ids)
-        ids = sorted({*sku_ids, *(bundle for sku in sku_ids for bundle in bundles.get(sku, ()))})
-    with sql.cursor() as cursor:
-        cursor.execute(
-            """
-            INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)
-            SELECT %s, sku, %s, %s FROM unnest(%s::bigint[]) AS sku
-            """,
-            [merchant_id, correlation_id, now, ids],
-        )
-
-
-@transaction.atomic
-def publish_batch(*, merchant_id: int, now: datetime) -> Published:
+def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
     """Publish one batch of a merchant's dirty SKUs; `.skus` tells whether there may be more."""
-    sql.forgo_flush()  # without this, the marks are there again
-    marks = _take_marks(merchant_id)
-    if not marks:
-        return Published()
-    targets = _targets(marks)
-    parts, _ = world.load_bundles(merchant_id, marks)
-    warehouses = _warehouses({target.store_location_id for target in targets})
-    available = _available({sku for sku_parts in parts.values() for sku in sku_parts})
-    rules = _rules({target.channel_id for target in targets}, marks)
-    changed: list[tuple[Target, int | None]] = []
+    books = engine.books
+    with books.transaction():
+        marks = books.take_marks(merchant_id, BATCH_SKUS)
+        if not marks:
+            return Published()
+        divided = [sku for sku, mark in marks.items() if mark.is_divided]
+        if divided:
+            books.lock_shelves(divided)
+        now = engine.now()
+        targets = books.load_targets(list(marks), now)
+        groups = books.load_groups({target.group_id for target in targets if target.group_id is not None})
+        parts = books.load_parts(merchant_id, list(marks))
+        drawn_on = books.load_warehouses({target.store_location_id for target in targets})
+        stock = books.load_stock({sku for sku_parts in parts.values() for sku in sku_parts})
+        rules = books.load_rules({target.channel_id for target in targets}, list(marks))
+        desired: dict[int, int | None] = dict.fromkeys((target.level_id for target in targets), None)
+        quotas: dict[tuple[int, int], int | None] = {}
+        for group_id, members in _by_group(targets, drawn_on).items():
+            group = groups[group_id]
+            for family in _families(members, parts) if group.policy != Policy.SHARED else [members]:
+                shelves = [_shelf(target, group, parts, drawn_on, rules, now) for target in family]
+                pool = _pool(shelves, group, stock)
+                result = numbers(
+                    shelves, {cell: held.available for cell, held in pool.items()}, _terms(group, shelves, pool)
+                )
+                desired.update(result.shown)
+                quotas.update(result.quotas)
+        changed = [
+            Desire(target, desired[target.level_id]) for target in targets if desired[target.level_id] != target.desired
+        ]
+        books.write_quotas(
+            {cell: quota for cell, quota in quotas.items() if cell in stock and stock[cell].quota != quota}
+        )
+        books.write_desires(changed, marks, now)
+        failpoint("publish.before_commit")
+    return Published(len(marks), len(changed), {desire.target.channel_id for desire in changed})
+
+
+def _by_group(targets: Iterable[Target], drawn_on: Mapping[int, Sequence[int]]) -> dict[int, list[Target]]:
+    """The levels that are ours to say something about."""
+    groups: dict[int, list[Target]] = defaultdict(list)
     for target in targets:
-        desired = _desired(target, parts, warehouses, available, rules)
-        if desired != target.desired:
-            changed.append((target, desired))
-    _write(changed, marks, now)
-    return Published(len(marks), len(changed), {target.channel_id for target, _ in changed})
+        if target.is_publishable and target.group_id is not None and drawn_on.get(target.store_location_id):
+            groups[target.group_id].append(target)
+    return groups
 
 
-def _take_marks(merchant_id: int) -> dict[int, Mark]:
-    """Take the marks of SKUs that no other publisher is busy with."""
-    free = sql.rows(
-        """
-        SELECT sku.id FROM inventory_sku sku
-        WHERE sku.id IN (SELECT DISTINCT sku_id FROM sync_dirtysku WHERE merchant_id = %s LIMIT %s)
-        ORDER BY sku.id FOR NO KEY UPDATE SKIP LOCKED
-        """,
-        [merchant_id, BATCH_SKUS],
+def _families(targets: Iterable[Target], parts: Mapping[int, Mapping[int, int]]) -> list[list[Target]]:
+    """The levels by what they share: those of a SKU, of its bundles, of their other parts, and so on."""
+    family_of: dict[int, list[Target]] = {}  # component -> family; merged families are the same list
+    families: list[list[Target]] = []
+    for target in targets:
+        shared = [family_of[sku] for sku in parts[target.sku_id] if sku in family_of]
+        family = shared[0] if shared else []
+        if not shared:
+            families.append(family)
+        for other in shared[1:]:
+            if other is not family:
+                family += other
+                families = [kept for kept in families if kept is not other]
+                family_of = {sku: family if kept is other else kept for sku, kept in family_of.items()}
+        family.append(target)
+        family_of |= dict.fromkeys(parts[target.sku_id], family)
+    return families
+
+
+def _shelf(
+    target: Target,
+    group: Group,
+    parts: Mapping[int, Mapping[int, int]],
+    drawn_on: Mapping[int, Sequence[int]],
+    rules: Rules,
+    now: datetime,
+) -> Shelf:
+    silent_for = None
+    if target.failing_since is not None:
+        silent_for = max(0.0, (now - target.failing_since).total_seconds())
+    return Shelf(
+        key=target.level_id,
+        parts=parts[target.sku_id],
+        warehouses=drawn_on[target.store_location_id],
+        ceiling=target.ceiling,
+        rule=most_specific(
+            (
+                rules.get(("listing", target.listing_id, 0)),
+                rules.get(("sku", target.channel_id, target.sku_id)),
+                rules.get(("channel", target.channel_id, 0)),
+            )
+        ),
+        weight=target.velocity.weight(now) if group.is_weighted_by_velocity else target.weight,
+        velocity=target.velocity.units_per_second(now),
+        silent_for=silent_for,
+        can_raise=not target.is_suspect,
     )
-    if not free:
-        return {}
-    marks: dict[int, Mark] = defaultdict(Mark)
-    for sku, correlation_id, caused_at in sql.rows(
-        "DELETE FROM sync_dirtysku WHERE sku_id = ANY(%s::bigint[]) RETURNING sku_id, correlation_id, caused_at",
-        [[sku for (sku,) in free]],
-    ):
-        mark = marks[sku]
-        mark.correlation_ids.append(correlation_id)
-        mark.caused_at = min(mark.caused_at or caused_at, caused_at)
-    return dict(marks)
 
 
-def _targets(skus: Iterable[int]) -> list[Target]:
-    """The levels of these SKUs. Unlocked: `desired` is written by publishers only, and they take turns."""
-    return [
-        Target(*row)
-        for row in sql.rows(
-            """
-            SELECT level.id, level.channel_id, level.listing_id, level.store_location_id, listing.sku_id, level.desired,
-                listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked
-            FROM channels_listinglevel level JOIN channels_listing listing ON listing.id = level.listing_id
-            WHERE listing.sku_id = ANY(%s::bigint[])
-            """,
-            [sorted(skus)],
-        )
-    ]
-
-
-def _warehouses(store_locations: set[int]) -> dict[int, list[int]]:
-    drawn_on: dict[int, list[int]] = defaultdict(list)
-    for location, warehouse in sql.rows(
-        "SELECT store_location_id, warehouse_id FROM locations_mapping WHERE store_location_id = ANY(%s::bigint[])",
-        [sorted(store_locations)],
-    ):
-        drawn_on[location].append(warehouse)
-    return drawn_on
-
-
-def _available(skus: set[int]) -> dict[tuple[int, int], int]:
+def _pool(
+    shelves: Iterable[Shelf], group: Group, stock: Mapping[tuple[int, int], ShelfStock]
+) -> dict[tuple[int, int], ShelfStock]:
+    """Every level of these shelves' components in the group's warehouses."""
+    skus = {sku for shelf in shelves for sku in shelf.parts}
+    nothing = ShelfStock(0, None)
     return {
-        (sku, warehouse): available
-        for sku, warehouse, available in sql.rows(
-            "SELECT sku_id, warehouse_id, available FROM inventory_stocklevel WHERE sku_id = ANY(%s::bigint[])",
-            [sorted(skus)],
-        )
+        (sku, warehouse): stock.get((sku, warehouse), nothing) for sku in sorted(skus) for warehouse in group.warehouses
     }
 
 
-def _rules(channels: set[int], skus: Iterable[int]) -> dict[tuple[str, int, int], Rule]:
-    """Rules by what they are for: ("channel", id, 0), ("sku", channel id, SKU id), ("listing", id, 0)."""
-    rules: dict[tuple[str, int, int], Rule] = {}
-    for channel, sku, listing, units, percent, cap, floor in sql.rows(
-        """
-        SELECT channel_id, sku_id, listing_id, buffer_units, buffer_percent, cap, floor FROM locations_publishingrule
-        WHERE channel_id = ANY(%s::bigint[]) AND (sku_id IS NULL OR sku_id = ANY(%s::bigint[]))
-        """,
-        [sorted(channels), sorted(skus)],
-    ):
-        rule = Rule(units, percent, cap, floor)
-        if listing is not None:
-            rules[("listing", listing, 0)] = rule
-        elif sku is not None:
-            rules[("sku", channel, sku)] = rule
-        else:
-            rules[("channel", channel, 0)] = rule
-    return rules
-
-
-def _desired(
-    target: Target,
-    parts: Mapping[int, Mapping[int, int]],
-    warehouses: Mapping[int, Sequence[int]],
-    available: Mapping[tuple[int, int], int],
-    rules: Mapping[tuple[str, int, int], Rule],
-) -> int | None:
-    """What the level should show; None when it is not ours to say."""
-    drawn_on = warehouses.get(target.store_location_id)
-    if not target.is_publishable or not drawn_on:
-        return None
-    recipe = parts[target.sku_id]
-    if recipe == {target.sku_id: 1}:
-        total = sum(available.get((target.sku_id, warehouse), 0) for warehouse in drawn_on)
-    else:
-        # A bundle is packed in one warehouse, so bundles are counted per warehouse.
-        total = sum(
-            max(0, bundles_available(recipe, {sku: available.get((sku, warehouse), 0) for sku in recipe}))
-            for warehouse in drawn_on
-        )
-    rule = most_specific(
-        (
-            rules.get(("listing", target.listing_id, 0)),
-            rules.get(("sku", target.channel_id, target.sku_id)),
-            rules.get(("channel", target.channel_id, 0)),
-        )
+def _terms(group: Group, shelves: Sequence[Shelf], pool: Mapping[tuple[int, int], ShelfStock]) -> Terms:
+    policy = Policy(group.policy)
+    return Terms(
+        policy=policy,
+        thresholds=_thresholds(shelves, group) if policy is Policy.GUARD else {},
+        allows_split_shipment=group.allows_split_shipment,
+        holds_weight=group.holds_weight,
+        quotas={cell: held.quota for cell, held in pool.items() if held.quota is not None},
+        window_seconds=group.window_seconds,
     )
-    return published(total, rule)
 
 
-def _write(changed: Sequence[tuple[Target, int | None]], marks: Mapping[int, Mark], now: datetime) -> None:
-    """Write what should be shown, unless the listing is another SKU's by now. Events wait only where a push will come."""
-    if not changed:
-        return
-    world.lock_level_rows(target.level_id for target, _ in changed)
-    with sql.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE channels_listinglevel level
-            SET desired = told.desired, next_push_at = %s, push_failures = 0,
-                waiting_since = CASE WHEN told.desired = level.reported THEN NULL
-                    WHEN level.desired = level.reported THEN told.caused_at
-                    ELSE least(level.waiting_since, told.caused_at) END,
-                waiting_correlation_ids = CASE WHEN told.desired = level.reported THEN '{}'
-                    WHEN level.desired = level.reported THEN told.correlation_ids::uuid[]
-                    ELSE (told.correlation_ids::uuid[] || level.waiting_correlation_ids)[1:%s] END
-            FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::timestamptz[], %s::text[])
-                AS told (id, sku_id, desired, caused_at, correlation_ids)
-            JOIN channels_listing listing USING (sku_id)
-            WHERE level.id = told.id AND listing.id = level.listing_id
-            """,
-            [
-                now,
-                world.STORY_EVENTS,
-                [target.level_id for target, _ in changed],
-                [target.sku_id for target, _ in changed],
-                [desired for _, desired in changed],
-                [marks[target.sku_id].caused_at for target, _ in changed],
-                [_array(marks[target.sku_id].correlation_ids) for target, _ in changed],
-            ],
-        )
-
-
-def _array(correlation_ids: Sequence[uuid.UUID]) -> str:
-    """A PostgreSQL array literal: arrays of arrays of unequal length cannot be passed as one parameter."""
-    newest = correlation_ids[-world.STORY_EVENTS :]
-    return "{" + ",".join(str(correlation_id) for correlation_id in newest) + "}"
+def _thresholds(shelves: Sequence[Shelf], group: Group) -> dict[int, int]:
+    """Per SKU, the units that are sold elsewhere before the news of a sale is everywhere, with a margin."""
+    paces: dict[int, float] = defaultdict(float)
+    for shelf in shelves:
+        for sku, units in shelf.parts.items():
+            paces[sku] += shelf.velocity * units
+    if group.guard_units is not None:
+        return dict.fromkeys(paces, group.guard_units)
+    return {sku: threshold(pace, group.window_seconds) for sku, pace in paces.items()}

@@ -3,40 +3,77 @@
 Order events are state, not deltas. Joining is commutative, associative and idempotent, so duplicates, reordering and
 replays of a line's events end in the same register:
 
-- what a whole order says (units ordered, left, shipped, ...) counts as of its version: the newest wins;
-- what cannot be undone is united: a cancellation, and refunds by their own id.
+- what a whole order says of the line's units is kept once per content, with the first and the latest version that said
+  it: the latest counts;
+- what cannot be undone is united: a cancellation, a deletion, and refunds by their own id.
+
+From the same register follows what the line had done to its store's counter at an earlier moment of the store's clock.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from channels.protocol import LineState, OrderState, RefundedUnits, Restock
 
+#: Versions are told in whole seconds (Shopify), so two of them can be equal and yet differ. A reading made so much later
+#: than the version it shows is the last word on that version.
+SETTLED_AFTER = timedelta(seconds=2)
+#: A cancellation refunds what is left of its order; the two are dated apart by no more than this.
+CANCELS_WITHIN = timedelta(minutes=1)
 
-@dataclass(frozen=True, slots=True, order=True)
+_NEVER = datetime.min.replace(tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
-    """What the newest version of the order says of the line. The order of the fields breaks ties of equal versions."""
+    """What versions of the order say of the line's units, and which versions those are."""
 
-    version: datetime
-    ordered: int
-    current: int  # -1: not told
+    ordered: int  # units ever ordered
+    removed: int  # of them, units that edits took out again
     shipped: int
-    variant_id: str
-    sku: str
+    first: datetime  # the oldest version that said so
+    version: datetime  # the newest
+    read_at: datetime | None = None  # when the newest was read at the store; None: it was told by a message
+
+    @property
+    def kept(self) -> int:
+        """Units that edits have left in the order."""
+        return max(0, self.ordered - self.removed)
 
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """Everything known of one order line. `said` is None while only refunds are known."""
+    """Everything known of one order line."""
 
-    said: Said | None = None
+    says: tuple[Said, ...] = ()  # one per content, the newest version last; empty while only refunds are known
+    variant_id: str = ""
+    sku: str = ""
     located: tuple[datetime, str] | None = None  # the newest place told, and by which version
     created_at: datetime | None = None
     cancelled_at: datetime | None = None
+    is_deleted: bool = False
+    #: When the stock was first counted, if the order is older: what it did until then is in the opening stock.
+    counted_at: datetime | None = None
     refunds: tuple[RefundedUnits, ...] = ()
+
+    @property
+    def said(self) -> Said | None:
+        """What the newest version says. Of equal versions: what was read last, then what takes most from stock."""
+        return self.says[-1] if self.says else None
+
+    @property
+    def needs_reading(self) -> bool:
+        """Whether two different things were said under the newest version, and no later reading settles which holds."""
+        if len(self.says) < 2:
+            return False
+        rival, newest = self.says[-2:]
+        is_settled = newest.read_at is not None and newest.read_at >= newest.version + SETTLED_AFTER
+        return rival.version == newest.version and not is_settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,125 +89,252 @@ class Effect:
         return self.committed - self.on_hand
 
 
+# --- joining ----------------------------------------------------------------------------------------------------
+
+
 def of_order(order: OrderState, line: LineState) -> Register:
     """The register that this one message would make on its own."""
+    refunds = tuple(refund for refund in order.refunds if refund.line_id == line.line_id) if order.refunds else ()
+    ordered = max(0, line.ordered)
     said = Said(
+        ordered=ordered,
+        removed=_removed(order, line, refunds),
+        shipped=min(max(0, line.shipped), ordered),
+        first=order.version,
         version=order.version,
-        ordered=line.ordered,
-        current=-1 if line.current is None else line.current,
-        shipped=line.shipped,
+        read_at=order.read_at,
+    )
+    return Register(
+        says=(said,),
         variant_id=line.variant_id,
         sku=line.sku,
+        located=(order.version, line.location_id) if line.location_id else None,
+        created_at=order.created_at,
+        cancelled_at=order.cancelled_at,
+        refunds=_united(refunds),
     )
-    located = (order.version, line.location_id) if line.location_id else None
-    refunds = tuple(refund for refund in order.refunds if refund.line_id == line.line_id)
-    return Register(said, located, order.created_at, order.cancelled_at, _by_id(refunds))
+
+
+def _removed(order: OrderState, line: LineState, refunds: Iterable[RefundedUnits]) -> int:
+    """Units that edits took out of the order: they are neither left in it nor refunded."""
+    if line.current is None:
+        return 0
+    if order.cancelled_at is not None and not line.current:
+        cancelled_from = order.cancelled_at - CANCELS_WITHIN
+        if not any(refund.occurred_at >= cancelled_from for refund in order.refunds):
+            # Nobody says what the cancellation itself took out; as far as we know, nothing was put back.
+            return 0
+    return max(0, line.ordered - line.current - sum(refund.quantity for refund in refunds))
 
 
 def of_refunds(refunds: tuple[RefundedUnits, ...]) -> Register:
     """The register of a line of which only refunds are known."""
-    return Register(refunds=_by_id(refunds))
+    return Register(refunds=_united(refunds))
 
 
 def join(one: Register, other: Register) -> Register:
     """Everything that either of them knows."""
-    versions = [said for said in (one.said, other.said) if said is not None]
+    if one == other:
+        return one
     return Register(
-        said=max(versions, default=None),
-        located=max((place for place in (one.located, other.located) if place is not None), default=None),
-        created_at=min(filter(None, (one.created_at, other.created_at)), default=None),
-        cancelled_at=min(filter(None, (one.cancelled_at, other.cancelled_at)), default=None),
-        refunds=_by_id(one.refunds + other.refunds),
+        says=_latest_last(one.says, other.says),
+        variant_id=max(one.variant_id, other.variant_id),  # a deleted variant's id is told no more
+        sku=max(one.sku, other.sku),
+        located=max(one.located, other.located) if one.located and other.located else one.located or other.located,
+        created_at=_earlier(one.created_at, other.created_at),
+        cancelled_at=_earlier(one.cancelled_at, other.cancelled_at),
+        is_deleted=one.is_deleted or other.is_deleted,
+        counted_at=_earlier(one.counted_at, other.counted_at),
+        refunds=_united(one.refunds + other.refunds),
     )
 
 
-def _by_id(refunds: tuple[RefundedUnits, ...]) -> tuple[RefundedUnits, ...]:
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min(one, other) if one and other else one or other
+
+
+def _latest_last(one: tuple[Said, ...], other: tuple[Said, ...]) -> tuple[Said, ...]:
+    """Each content once, with the first and the newest version that said it."""
+    if not one or not other:
+        return one or other
+    united: dict[tuple[int, int, int], Said] = {}
+    for said in one + other:
+        content = (said.ordered, said.removed, said.shipped)
+        known = united.get(content)
+        if known is not None:
+            newest = max(known, said, key=_age)
+            said = Said(*content, min(known.first, said.first), newest.version, newest.read_at)
+        united[content] = said
+    return tuple(sorted(united.values(), key=_rank))
+
+
+def _age(said: Said) -> tuple[datetime, datetime]:
+    return said.version, said.read_at or _NEVER
+
+
+def _rank(said: Said) -> tuple[datetime, datetime, int, int, int]:
+    """Newer is more; of equal age, what leaves less for sale. Never equal for different contents."""
+    return *_age(said), said.kept, said.ordered, said.shipped
+
+
+def _united(refunds: tuple[RefundedUnits, ...]) -> tuple[RefundedUnits, ...]:
     """Each refund once, in a fixed order. Of two contents under one id the greater wins: refunds do not shrink."""
+    if len(refunds) < 2:
+        return refunds
     united: dict[str, RefundedUnits] = {}
     for refund in refunds:
         known = united.get(refund.refund_id)
-        if known is None or (refund.quantity, refund.restock, refund.location_id or "") > (
-            known.quantity,
-            known.restock,
-            known.location_id or "",
-        ):
-            united[refund.refund_id] = refund
+        united[refund.refund_id] = refund if known is None else max(known, refund, key=_content)
     return tuple(united[key] for key in sorted(united))
 
 
+def _content(refund: RefundedUnits) -> tuple[int, str, str, str, datetime]:
+    return refund.quantity, refund.restock, refund.location_id or "", refund.line_id, refund.occurred_at
+
+
+# --- what it does to stock --------------------------------------------------------------------------------------
+
+
 def effect(register: Register) -> Effect:
-    """What the line must have done to the pool, given all that is known of it."""
+    """What the line must have done to the pool, given all that is known of it.
+
+    Units that it takes are committed until they leave the building or are written off: refunded, cancelled or deleted
+    without being put back. What is told of refunds may be ahead of what is told of shipments: units that came back have
+    been shipped.
+    """
     said = register.said
     if said is None:
         return Effect()
+    if register.counted_at is not None:
+        # Its units never were in our books: only what happened to it since changes what is there.
+        return Effect(on_hand=-taken_since(register, register.counted_at, register.counted_at)[0])
+    if not register.refunds:
+        committed = 0 if register.cancelled_at or register.is_deleted else max(0, said.kept - said.shipped)
+        return Effect(committed, committed - said.kept)
     units = dict.fromkeys(Restock, 0)
     for refund in register.refunds:
         units[refund.restock] += refund.quantity
-    ordered = max(0, said.ordered)
-    shipped = min(max(0, said.shipped), ordered)
-    put_back = min(units[Restock.CANCEL], ordered)
-    removed = 0
-    if said.current >= 0 and register.cancelled_at is None:
-        # Units that an edit took out of the order without a refund.
-        removed = max(0, ordered - said.current - sum(units.values()))
-    unshipped = max(0, ordered - put_back - removed - shipped)
-    written_off = min(units[Restock.NONE], unshipped)
-    still_open = unshipped - written_off
-    if register.cancelled_at is not None:
-        # Cancelled without being put back: sold no more, but not for sale either.
-        written_off, still_open = written_off + still_open, 0
-    # What is told of refunds may be ahead of what is told of shipments, but nothing comes back that was not sold.
-    returned = min(units[Restock.RETURN], shipped + written_off + still_open)
-    return Effect(committed=still_open, on_hand=returned - shipped - written_off)
+    inside = max(0, said.kept - units[Restock.CANCEL])
+    inside -= min(inside, max(said.shipped, units[Restock.RETURN]))
+    # An old kind of refund says "put back" and not from where: from what had not left, as far as that goes.
+    inside -= min(inside, units[Restock.LEGACY])
+    committed = 0 if register.cancelled_at or register.is_deleted else max(0, inside - units[Restock.NONE])
+    return Effect(committed, committed - _taken(said.kept, register.refunds))
+
+
+def _taken(kept: int, refunds: Iterable[RefundedUnits]) -> int:
+    """Units that a line takes from its store's counter: those left in the order, less those put back."""
+    return max(0, kept - sum(refund.quantity for refund in refunds if refund.restock is not Restock.NONE))
+
+
+def taken_since(register: Register, since: datetime, until: datetime) -> tuple[int, bool]:
+    """Units that the line took from its store's counter after `until`, by the store's clock (below zero: gave back).
+
+    The second value tells whether that is uncertain, because something that moved units happened within [since, until],
+    or may have: an edit has no date of its own, only the versions between which it was made. A store that cuts its
+    moments to whole seconds needs a `since` a second before `until`.
+    """
+    said = register.said
+    if said is None or register.created_at is None:
+        return 0, False
+    if register.counted_at is not None:
+        until = max(until, register.counted_at)
+    moves = [refund for refund in register.refunds if refund.restock is not Restock.NONE]
+    before, after = _kept_at(register, since - _TICK), _kept_at(register, until)
+    is_uncertain = (
+        len(before | after) > 1
+        or any(since <= refund.occurred_at <= until for refund in moves)
+        # A line nobody told of until then may be one that an edit added to an older order.
+        or (register.created_at <= until and min(said.first for said in register.says) >= since)
+    )
+    then = _taken(min(after), (refund for refund in moves if refund.occurred_at <= until))
+    return _taken(said.kept, moves) - then, is_uncertain
+
+
+def _kept_at(register: Register, moment: datetime) -> set[int]:
+    """How many units edits may have left in the order at that moment; none before the order was placed."""
+    assert register.created_at is not None
+    if moment < register.created_at:
+        return {0}
+    if len(register.says) == 1 and (register.says[0].first <= moment or not register.says[0].removed):
+        return {register.says[0].kept}
+    told = [(at, said.kept) for said in register.says for at in (said.first, said.version)]
+    before = max((at for at, _ in told if at <= moment), default=None)
+    after = min((at for at, _ in told if at > moment), default=None)
+    kept = {kept for at, kept in told if at in (before, after)}
+    kept |= {said.kept for said in register.says if said.first <= moment < said.version}
+    if before is None:
+        # As it was placed, before anybody told: edits may have added and removed since.
+        kept |= {said.ordered for said in register.says if said.first == after}
+    return kept
+
+
+# --- storage ----------------------------------------------------------------------------------------------------
 
 
 def to_json(register: Register) -> dict[str, Any]:
-    """The register as it is stored."""
-    said = register.said
-    return {
-        "said": said
-        and {
-            "version": said.version.isoformat(),
-            "ordered": said.ordered,
-            "current": said.current,
-            "shipped": said.shipped,
-            "variant": said.variant_id,
-            "sku": said.sku,
-        },
-        "located": register.located and [register.located[0].isoformat(), register.located[1]],
-        "created": register.created_at and register.created_at.isoformat(),
-        "cancelled": register.cancelled_at and register.cancelled_at.isoformat(),
-        "refunds": {
+    """The register as it is stored; what is not known is left out."""
+    facts: dict[str, Any] = {}
+    if register.says:
+        facts["says"] = [
+            [
+                said.ordered,
+                said.removed,
+                said.shipped,
+                said.first.isoformat(),
+                said.version.isoformat(),
+                said.read_at and said.read_at.isoformat(),
+            ]
+            for said in register.says
+        ]
+        facts["variant"] = register.variant_id
+        facts["sku"] = register.sku
+    if register.located:
+        facts["located"] = [register.located[0].isoformat(), register.located[1]]
+    if register.created_at:
+        facts["created"] = register.created_at.isoformat()
+    if register.cancelled_at:
+        facts["cancelled"] = register.cancelled_at.isoformat()
+    if register.is_deleted:
+        facts["deleted"] = True
+    if register.counted_at:
+        facts["counted"] = register.counted_at.isoformat()
+    if register.refunds:
+        facts["refunds"] = {
             refund.refund_id: [
                 refund.line_id,
                 refund.quantity,
-                str(refund.restock),
+                refund.restock,
                 refund.location_id,
                 refund.occurred_at.isoformat(),
             ]
             for refund in register.refunds
-        },
-    }
+        }
+    return facts
 
 
 def from_json(facts: dict[str, Any]) -> Register:
     """The register as it was stored."""
-    said = facts["said"]
+    moment = datetime.fromisoformat
+    located = facts.get("located")
     return Register(
-        said=said
-        and Said(
-            version=datetime.fromisoformat(said["version"]),
-            ordered=said["ordered"],
-            current=said["current"],
-            shipped=said["shipped"],
-            variant_id=said["variant"],
-            sku=said["sku"],
+        says=tuple(
+            Said(ordered, removed, shipped, moment(first), moment(version), read_at and moment(read_at))
+            for ordered, removed, shipped, first, version, read_at in facts.get("says", ())
         ),
-        located=facts["located"] and (datetime.fromisoformat(facts["located"][0]), facts["located"][1]),
-        created_at=facts["created"] and datetime.fromisoformat(facts["created"]),
-        cancelled_at=facts["cancelled"] and datetime.fromisoformat(facts["cancelled"]),
+        variant_id=facts.get("variant", ""),
+        sku=facts.get("sku", ""),
+        located=located and (moment(located[0]), located[1]),
+        created_at=_moment_or_none(facts.get("created")),
+        cancelled_at=_moment_or_none(facts.get("cancelled")),
+        is_deleted="deleted" in facts,
+        counted_at=_moment_or_none(facts.get("counted")),
         refunds=tuple(
-            RefundedUnits(refund_id, line_id, quantity, Restock(restock), location_id, datetime.fromisoformat(at))
-            for refund_id, (line_id, quantity, restock, location_id, at) in facts["refunds"].items()
+            RefundedUnits(refund_id, line_id, quantity, Restock(restock), location_id, moment(at))
+            for refund_id, (line_id, quantity, restock, location_id, at) in facts.get("refunds", {}).items()
         ),
     )
+
+
+def _moment_or_none(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

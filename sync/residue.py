@@ -1,11 +1,14 @@
 """Judging a reading of a suspect level: is it explained, and if not, whose is the difference? Pure.
 
-A level must show what is `reported` of it: base + effects of known orders + confirmed pushes. A reading counts only if
-none of these changed while it was taken. What remains unexplained once the store's order list has been read up to the
-moment of the reading is the *residue*: units that somebody took or added in the store by hand.
+A level must show what is `reported` of it: base + effects of its own orders + confirmed pushes. A reading that shows just
+that, and during which nothing of it was booked, is explained at once. Any other becomes the *sample*: a number and the
+interval in which it was read. It is audited as of that interval, once the store's order list has been read for long enough
+after it: effects of orders that the store dates later are taken out again. So a level whose orders never rest can be
+audited all the same. What then remains is the *residue*: units that somebody took or added in the store by hand.
 
-- A loss lowers the pool at once (held), and for good once it is certain.
-- A gain never raises the pool: it is overwritten.
+- What is missing leaves the pool at once (held), and for good once the residue is certain.
+- A gain is overwritten. The pool is raised only where the merchant has said that gains are to be taken over, and never by
+  a residue that a write of unknown outcome could explain.
 """
 
 from __future__ import annotations
@@ -14,96 +17,154 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+#: Two clocks, ours and the store's, may differ by this much without anybody noticing; store times are whole seconds.
+CLOCK_SKEW = timedelta(seconds=2)
+
 
 class Ruling(enum.StrEnum):
     """What is to be done about a reading."""
 
     EXPLAINED = "explained"  # it shows what it must: no longer suspect
-    MOVED = "moved"  # orders or pushes were booked while it was read: the reading says nothing, look again
-    WAIT = "wait"  # unexplained, but the order list is not complete yet: hold what is missing, look again
+    MOVED = "moved"  # something was booked while it was read: look again
+    SAMPLED = "sampled"  # unexplained: hold what is missing, and audit it later
+    WAIT = "wait"  # sampled before, and the order list is not complete up to there yet
     FIRST = "first"  # never read before: the reading becomes the base
-    ADOPT = "adopt"  # a loss: the pool follows the store
-    OVERRIDE = "override"  # a gain: the store follows the pool
+    ADOPT = "adopt"  # the pool follows the store
+    OVERRIDE = "override"  # the store follows the pool
+    ASK = "ask"  # a person decides; what is missing stays held until then
     UNSTOCKED = "unstocked"  # the store does not count the item there (any more)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the store showed, when it was asked, and the level's books before that."""
+
+    available: int | None
+    is_stocked: bool
+    asked_at: datetime
+    answered_at: datetime
+    version_before: int
+    pushed_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A reading that nothing explained, to be audited as of when it was taken."""
+
+    available: int
+    taken_from: datetime
+    taken_until: datetime
+    pushed: int  # confirmed pushes when it was read
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
     """A suspect level as known under its lock, after it was read."""
 
-    reported: int
+    base: int
+    order_effects: int
+    pushed: int
     version: int
-    is_first_reading: bool  # or the first since the store began to count the item there again
-    sample: int | None
-    sample_version: int | None
-    sampled_at: datetime | None
-    open_delta: int | None  # of a push whose outcome only the store can tell
+    is_first_reading: bool
     is_bundle: bool
+    sample: Sample | None = None
+    open_delta: int | None = None  # of a push whose outcome only the store can tell
     held: int = 0  # units kept out of the pool because of it
+
+    @property
+    def reported(self) -> int:
+        return self.base + self.order_effects + self.pushed
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What the store showed, and the level's version before it was asked."""
+class Audit:
+    """What the order list, complete up to the sample and beyond, says of the time after it."""
 
-    available: int | None
-    is_stocked: bool
-    version_before: int
+    taken_since: int  # units that orders took after the sample
+    is_ambiguous: bool  # something is dated within the sample's interval
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The ruling, with the numbers to write."""
+    """The ruling, with the numbers to write. `sample` is what is to be audited from now on; None: nothing is."""
 
     ruling: Ruling
-    hold: int = 0  # units to keep out of the pool from now on
-    residue: int = 0
+    hold: int = 0  # units to keep out of the pool from now on, while this level is suspect
+    asked: int = 0  # units to keep out of the pool until a person has decided
+    residue: int = 0  # what base changes by
+    sample: Sample | None = None
     push_applied: bool | None = None  # of the push whose outcome was unknown
     is_ambiguous: bool = False
 
 
-def judge(
-    level: Suspect, reading: Reading, *, now: datetime, orders_read_at: datetime | None, lag: timedelta
-) -> Judgement:
-    """Judge a reading.
+def is_auditable(sample: Sample, orders_read_at: datetime | None, lag: timedelta) -> bool:
+    """Whether the order list tells of everything up to the sample. `lag` is how late it may be."""
+    return orders_read_at is not None and orders_read_at >= sample.taken_until + lag
 
-    `orders_read_at` is when the latest complete reading of the store's orders began that is applied by now; `lag` is how
-    late the store's order list may be.
+
+def judge(level: Suspect, reading: Reading, audit: Audit | None, *, on_loss: str, on_gain: str) -> Judgement:
+    """Judge a reading, and the sample taken before it when `audit` says that this can be done now.
+
+    `on_loss` and `on_gain` say what the merchant wants done about changes by hand: adopt, override or ask.
     """
     if not reading.is_stocked or reading.available is None:
         # A write of unknown outcome has nothing left to be seen in; should the item come back, it is read anew.
         return Judgement(Ruling.UNSTOCKED, push_applied=None if level.open_delta is None else False)
-    if level.version != reading.version_before:
-        return Judgement(Ruling.MOVED, hold=level.held)
-    residue, push_applied = _attribute(level, reading.available)
+    has_moved = level.version != reading.version_before
+    if not has_moved:
+        residue, push_applied = _attribute(reading.available - level.reported, level.open_delta)
+        if residue == 0:
+            return Judgement(Ruling.EXPLAINED, push_applied=push_applied)
+        if level.is_first_reading:
+            return Judgement(Ruling.FIRST, residue=residue, push_applied=push_applied)
+    if level.pushed != reading.pushed_before or (has_moved and level.is_first_reading):
+        return Judgement(Ruling.MOVED, hold=level.held, sample=level.sample)
+    if level.sample is not None and audit is not None and not audit.is_ambiguous:
+        return _settle(level, level.sample, audit, reading, on_loss=on_loss, on_gain=on_gain)
+    newest = Sample(reading.available, reading.asked_at, reading.answered_at, level.pushed)
+    if level.sample is None or audit is not None:
+        # Nothing to audit yet, or an order is dated within the very second of the sample: the newer reading takes over.
+        return Judgement(Ruling.SAMPLED, hold=_missing(level, reading.available), sample=newest)
+    return Judgement(Ruling.WAIT, hold=_missing(level, reading.available), sample=level.sample)
+
+
+def _settle(level: Suspect, sample: Sample, audit: Audit, reading: Reading, *, on_loss: str, on_gain: str) -> Judgement:
+    """What remains of the sample when orders and pushes after it are taken out."""
+    assert reading.available is not None
+    expected = level.base + level.order_effects + audit.taken_since + sample.pushed
+    residue, push_applied = _attribute(sample.available - expected, level.open_delta)
+    shown_then = level.reported + residue + (level.open_delta or 0 if push_applied else 0)
+    newest = None
+    if reading.available != shown_then:
+        # That was the sample; the newest reading is another matter.
+        newest = Sample(reading.available, reading.asked_at, reading.answered_at, level.pushed)
+    hold = 0 if newest is None or level.is_bundle else max(0, shown_then - reading.available)
     if residue == 0:
-        return Judgement(Ruling.EXPLAINED, push_applied=push_applied)
-    if level.is_first_reading:
-        return Judgement(Ruling.FIRST, residue=residue, push_applied=push_applied)
-    is_settled = (
-        level.sample == reading.available
-        and level.sample_version == level.version
-        and level.sampled_at is not None
-        and orders_read_at is not None
-        and orders_read_at >= level.sampled_at + lag
+        ruling = Ruling.EXPLAINED if newest is None else Ruling.SAMPLED
+        return Judgement(ruling, hold=hold, sample=newest, push_applied=push_applied)
+    is_ambiguous = level.open_delta is not None
+    wish = on_loss if residue < 0 else on_gain
+    if level.is_bundle or (residue > 0 and is_ambiguous):
+        wish = "override"  # a bundle has no stock of its own; what may be our own write is no gain
+    return Judgement(
+        {"adopt": Ruling.ADOPT, "override": Ruling.OVERRIDE, "ask": Ruling.ASK}[wish],
+        hold=hold,
+        asked=-residue if wish == "ask" and residue < 0 else 0,
+        residue=residue,
+        sample=newest,
+        push_applied=push_applied,
+        is_ambiguous=is_ambiguous,
     )
-    if not is_settled:
-        return Judgement(Ruling.WAIT, hold=_missing(level, reading.available))
-    ambiguous = level.open_delta is not None
-    if residue < 0 and not level.is_bundle:
-        return Judgement(Ruling.ADOPT, residue=residue, push_applied=push_applied, is_ambiguous=ambiguous)
-    return Judgement(Ruling.OVERRIDE, residue=residue, push_applied=push_applied, is_ambiguous=ambiguous)
 
 
-def _attribute(level: Suspect, available: int) -> tuple[int, bool | None]:
+def _attribute(difference: int, open_delta: int | None) -> tuple[int, bool | None]:
     """The residue, and whether the push of unknown outcome was applied: whichever leaves less unexplained."""
-    without = available - level.reported
-    if level.open_delta is None:
-        return without, None
-    with_push = without - level.open_delta
-    if abs(with_push) < abs(without):
+    if open_delta is None:
+        return difference, None
+    with_push = difference - open_delta
+    if abs(with_push) < abs(difference):
         return with_push, True
-    return without, False
+    return difference, False
 
 
 def _missing(level: Suspect, available: int) -> int:

@@ -5,16 +5,13 @@ Level-triggered and cheap: each question is answered by a partial index that hol
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import LiteralString
 
-from channels import credentials, protocol
-from channels.models import Channel
 from sync.models import Heartbeat
 from synctec.lib import sql
-from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
+from synctec.lib.backoff import MAX_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +95,3 @@ def take_up_placeable_lines() -> int:
 
 def _ids(statement: LiteralString) -> list[int]:
     return [row[0] for row in sql.rows(statement)]
-
-
-def note_channel_error(*, channel: Channel, error: protocol.ChannelError, rng: random.Random) -> None:
-    """Leave a channel alone for as long as it asks, or for a growing while; say why where people look."""
-    if isinstance(error, protocol.NotAuthorized):
-        credentials.needs_authorization(channel, reason=str(error))
-    failures = min(channel.failures + 1, MAX_ATTEMPTS)
-    wait = error.retry_after or delay_seconds(failures, rng)
-    with sql.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE channels_channel SET next_call_at = now() + %s, failures = failures + %s, last_error = %s WHERE id = %s
-            """,
-            [
-                timedelta(seconds=wait),
-                int(not isinstance(error, protocol.Throttled)),
-                str(error)[:500],
-                channel.pk,
-            ],
-        )

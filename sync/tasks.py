@@ -9,7 +9,6 @@ it leaves it silences the bell and looks once more, so that no ring falls betwee
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -29,11 +28,13 @@ from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
 from sync import apply as applying
 from sync import check as checking
+from sync import live, passes
 from sync import publish as publishing
 from sync import push as pushing
 from sync import reconcile as reconciling
 from sync import sweep as sweeping
 from synctec.lib.doorbell import Doorbell
+from synctec.lib.failpoints import failpoint
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,6 @@ HEARD_SECONDS = 0.2
 #: After the broker refused a message, nobody tries again for this long: a webhook must not wait for a dead broker.
 BROKER_PAUSE_SECONDS = 1.0
 
-_rng = random.Random()  # noqa: S311  # spreads retries, keeps no secret
 _broker_rests_until = 0.0
 _heard_until: dict[tuple[str, int], float] = {}
 
@@ -79,6 +79,7 @@ def _ring(task: Any, name: str, key: int) -> None:
         if name in STAYING:
             _heard_until[(name, key)] = now + HEARD_SECONDS
         return
+    failpoint("bell.after_press")
     try:
         task.delay(key)
     except Exception as error:
@@ -149,7 +150,7 @@ def apply(merchant_id: int, **_: Any) -> None:
     """Apply a merchant's pending events and publish what they changed."""
 
     def work() -> bool:
-        applied = applying.apply_batch(merchant_id=merchant_id, now=timezone.now(), rng=_rng)
+        applied = applying.apply_batch(live.engine(), merchant_id=merchant_id)
         if applied.dirty:
             _publish(merchant_id)
         return applied.claimed > applied.busy
@@ -159,7 +160,8 @@ def apply(merchant_id: int, **_: Any) -> None:
 
 
 def _publish(merchant_id: int) -> bool:
-    published = publishing.publish_batch(merchant_id=merchant_id, now=timezone.now())
+    published = publishing.publish_batch(live.engine(), merchant_id=merchant_id)
+    failpoint("publish.after_commit")
     for channel_id in published.channels:
         ring_push(channel_id)
     return published.skus > 0
@@ -182,7 +184,7 @@ def push(channel_id: int, **_: Any) -> None:
     channel = Channel.objects.get(pk=channel_id)
 
     def work() -> bool:
-        done = pushing.push_channel(channel=channel, connector=connector_for(channel), rng=_rng, max_batches=1)
+        done = pushing.push_channel(live.engine(), channel=live.ref(channel), max_batches=1)
         if done.has_suspects:
             ring_check(channel_id)
         return done.batches > 0 and not done.wait_seconds and not done.unknown
@@ -202,9 +204,9 @@ def check(channel_id: int, **_: Any) -> None:
 
     def work() -> None:
         while True:
-            done = checking.check_channel(channel=channel, connector=connector_for(channel), now=timezone.now())
+            done = checking.check_channel(live.engine(), channel=live.ref(channel))
             if done.needs_orders:
-                reconciling.poll_orders(channel=channel, connector=connector_for(channel), now=timezone.now())
+                reconciling.poll_orders(live.engine(), channel=live.ref(channel))
             if done.read:
                 ring_publish(channel.merchant_id)
             if done.read == 0 or done.waiting == done.read:
@@ -220,7 +222,7 @@ def reconcile(channel_id: int, **_: Any) -> None:
     channel = Channel.objects.get(pk=channel_id)
 
     def work() -> None:
-        reconciling.reconcile(channel=channel, connector=connector_for(channel), now=timezone.now())
+        passes.reconcile(live.engine(), channel=channel)
         ring_check(channel_id)
 
     _guarded(channel, work)
@@ -268,6 +270,7 @@ def sweep(**_: Any) -> None:
     except (OperationalError, InterfaceError) as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
         return
+    failpoint("sweep.after_find")
     for merchant_id in found.merchants_to_apply:
         ring_apply(merchant_id)
     for merchant_id in found.merchants_to_publish:
@@ -283,7 +286,7 @@ def _guarded(channel: Channel, work: Callable[[], object]) -> None:
     try:
         work()
     except protocol.ChannelError as error:
-        sweeping.note_channel_error(channel=channel, error=error, rng=_rng)
+        pushing.note_failure(live.engine(), live.ref(channel), error)
         log.warning("task.channel_error", channel_id=channel.pk, error=str(error)[:300])
     except (OperationalError, InterfaceError) as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])

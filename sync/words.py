@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from channels.protocol import Restock
 from sync.register import Register
 
 _TOPICS = {
@@ -92,19 +93,25 @@ def signed(number: int) -> str:
     return f"+{number}" if number > 0 else f"\u2212{-number}" if number < 0 else "0"
 
 
+_RESTOCK_WORDS = {
+    Restock.CANCEL: "put back",
+    Restock.RETURN: "returned",
+    Restock.NONE: "not put back",
+    Restock.LEGACY: "put back",
+}
+
+
 def register_in_words(register: Register) -> list[str]:
     """What is known of an order line, one fact an item."""
     facts = []
     said = register.said
     if said is not None:
         facts.append(f"{said.ordered} ordered")
-        if said.current >= 0 and said.current != said.ordered:
-            facts.append(f"{said.current} left in the order")
+        if said.removed:
+            facts.append(f"{said.removed} taken out of the order")
         if said.shipped:
             facts.append(f"{said.shipped} shipped")
-    for refund in register.refunds:
-        outcome = {"cancel": "put back", "return": "returned", "no_restock": "not put back"}[refund.restock]
-        facts.append(f"{refund.quantity} refunded, {outcome}")
+    facts += [f"{refund.quantity} refunded, {_RESTOCK_WORDS[refund.restock]}" for refund in register.refunds]
     if register.cancelled_at is not None:
         facts.append("cancelled")
     return facts or ["nothing but its number is known yet"]

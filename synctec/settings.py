@@ -8,9 +8,12 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import django_stubs_ext
+from django.core.exceptions import ImproperlyConfigured
 from environs import Env, ValidationError, validate
 
+from synctec.lib import failpoints
 from synctec.lib.crypto import BadKeyRing, KeyRing
+from synctec.lib.http import AddressRefused, AddressRule
 from synctec.logs import configure_structlog, logging_config
 
 # Lets classes of Django be written with their types at run time, such as ModelAdmin[Channel].
@@ -34,6 +37,14 @@ def _check_key_ring(value: str) -> None:
         KeyRing.parse(value)
     except BadKeyRing as error:
         raise ValidationError(str(error)) from None
+
+
+def _check_origins(values: list[str]) -> None:
+    for value in values:
+        try:
+            AddressRule.exact_origin(value)
+        except (ValueError, AddressRefused):
+            raise ValidationError(f"{value!r} is no origin: write scheme://host:port and nothing more.") from None
 
 
 def _with_database(redis_url: str, number: int) -> str:
@@ -74,12 +85,18 @@ REDIS_URL: str = env.str("REDIS_URL")
 CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", default="")
 # Independent servers that together hold the locks; an odd number of them.
 REDLOCK_URLS: list[str] = env.list("REDLOCK_URLS", default=[])
+# Requests of one API key a minute, counted in tens of seconds.
+API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000, validate=validate.Range(min=1))
+# Origins inside our own network that merchants' webhook endpoints may be at, such as http://wms.internal:8080.
+WEBHOOK_PRIVATE_ORIGINS: list[str] = env.list("WEBHOOK_PRIVATE_ORIGINS", default=[], validate=_check_origins)
 # How far behind an audit looks, so that orders still on their way are not taken for a difference.
 AUDIT_LAG_SECONDS: int = env.int("AUDIT_LAG_SECONDS", default=60, validate=validate.Range(min=1))
 # How often each channel's orders and levels are read and compared.
 RECONCILE_EVERY_SECONDS: int = env.int("RECONCILE_EVERY_SECONDS", default=3 * 3600, validate=validate.Range(min=10))
 # How far before the last watermark orders are read again.
 RECONCILE_OVERLAP_SECONDS: int = env.int("RECONCILE_OVERLAP_SECONDS", default=900, validate=validate.Range(min=0))
+# The folder whose files make processes die on purpose (see synctec.lib.failpoints); empty = nothing does.
+FAILPOINTS: str = env.str("FAILPOINTS", default="")
 # Serve static files under hashed names made by collectstatic; otherwise from where they lie.
 STATIC_MANIFEST: bool = env.bool("STATIC_MANIFEST", default=True)
 LOG_LEVEL: str = env.str(
@@ -94,6 +111,13 @@ _IS_HTTPS = PUBLIC_URL.startswith("https://")
 PUBLIC_URL = PUBLIC_URL.rstrip("/")
 CELERY_BROKER_URL = CELERY_BROKER_URL or _with_database(REDIS_URL, 1)
 REDLOCK_URLS = REDLOCK_URLS or [REDIS_URL]
+if FAILPOINTS:
+    # Not a system check: a web server runs none of them.
+    if urlsplit(PUBLIC_URL).hostname not in LOOPBACK_HOSTS:
+        raise ImproperlyConfigured(
+            "FAILPOINTS makes processes die: it is for a stack whose PUBLIC_URL is the loopback."
+        )
+    failpoints.obey(Path(FAILPOINTS))
 
 # -- Applications --
 
@@ -108,6 +132,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "drf_spectacular",
     "django_celery_beat",
     # Ours, lower before upper (see docs/architecture.md).
     "merchants",
@@ -283,7 +308,16 @@ REST_FRAMEWORK = {
     # No browsable API: its forms would be a second, untested user interface.
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "SyncTec",
+    "DESCRIPTION": "Stock in step: movements in, changes out. Refusals are problem documents (RFC 9457).",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1/",
+    "COMPONENT_SPLIT_REQUEST": True,
 }
 
 # -- Celery: doorbells that may be lost or doubled (see docs/architecture.md) --

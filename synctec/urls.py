@@ -14,4 +14,7 @@ urlpatterns = [
     path("login/", merchants.sign_in, name="login"),
     path("logout/", merchants.sign_out, name="logout"),
     path("admin/", admin.site.urls),
+    path("api/v1/", include("inventory.urls")),
+    # Last: it answers for every route that is none.
+    path("api/v1/", include("merchants.urls")),
 ]

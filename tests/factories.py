@@ -16,7 +16,7 @@ from inventory import stock
 from inventory.models import Sku, StockLevel, Warehouse
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, Mapping
 from merchants.models import Merchant
-from sync import publish
+from sync import live, publish
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -55,14 +55,18 @@ class Trade:
 
 
 def make_trade(
-    name: str = "Alder", *, shops: tuple[str, ...] = ("north", "south"), stock_of: dict[str, int] | None = None
+    name: str = "Alder",
+    *,
+    shops: tuple[str, ...] = ("north", "south"),
+    stock_of: dict[str, int] | None = None,
+    policy: str = "shared",
 ) -> Trade:
     """A merchant whose shops show all of its stock, everything published and confirmed."""
     quantities = stock_of or {"MUG": 10, "TEE": 5}
     slug = name.lower()
     merchant = Merchant.objects.create(name=name, slug=slug)
     warehouse = Warehouse.objects.create(merchant=merchant, code="MAIN", name=f"{name}'s warehouse")
-    group = LocationGroup.objects.create(merchant=merchant, name="Everywhere")
+    group = LocationGroup.objects.create(merchant=merchant, name="Everywhere", policy=policy)
     GroupWarehouse.objects.create(merchant=merchant, group=group, warehouse=warehouse)
     skus = {code: Sku.objects.create(merchant=merchant, code=code, title=code.title()) for code in quantities}
     trade = Trade(merchant, warehouse, group, skus, {})
@@ -73,7 +77,7 @@ def make_trade(
         quantities={(skus[code].pk, warehouse.pk): quantity for code, quantity in quantities.items()},
         now=NOON,
     )
-    publish.publish_batch(merchant_id=merchant.pk, now=NOON)
+    publish.publish_batch(live.engine(), merchant_id=merchant.pk)
     return trade
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,14 @@ def test_the_pool_keeps_connections_only_when_there_is_one() -> None:
 
     assert pooled == "7"
     assert read("'pool' in DATABASES['default']['OPTIONS']", DATABASE_POOL_SIZE="0") == "False"
+
+
+def test_failpoints_are_refused_where_others_could_reach_us(tmp_path: Path) -> None:
+    production = python(
+        "-c", "import synctec.settings", **offline_environment(), **PRODUCTION, FAILPOINTS=str(tmp_path)
+    )
+
+    assert production.returncode != 0
+    assert "FAILPOINTS" in production.stderr
+    assert read("failpoints.handler is not None", FAILPOINTS=str(tmp_path)) == "True"
+    assert read("failpoints.handler is not None", **PRODUCTION) == "False"

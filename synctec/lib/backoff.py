@@ -29,3 +29,16 @@ def next_attempt_at(*, now: datetime, failures: int, rng: random.Random) -> date
     if failures > MAX_ATTEMPTS:
         return None
     return now + timedelta(seconds=delay_seconds(failures, rng))
+
+
+#: Standard Webhooks, "Deliverability and reliability": the pauses between attempts; the last one goes on.
+REDELIVERY_SECONDS: Final = (5, 300, 1_800, 7_200, 18_000, 36_000, 36_000)
+_REDELIVERY_JITTER: Final = 0.1
+
+
+def redelivery_seconds(failures: int, rng: random.Random) -> float:
+    """Return the seconds to wait after `failures` failed attempts in a row (1 or more), a tenth more or less."""
+    if failures < 1:
+        raise ValueError("nothing has failed yet")
+    step = REDELIVERY_SECONDS[min(failures, len(REDELIVERY_SECONDS)) - 1]
+    return rng.uniform(step * (1 - _REDELIVERY_JITTER), step * (1 + _REDELIVERY_JITTER))

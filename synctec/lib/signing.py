@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping
+from secrets import token_bytes
 from typing import Final
 
 from synctec.lib.secret import Secret
@@ -16,6 +17,9 @@ from synctec.lib.secret import Secret
 # Shopify's authorization-code guide: the shop of the callback must match this, whole.
 # `fullmatch`, because `$` would accept a trailing newline. The length is DNS's limit of one label.
 SHOP_PATTERN: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-]{0,62}\.myshopify\.com")
+
+#: Standard Webhooks spells secrets so, to be found when they leak.
+WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105  # a prefix, no secret
 
 
 def sign_base64(body: bytes, secret: Secret | str) -> str:
@@ -55,6 +59,28 @@ def verify_hex_query(params: Mapping[str, str], secret: Secret | str) -> bool:
     if given is None or not secret:
         return False
     return hmac.compare_digest(_digest(_canonical_query(params), secret).hex().encode(), given)
+
+
+def new_webhook_secret() -> Secret:
+    """Return a new 256-bit secret in the spelling of Standard Webhooks."""
+    return Secret(WEBHOOK_SECRET_PREFIX + base64.b64encode(token_bytes(32)).decode("ascii"))
+
+
+def sign_webhook(*, message_id: str, timestamp: int, body: bytes, keys: Iterable[Secret]) -> str:
+    """Return the `webhook-signature` of Standard Webhooks: one v1 signature per key, the current one first.
+
+    Signed is `id.timestamp.body`, with the decoded bytes of each `whsec_...`. Raises ValueError for another spelling.
+    """
+    message = f"{message_id}.{timestamp}.".encode() + body
+    return " ".join(f"v1,{base64.b64encode(_webhook_digest(message, key)).decode('ascii')}" for key in keys)
+
+
+def _webhook_digest(message: bytes, key: Secret) -> bytes:
+    text = key.reveal()
+    if not text.startswith(WEBHOOK_SECRET_PREFIX):
+        raise ValueError(f"a webhook secret begins with {WEBHOOK_SECRET_PREFIX}")
+    secret = base64.b64decode(text.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True)
+    return hmac.new(secret, message, hashlib.sha256).digest()
 
 
 def is_myshopify_domain(domain: str) -> bool:

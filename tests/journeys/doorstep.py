@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from channels.models import Channel, EventState, InboxEvent
 from sync import apply, invariants
 from synctec.lib.secret import Secret
 from synctec.lib.signing import sign_base64
+from tests.engine import engine
 from tests.factories import NOON, Shop, Trade
 from tests.fakes import FakeChannel
 
@@ -40,7 +40,6 @@ def open_door(trade: Trade) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inbox, "on_received", [])
         patch.setattr(connect, "connector_for", connector_for)
-        patch.setattr(apply, "connector_for", connector_for)
         webhooks.forget_everything()
         yield
     webhooks.forget_everything()
@@ -73,7 +72,7 @@ def apply_all(trade: Trade) -> None:
     """Apply until nothing is pending, without the waits between attempts; a queue that is stuck fails the test."""
     pending: Any = InboxEvent.objects.filter(merchant=trade.merchant, state=EventState.PENDING)
     for _ in range(ROUNDS_MAX):
-        while apply.apply_batch(merchant_id=trade.merchant.pk, now=NOON, rng=random.Random(1)).claimed:
+        while apply.apply_batch(engine(), merchant_id=trade.merchant.pk).claimed:
             pass
         if not pending.update(next_attempt_at=NOON.replace(year=2020)):
             return

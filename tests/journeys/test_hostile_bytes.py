@@ -21,7 +21,8 @@ from channels import webhooks
 from channels.connectors.shopify.events import TOPICS_READ
 from channels.models import EventState, InboxEvent
 from sync import publish
-from tests.factories import NOON, Shop, Trade, level_body, make_trade, order_body, polled_body, refund_body
+from tests.engine import engine
+from tests.factories import Shop, Trade, level_body, make_trade, order_body, polled_body, refund_body
 from tests.journeys.doorstep import apply_all, broken_invariants, open_door, post
 
 pytestmark = pytest.mark.django_db
@@ -117,7 +118,7 @@ def mutilations(document: dict[str, Any]) -> Iterator[bytes]:
 
 def publish_all(trade: Trade) -> None:
     """Work out what every store shall show; what was applied must not stop that either."""
-    while publish.publish_batch(merchant_id=trade.merchant.pk, now=NOON).skus:
+    while publish.publish_batch(engine(), merchant_id=trade.merchant.pk).skus:
         pass
 
 

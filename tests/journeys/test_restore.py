@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from datetime import timedelta
 
@@ -10,9 +9,10 @@ import pytest
 from django.db import connection
 
 from channels.protocol import PolledOrder
-from sync import apply, check, publish, push, reconcile
+from sync import apply, check, passes, publish, push
 from sync.models import Drift
 from synctec.local.datafolder import PROJECT
+from tests.engine import engine, ref
 from tests.factories import Trade, later, make_trade, polled_body
 from tests.fakes import FakeChannel
 from tests.journeys.doorstep import broken_invariants
@@ -32,21 +32,20 @@ def run_procedure() -> None:
 
 def run_engine(trade: Trade, stores: dict[str, FakeChannel]) -> None:
     """Reconcile, apply, publish, check and push, several times and far enough apart for any doubt to be settled."""
-    rng = random.Random(1)
     for turn in range(PASSES):
         now = later(1000) + turn * timedelta(seconds=90)
         for name, shop in trade.shops.items():
-            reconcile.reconcile(channel=shop.channel, connector=stores[name], now=now)
-        while apply.apply_batch(merchant_id=trade.merchant.pk, now=now, rng=rng).claimed:
+            passes.reconcile(engine(now, {shop.channel: stores[name]}), channel=shop.channel)
+        while apply.apply_batch(engine(now), merchant_id=trade.merchant.pk).claimed:
             pass
-        publish.publish_batch(merchant_id=trade.merchant.pk, now=now)
+        publish.publish_batch(engine(now), merchant_id=trade.merchant.pk)
         with connection.cursor() as cursor:
             cursor.execute("UPDATE channels_listinglevel SET next_check_at = now() WHERE suspect_since IS NOT NULL")
         for name, shop in trade.shops.items():
-            check.check_channel(channel=shop.channel, connector=stores[name], now=now)
-        publish.publish_batch(merchant_id=trade.merchant.pk, now=now)
+            check.check_channel(engine(now, {shop.channel: stores[name]}), channel=ref(shop.channel))
+        publish.publish_batch(engine(now), merchant_id=trade.merchant.pk)
         for name, shop in trade.shops.items():
-            push.push_channel(channel=shop.channel, connector=stores[name], rng=rng)
+            push.push_channel(engine(stores={shop.channel: stores[name]}), channel=ref(shop.channel))
 
 
 def test_a_sale_and_its_pushes_since_the_backup_are_counted_once() -> None:

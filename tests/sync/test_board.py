@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import uuid
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from locations.models import GroupWarehouse, LocationGroup, PublishingRule
 from merchants.models import Member, Merchant, Role, User
 from sync import apply, board, publish
 from sync.board import Cell, CellState, Counts, Sort, View
+from tests.engine import engine
 from tests.factories import NOON, Shop, Trade, deliver, later, make_trade, order_body
 
 pytestmark = pytest.mark.django_db
@@ -80,7 +80,7 @@ def sell(trade: Trade, shop: Shop, code: str, quantity: int) -> InboxEvent:
     event = deliver(shop, "orders/create", order_body(shop, 1001, (code, quantity)))
     # Due since long: a test's one transaction began before the event did.
     InboxEvent.objects.filter(pk=event.pk).update(next_attempt_at=LONG_AGO)
-    apply.apply_batch(merchant_id=trade.merchant.pk, now=later(11), rng=random.Random(1))
+    apply.apply_batch(engine(later(11)), merchant_id=trade.merchant.pk)
     event.refresh_from_db()
     assert event.state == EventState.APPLIED, event.reason
     return event
@@ -120,7 +120,7 @@ class TestTable:
 
     def test_a_sale_shows_what_the_other_store_is_still_to_show(self, trade: Trade) -> None:
         sell(trade, trade.shops["north"], "MUG", 3)
-        publish.publish_batch(merchant_id=trade.merchant.pk, now=later(12))
+        publish.publish_batch(engine(later(12)), merchant_id=trade.merchant.pk)
 
         row = row_of(trade, "MUG")
 

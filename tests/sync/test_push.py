@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from datetime import timedelta
 from typing import Any
 
@@ -13,10 +12,12 @@ from django.db.models.functions import Now
 from channels import mapping
 from channels.models import BatchState, Channel, ListingLevel, Push, PushBatch, PushState
 from channels.protocol import ChannelError, OutcomeUnknown, Paced, Refused, Throttled, Unavailable
-from sync import publish, push
+from sync import push
 from sync.check import Checked, check_channel
 from sync.publish import publish_batch
 from sync.push import Pushed, claim_batch, push_channel
+from sync.tables import Tables
+from tests.engine import engine, ref
 from tests.factories import NOON, Shop, Trade, deliver, later, make_trade, order_body
 from tests.fakes import FakeChannel
 from tests.sync.test_apply import apply
@@ -44,13 +45,13 @@ def sell_in_north(alder: Trade, quantity: int, order: int = 1) -> None:
     north = alder.shops["north"]
     deliver(north, "orders/create", order_body(north, order, ("MUG", quantity)))
     apply(alder)
-    publish_batch(merchant_id=alder.merchant.pk, now=NOON)
+    publish_batch(engine(), merchant_id=alder.merchant.pk)
 
 
 def run(shop: Shop, store: FakeChannel) -> Pushed:
     Channel.objects.filter(pk=shop.channel.pk).update(next_call_at=Now())
     ListingLevel.objects.filter(channel=shop.channel).update(next_push_at=Now())
-    return push_channel(channel=shop.channel, connector=store, rng=random.Random(1))
+    return push_channel(engine(stores={shop.channel: store}), channel=ref(shop.channel))
 
 
 def let_leases_run_out() -> None:
@@ -59,7 +60,7 @@ def let_leases_run_out() -> None:
 
 def check(shop: Shop, store: FakeChannel) -> Checked:
     ListingLevel.objects.filter(suspect_since__isnull=False).update(next_check_at=Now())
-    return check_channel(channel=shop.channel, connector=store, now=NOON)
+    return check_channel(engine(NOON, {shop.channel: store}), channel=ref(shop.channel))
 
 
 def test_a_sale_lowers_every_other_store_and_not_its_own(alder: Trade, south: Shop, store: FakeChannel) -> None:
@@ -179,13 +180,14 @@ def test_after_a_stale_write_nothing_is_sent_until_the_level_is_read(
 
     # Two units are missing for a reason not known yet: they leave the pool at once, everywhere.
     assert alder.stock("MUG").available == 5
-    publish_batch(merchant_id=alder.merchant.pk, now=NOON)
+    publish_batch(engine(), merchant_id=alder.merchant.pk)
     run(south, store)
     assert store.levels[store.where(south, "MUG")] == 5
 
     deliver(south, "orders/create", order_body(south, 2, ("MUG", 2)))
     apply(alder)
     check(south, store)
+    publish_batch(engine(), merchant_id=alder.merchant.pk)
 
     stock, level = alder.stock("MUG"), south.level("MUG")
     assert (stock.available, stock.held, stock.committed) == (5, 0, 5)
@@ -197,9 +199,9 @@ def test_rows_refused_by_the_store_do_not_hold_up_the_others(alder: Trade, south
     store.refused = {store.where(south, "MUG")}
     deliver(north, "orders/create", order_body(north, 1, ("MUG", 1), ("TEE", 1)))
     apply(alder)
-    publish_batch(merchant_id=alder.merchant.pk, now=NOON)
+    publish_batch(engine(), merchant_id=alder.merchant.pk)
 
-    push_channel(channel=south.channel, connector=store, rng=random.Random(1))
+    push_channel(engine(stores={south.channel: store}), channel=ref(south.channel))
 
     assert store.levels[store.where(south, "TEE")] == 4
     assert south.level("MUG").last_error.startswith("NON_MUTABLE_INVENTORY_ITEM")
@@ -254,13 +256,13 @@ def test_a_batch_that_is_refused_without_blame_shrinks_until_the_culprit_stands_
 
 def test_a_sender_whose_lease_was_taken_over_has_nothing_to_say(alder: Trade, south: Shop, store: FakeChannel) -> None:
     sell_in_north(alder, 3)
-    sleeper = claim_batch(south.channel, 250)
+    sleeper = claim_batch(engine(), ref(south.channel), 250)
     assert sleeper is not None
     let_leases_run_out()
     run(south, store)
     before = south.level("MUG").version
 
-    push._send(south.channel, store, sleeper, random.Random(1), Pushed())
+    push._send(engine(), ref(south.channel), store, sleeper, Pushed())
 
     assert south.level("MUG").version == before
     assert south.level("MUG").reported == 7
@@ -283,7 +285,7 @@ def test_six_times_no_answer_leaves_it_to_a_reading(alder: Trade, south: Shop, s
 
 def test_the_database_itself_refuses_a_second_open_push_of_a_level(alder: Trade, south: Shop) -> None:
     sell_in_north(alder, 3)
-    batch = claim_batch(south.channel, 250)
+    batch = claim_batch(engine(), ref(south.channel), 250)
     assert batch is not None
     second = Push.objects.get()
     second.pk, second.position = None, 1
@@ -344,13 +346,13 @@ def test_a_repeat_that_is_refused_as_a_whole_is_left_to_a_reading_and_holds_up_n
 def test_a_listing_that_is_unmapped_while_it_is_published_is_not_written(
     alder: Trade, south: Shop, store: FakeChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_rules = publish._rules
+    find_rules = Tables.load_rules
 
-    def unmapped_meanwhile(*args: Any) -> Any:
+    def unmapped_meanwhile(self: Tables, *args: Any) -> Any:
         mapping.map_listing(listing=south.listings["MUG"], sku=None, user=None)
-        return find_rules(*args)
+        return find_rules(self, *args)
 
-    monkeypatch.setattr(publish, "_rules", unmapped_meanwhile)
+    monkeypatch.setattr(Tables, "load_rules", unmapped_meanwhile)
     sell_in_north(alder, 3)
 
     run(south, store)

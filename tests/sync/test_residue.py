@@ -1,3 +1,7 @@
+"""Judging readings: what they explain, what is held, and whose the rest is."""
+
+from __future__ import annotations
+
 from dataclasses import replace
 from datetime import timedelta
 
@@ -5,120 +9,200 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.residue import Reading, Ruling, Suspect, judge
+from sync.residue import Audit, Judgement, Reading, Ruling, Sample, Suspect, is_auditable, judge
 from tests.factories import NOON, later
 
 LAG = timedelta(seconds=60)
-LEVEL = Suspect(
-    reported=10,
-    version=7,
-    is_first_reading=False,
-    sample=None,
-    sample_version=None,
-    sampled_at=None,
-    open_delta=None,
-    is_bundle=False,
-)
+LEVEL = Suspect(base=10, order_effects=0, pushed=0, version=7, is_first_reading=False, is_bundle=False)
+NOTHING_SINCE = Audit(taken_since=0, is_ambiguous=False)
 
 
-def read(available: int | None, *, version: int = 7, is_stocked: bool = True) -> Reading:
-    return Reading(available, is_stocked, version)
+def read(available: int | None, *, version: int = 7, pushed: int = 0, is_stocked: bool = True) -> Reading:
+    return Reading(available, is_stocked, later(99), later(100), version, pushed)
 
 
-def sampled(available: int) -> Suspect:
-    """A level whose reading has stood since noon."""
-    return replace(LEVEL, sample=available, sample_version=7, sampled_at=NOON)
+def sampled(available: int, level: Suspect = LEVEL) -> Suspect:
+    return replace(level, sample=Sample(available, NOON, later(1), level.pushed))
 
 
-def test_a_level_that_shows_what_it_must_is_explained() -> None:
-    assert judge(LEVEL, read(10), now=NOON, orders_read_at=None, lag=LAG).ruling is Ruling.EXPLAINED
+def rule(
+    level: Suspect, reading: Reading, audit: Audit | None = None, *, on_loss: str = "adopt", on_gain: str = "override"
+) -> Judgement:
+    return judge(level, reading, audit, on_loss=on_loss, on_gain=on_gain)
 
 
-def test_a_reading_during_which_orders_were_booked_says_nothing() -> None:
-    ruling = judge(LEVEL, read(8, version=6), now=NOON, orders_read_at=later(1000), lag=LAG)
-
-    assert ruling.ruling is Ruling.MOVED
+def test_a_reading_that_shows_what_it_must_explains_itself() -> None:
+    assert rule(LEVEL, read(10)).ruling is Ruling.EXPLAINED
 
 
-def test_missing_units_are_held_at_once() -> None:
-    judgement = judge(LEVEL, read(7), now=NOON, orders_read_at=None, lag=LAG)
+def test_a_push_confirmed_during_the_reading_makes_it_worthless() -> None:
+    level = replace(LEVEL, pushed=-2, version=8, held=3)
 
-    assert (judgement.ruling, judgement.hold) == (Ruling.WAIT, 3)
+    judgement = rule(level, read(10))
 
-
-def test_extra_units_never_raise_anything() -> None:
-    judgement = judge(LEVEL, read(14), now=NOON, orders_read_at=None, lag=LAG)
-
-    assert (judgement.ruling, judgement.hold) == (Ruling.WAIT, 0)
+    assert (judgement.ruling, judgement.hold) == (Ruling.MOVED, 3)
 
 
-@pytest.mark.parametrize("orders_read_at", [None, NOON, later(59)])
-def test_nothing_is_settled_before_the_order_list_is_complete(orders_read_at: object) -> None:
-    judgement = judge(sampled(7), read(7), now=later(100), orders_read_at=orders_read_at, lag=LAG)  # type: ignore[arg-type]
+def test_an_order_booked_during_the_reading_leaves_it_as_a_sample() -> None:
+    judgement = rule(replace(LEVEL, order_effects=-2, version=8), read(8))
 
-    assert judgement.ruling is Ruling.WAIT
-
-
-def test_a_loss_that_no_order_explains_is_adopted() -> None:
-    judgement = judge(sampled(7), read(7), now=later(100), orders_read_at=later(60), lag=LAG)
-
-    assert (judgement.ruling, judgement.residue) == (Ruling.ADOPT, -3)
+    assert judgement.ruling is Ruling.SAMPLED
+    assert judgement.sample == Sample(8, later(99), later(100), 0)
 
 
-def test_a_gain_that_no_order_explains_is_overridden() -> None:
-    judgement = judge(sampled(12), read(12), now=later(100), orders_read_at=later(60), lag=LAG)
+def test_what_is_missing_is_held_at_once() -> None:
+    judgement = rule(LEVEL, read(7))
+
+    assert (judgement.ruling, judgement.hold) == (Ruling.SAMPLED, 3)
+
+
+def test_what_is_too_much_is_not_for_sale() -> None:
+    judgement = rule(LEVEL, read(14))
+
+    assert (judgement.ruling, judgement.hold) == (Ruling.SAMPLED, 0)
+
+
+def test_a_sample_waits_for_the_order_list_and_stays_the_same() -> None:
+    judgement = rule(sampled(7), read(6))
+
+    assert (judgement.ruling, judgement.hold) == (Ruling.WAIT, 4)
+    assert judgement.sample == Sample(7, NOON, later(1), 0)
+
+
+@pytest.mark.parametrize(("orders_read_at", "expected"), [(None, False), (later(60), False), (later(61), True)])
+def test_orders_must_be_read_a_lag_after_the_sample(orders_read_at: object, expected: bool) -> None:
+    assert is_auditable(Sample(7, NOON, later(1), 0), orders_read_at, LAG) is expected  # type: ignore[arg-type]
+
+
+def test_a_loss_is_adopted() -> None:
+    judgement = rule(sampled(7), read(7), NOTHING_SINCE)
+
+    assert (judgement.ruling, judgement.residue, judgement.hold, judgement.sample) == (Ruling.ADOPT, -3, 0, None)
+
+
+def test_a_gain_is_overridden() -> None:
+    judgement = rule(sampled(12), read(12), NOTHING_SINCE)
 
     assert (judgement.ruling, judgement.residue) == (Ruling.OVERRIDE, 2)
 
 
-def test_a_loss_of_a_bundle_is_overridden_because_it_has_no_stock_of_its_own() -> None:
-    bundle = replace(sampled(7), is_bundle=True)
+def test_orders_after_the_sample_do_not_explain_it() -> None:
+    """Four were sold after the sample of 7; three were taken by hand before it."""
+    level = sampled(7, replace(LEVEL, order_effects=-4, version=11))
 
-    assert judge(bundle, read(7), now=later(100), orders_read_at=later(60), lag=LAG).ruling is Ruling.OVERRIDE
+    judgement = rule(level, read(3, version=11), Audit(taken_since=4, is_ambiguous=False))
+
+    assert (judgement.ruling, judgement.residue, judgement.sample) == (Ruling.ADOPT, -3, None)
 
 
-def test_a_first_reading_becomes_the_base() -> None:
-    first = replace(LEVEL, reported=0, is_first_reading=True)
+def test_orders_before_the_sample_explain_it_while_later_ones_keep_coming() -> None:
+    level = sampled(7, replace(LEVEL, order_effects=-5, version=12))
 
-    judgement = judge(first, read(25), now=NOON, orders_read_at=None, lag=LAG)
+    judgement = rule(level, read(5, version=12), Audit(taken_since=2, is_ambiguous=False))
+
+    assert judgement.ruling is Ruling.EXPLAINED
+
+
+def test_what_differs_since_the_sample_is_sampled_anew() -> None:
+    judgement = rule(sampled(7), read(5), NOTHING_SINCE)
+
+    assert (judgement.ruling, judgement.residue, judgement.hold) == (Ruling.ADOPT, -3, 2)
+    assert judgement.sample == Sample(5, later(99), later(100), 0)
+
+
+def test_an_order_within_the_second_of_the_sample_makes_a_new_one() -> None:
+    judgement = rule(sampled(7), read(7), Audit(taken_since=0, is_ambiguous=True))
+
+    assert (judgement.ruling, judgement.sample) == (Ruling.SAMPLED, Sample(7, later(99), later(100), 0))
+
+
+def test_the_merchant_may_want_losses_overridden_and_gains_adopted() -> None:
+    assert rule(sampled(7), read(7), NOTHING_SINCE, on_loss="override").ruling is Ruling.OVERRIDE
+    assert rule(sampled(12), read(12), NOTHING_SINCE, on_gain="adopt").ruling is Ruling.ADOPT
+
+
+def test_asking_keeps_what_is_missing_out_of_the_pool() -> None:
+    loss = rule(sampled(7), read(7), NOTHING_SINCE, on_loss="ask")
+    gain = rule(sampled(12), read(12), NOTHING_SINCE, on_gain="ask")
+
+    assert (loss.ruling, loss.asked, loss.hold) == (Ruling.ASK, 3, 0)
+    assert (gain.ruling, gain.asked, gain.hold) == (Ruling.ASK, 0, 0)
+
+
+def test_a_bundle_has_no_stock_of_its_own() -> None:
+    bundle = replace(LEVEL, is_bundle=True)
+
+    assert rule(bundle, read(7)).hold == 0
+    assert rule(sampled(7, bundle), read(7), NOTHING_SINCE).ruling is Ruling.OVERRIDE
+
+
+def test_the_first_reading_becomes_the_base() -> None:
+    first = replace(LEVEL, base=0, is_first_reading=True)
+
+    judgement = rule(first, read(25))
 
     assert (judgement.ruling, judgement.residue, judgement.hold) == (Ruling.FIRST, 25, 0)
 
 
-def test_a_write_without_an_answer_is_found_applied() -> None:
-    level = replace(LEVEL, open_delta=-4)
-
-    judgement = judge(level, read(6), now=NOON, orders_read_at=None, lag=LAG)
+def test_a_reading_tells_that_a_write_was_applied() -> None:
+    judgement = rule(replace(LEVEL, open_delta=-4), read(6))
 
     assert (judgement.ruling, judgement.push_applied) == (Ruling.EXPLAINED, True)
 
 
-def test_a_write_without_an_answer_is_found_not_applied() -> None:
-    level = replace(LEVEL, open_delta=-4)
-
-    judgement = judge(level, read(10), now=NOON, orders_read_at=None, lag=LAG)
+def test_a_reading_tells_that_a_write_was_not_applied() -> None:
+    judgement = rule(replace(LEVEL, open_delta=-4), read(10))
 
     assert (judgement.ruling, judgement.push_applied) == (Ruling.EXPLAINED, False)
 
 
-def test_a_sale_on_top_of_a_write_without_an_answer_waits_for_its_order() -> None:
-    level = replace(LEVEL, open_delta=-4)
+def test_a_gain_that_a_write_of_ours_could_be_is_not_adopted() -> None:
+    level = sampled(12, replace(LEVEL, open_delta=5))
 
-    judgement = judge(level, read(5), now=NOON, orders_read_at=None, lag=LAG)
-
-    assert (judgement.ruling, judgement.hold) == (Ruling.WAIT, 1)
+    assert rule(level, read(12), NOTHING_SINCE, on_gain="adopt").ruling is Ruling.OVERRIDE
 
 
-def test_an_item_the_store_does_not_count_there_is_unstocked() -> None:
-    assert judge(LEVEL, read(None), now=NOON, orders_read_at=None, lag=LAG).ruling is Ruling.UNSTOCKED
-    assert judge(LEVEL, read(3, is_stocked=False), now=NOON, orders_read_at=None, lag=LAG).ruling is Ruling.UNSTOCKED
+def test_only_what_a_write_cannot_explain_is_held() -> None:
+    judgement = rule(replace(LEVEL, open_delta=-4), read(5))
+
+    assert (judgement.ruling, judgement.hold) == (Ruling.SAMPLED, 1)
 
 
-@given(st.integers(-20, 40), st.none() | st.integers(-20, 20), st.booleans())
-def test_no_reading_ever_raises_the_pool(available: int, open_delta: int | None, is_settled: bool) -> None:
-    level = replace(sampled(available) if is_settled else LEVEL, open_delta=open_delta)
+def test_an_item_that_is_not_counted_there_has_nothing_to_judge() -> None:
+    assert rule(LEVEL, read(None)).ruling is Ruling.UNSTOCKED
+    assert rule(LEVEL, read(3, is_stocked=False)).ruling is Ruling.UNSTOCKED
 
-    judgement = judge(level, read(available), now=later(100), orders_read_at=later(60), lag=LAG)
+
+quantities = st.integers(-50, 50)
+
+
+@given(
+    sample=quantities,
+    available=quantities,
+    effects=quantities,
+    since=quantities,
+    open_delta=st.none() | quantities,
+    moved=st.booleans(),
+)
+def test_no_reading_raises_the_pool_by_itself(
+    sample: int, available: int, effects: int, since: int, open_delta: int | None, moved: bool
+) -> None:
+    level = sampled(sample, replace(LEVEL, order_effects=effects, open_delta=open_delta))
+    audit = Audit(since, is_ambiguous=False)
+
+    judgement = rule(level, read(available, version=6 if moved else 7), audit)
 
     assert judgement.hold >= 0
+    assert judgement.asked >= 0
     assert judgement.ruling is not Ruling.ADOPT or judgement.residue < 0
+
+
+@given(edits=quantities, sold_before=st.integers(0, 20), sold_since=st.integers(0, 20), pushed=quantities)
+def test_the_residue_is_what_was_edited(edits: int, sold_before: int, sold_since: int, pushed: int) -> None:
+    """Whatever was sold before and after the sample, and pushed before it: what remains is the edit."""
+    sample = 10 + pushed - sold_before + edits
+    level = sampled(sample, replace(LEVEL, pushed=pushed, order_effects=-sold_before - sold_since, version=7))
+
+    judgement = rule(level, read(sample - sold_since, pushed=pushed), Audit(sold_since, is_ambiguous=False))
+
+    assert judgement.residue == edits or (edits == 0 and judgement.ruling is Ruling.EXPLAINED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import uuid
 from typing import Any
 
@@ -13,7 +12,8 @@ from channels.models import EventState, InboxEvent, PushState
 from inventory.models import Shortage
 from merchants.models import Member, Role, User
 from sync import apply, publish, push, story
-from tests.factories import NOON, Shop, Trade, deliver, level_body, make_trade, order_body
+from tests.engine import engine, ref
+from tests.factories import Shop, Trade, deliver, level_body, make_trade, order_body
 from tests.fakes import FakeChannel
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -22,18 +22,17 @@ pytestmark = pytest.mark.django_db(transaction=True)
 QUERIES_OF_A_STORY = 7
 
 
-def engine(trade: Trade) -> None:
+def run_engine(trade: Trade) -> None:
     """Run the engine until it is quiet, every store answering."""
-    rng = random.Random(1)
-    apply.apply_batch(merchant_id=trade.merchant.pk, now=NOON, rng=rng)
-    publish.publish_batch(merchant_id=trade.merchant.pk, now=NOON)
+    apply.apply_batch(engine(), merchant_id=trade.merchant.pk)
+    publish.publish_batch(engine(), merchant_id=trade.merchant.pk)
     for shop in trade.shops.values():
-        push.push_channel(channel=shop.channel, connector=FakeChannel.of(shop), rng=rng)
+        push.push_channel(engine(stores={shop.channel: FakeChannel.of(shop)}), channel=ref(shop.channel))
 
 
 def sell(trade: Trade, shop: Shop, code: str, quantity: int, *, order: int = 1001) -> InboxEvent:
     event = deliver(shop, "orders/create", order_body(shop, order, (code, quantity)), webhook_id=f"hook-{order}")
-    engine(trade)
+    run_engine(trade)
     event.refresh_from_db()
     return event
 
@@ -81,8 +80,8 @@ class TestTelling:
 
     def test_a_change_that_waits_to_be_written_names_the_stores(self, trade: Trade) -> None:
         event = deliver(trade.shops["north"], "orders/create", order_body(trade.shops["north"], 1001, ("MUG", 3)))
-        apply.apply_batch(merchant_id=trade.merchant.pk, now=NOON, rng=random.Random(1))
-        publish.publish_batch(merchant_id=trade.merchant.pk, now=NOON)
+        apply.apply_batch(engine(), merchant_id=trade.merchant.pk)
+        publish.publish_batch(engine(), merchant_id=trade.merchant.pk)
 
         tale = told(trade, event)
 
@@ -103,7 +102,7 @@ class TestTelling:
         north = trade.shops["north"]
         first = sell(trade, north, "MUG", 3)
         later_event = deliver(north, "orders/cancelled", order_body(north, 1001, ("MUG", 3), at=90, cancelled=True))
-        engine(trade)
+        run_engine(trade)
 
         [line] = told(trade, first).lines
 
@@ -114,7 +113,7 @@ class TestTelling:
     def test_a_level_webhook_tells_of_its_level(self, trade: Trade) -> None:
         north = trade.shops["north"]
         event = deliver(north, "inventory_levels/update", level_body(north, "MUG", 4))
-        engine(trade)
+        run_engine(trade)
 
         tale = told(trade, event)
 
@@ -124,7 +123,7 @@ class TestTelling:
 
     def test_bytes_that_make_no_sense_are_told_as_they_are(self, trade: Trade) -> None:
         event = deliver(trade.shops["north"], "orders/create", b"\xff\x00<no json>")
-        engine(trade)
+        run_engine(trade)
 
         [arrival] = told(trade, event).arrivals
 
@@ -172,7 +171,7 @@ class TestFinding:
         north = trade.shops["north"]
         first = sell(trade, north, "MUG", 3)
         second = deliver(north, "orders/cancelled", order_body(north, 1001, ("MUG", 3), at=90, cancelled=True))
-        engine(trade)
+        run_engine(trade)
 
         found = story.find("#1001", merchant_ids=[trade.merchant.pk])
 
@@ -220,7 +219,7 @@ class TestPages:
 
     def test_a_raw_message_cannot_smuggle_markup(self, trade: Trade) -> None:
         event = deliver(trade.shops["north"], "orders/create", b'{"id": "<script>alert(1)</script>"}')
-        engine(trade)
+        run_engine(trade)
 
         page = member(trade, "olive", Role.OWNER).get(f"/story/{event.correlation_id}/").content.decode()
 

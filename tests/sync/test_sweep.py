@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from datetime import timedelta
 from importlib import import_module
 
@@ -14,9 +13,10 @@ from django_celery_beat.models import PeriodicTask
 from channels.models import Channel, ChannelState, ListingLevel
 from channels.protocol import NotAuthorized, Throttled, Unavailable
 from merchants.models import AuditEvent
-from sync import sweep, tasks
+from sync import push, sweep, tasks
 from sync.models import Heartbeat
 from synctec.celery import app
+from tests.engine import engine, ref
 from tests.factories import NOON, Trade, deliver, make_trade, order_body
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -68,7 +68,7 @@ def test_a_suspect_level_is_found_when_it_is_due(alder: Trade) -> None:
 def test_a_channel_that_fails_rests_longer_each_time(alder: Trade) -> None:
     channel = alder.shops["south"].channel
 
-    sweep.note_channel_error(channel=channel, error=Unavailable("down"), rng=random.Random(1))
+    push.note_failure(engine(), ref(channel), Unavailable("down"))
 
     channel.refresh_from_db()
     assert (channel.failures, channel.last_error, channel.state) == (1, "down", ChannelState.ACTIVE)
@@ -77,7 +77,7 @@ def test_a_channel_that_fails_rests_longer_each_time(alder: Trade) -> None:
 def test_being_throttled_is_no_failure(alder: Trade) -> None:
     channel = alder.shops["south"].channel
 
-    sweep.note_channel_error(channel=channel, error=Throttled("wait", retry_after=9), rng=random.Random(1))
+    push.note_failure(engine(), ref(channel), Throttled("wait", retry_after=9))
 
     channel.refresh_from_db()
     assert channel.failures == 0
@@ -86,7 +86,7 @@ def test_being_throttled_is_no_failure(alder: Trade) -> None:
 def test_a_channel_that_refuses_our_credentials_waits_for_a_person(alder: Trade) -> None:
     channel = alder.shops["south"].channel
 
-    sweep.note_channel_error(channel=channel, error=NotAuthorized("scope missing"), rng=random.Random(1))
+    push.note_failure(engine(), ref(channel), NotAuthorized("scope missing"))
 
     channel.refresh_from_db()
     assert (channel.state, channel.state_reason) == (ChannelState.NEEDS_AUTH, "scope missing")

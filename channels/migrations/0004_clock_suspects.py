@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('channels', '0002_lease_sequence'),
+        ('channels', '0003_engine'),
         ('merchants', '0002_append_only'),
     ]
 

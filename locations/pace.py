@@ -1,0 +1,112 @@
+"""How fast things sell, how fast news travels, and what may be sold before the news arrives. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+
+#: Before anything is measured: news is taken to travel this slowly.
+UNKNOWN_PROPAGATION_SECONDS = 10.0
+#: What takes longer than this was lost and found again by a reconciliation; it says nothing about how fast news travels.
+LONGEST_PROPAGATION_SECONDS = 600.0
+#: The memory of a slow time fades by half in this time.
+PROPAGATION_HALF_LIFE_SECONDS = 300.0
+
+#: A rush shows in the sales of some minutes, what a store usually sells in those of a day.
+RUSH_SECONDS = 600.0
+USUAL_SECONDS = 86_400.0
+
+#: From here on the tail of a Poisson distribution is bounded instead of summed: its terms would underflow.
+LARGEST_SUMMED_MEAN = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class Propagation:
+    """How long a sale in one store takes to show in the others: a high estimate, for one channel.
+
+    A slower observation lifts the estimate half the way, on a logarithmic scale: one straggler among thousands does
+    little, the second and third of a burst bring it there. It falls with time and not with the number of observations,
+    so that a rush of fast ones does not wipe out what was slow a minute ago; and only while there are observations,
+    since silence proves nothing.
+    """
+
+    seconds: float = UNKNOWN_PROPAGATION_SECONDS
+    observed_at: datetime | None = None
+
+    def observed(self, seconds: float, now: datetime) -> Propagation:
+        """The estimate after news that took so many seconds arrived at `now`."""
+        took = min(max(seconds, 0.001), LONGEST_PROPAGATION_SECONDS)
+        if self.observed_at is None:
+            return Propagation(math.sqrt(self.seconds * took), now)
+        # A silence counts as one half-life at most.
+        idle = min(max(0.0, (now - self.observed_at).total_seconds()), PROPAGATION_HALF_LIFE_SECONDS)
+        faded = self.seconds * _fading(idle, PROPAGATION_HALF_LIFE_SECONDS / math.log(2))
+        estimate = max(faded, took) if took <= self.seconds else math.sqrt(self.seconds * took)
+        return Propagation(estimate, max(now, self.observed_at))
+
+
+@dataclass(frozen=True, slots=True)
+class Velocity:
+    """How fast something sells: units sold, each counting less as it becomes older."""
+
+    rush_units: float = 0.0
+    usual_units: float = 0.0
+    sold_at: datetime | None = None
+
+    def sold(self, units: int, now: datetime) -> Velocity:
+        """The state after a sale of `units` at `now`. Sales of long ago that are learnt of late count as of now."""
+        rush, usual = self._faded(now)
+        return Velocity(rush + units, usual + units, max(now, self.sold_at or now))
+
+    def units_per_second(self, now: datetime) -> float:
+        """What to expect: the pace of the last minutes or that of the last day, whichever is higher."""
+        rush, usual = self._faded(now)
+        return max(rush / RUSH_SECONDS, usual / USUAL_SECONDS)
+
+    def weight(self, now: datetime) -> float:
+        """A store's weight when shares follow velocity: what it usually sells, and one unit, so that none counts nothing."""
+        return 1.0 + self._faded(now)[1]
+
+    def _faded(self, now: datetime) -> tuple[float, float]:
+        if self.sold_at is None:
+            return 0.0, 0.0
+        age = max(0.0, (now - self.sold_at).total_seconds())
+        return self.rush_units * _fading(age, RUSH_SECONDS), self.usual_units * _fading(age, USUAL_SECONDS)
+
+
+def threshold(units_per_second: float, window_seconds: float, *, risk: float = 1e-4, floor: int = 2) -> int:
+    """The units that a burst of sales within one window does not exceed, but for a chance of `risk`; at least `floor`.
+
+    Sales are taken to be independent (a Poisson process). The answer is the smallest b with P(N > b) < risk.
+    """
+    mean = units_per_second * window_seconds
+    assert mean >= 0, "a pace and a duration"
+    assert 1e-9 <= risk < 1, "a probability that sums of fractions can still tell from zero"
+    return max(floor, _most_by_chernoff(mean, risk) if mean > LARGEST_SUMMED_MEAN else _most(mean, risk))
+
+
+def _most(mean: float, risk: float) -> int:
+    count, term = 0, math.exp(-mean)
+    tail = -math.expm1(-mean)
+    while tail >= risk:
+        count += 1
+        term *= mean / count
+        tail -= term
+    return count
+
+
+def _most_by_chernoff(mean: float, risk: float) -> int:
+    """An upper bound of it: P(N > b) <= exp(-mean) (e mean / b)^b, solved for b by bisection."""
+    low, high = math.floor(mean), math.ceil(4 * mean)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if middle - mean - middle * math.log(middle / mean) < math.log(risk):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _fading(age_seconds: float, lifetime_seconds: float) -> float:
+    return math.exp(-age_seconds / lifetime_seconds)

@@ -1,0 +1,64 @@
+"""The engine as it runs in production: books in PostgreSQL, channels over HTTP, Redlock over its nodes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from functools import cache
+
+import redis
+from django.conf import settings
+from django.utils import timezone
+
+from channels import connect, credentials, inbox, protocol
+from channels.models import Channel
+from sync.ports import ChannelRef, Engine
+from sync.tables import Tables
+from synctec.lib.redlock import Locked, Redlock
+
+
+class LiveChannels:
+    """Connectors as they are registered, with this process's sessions, tokens and budgets."""
+
+    def reader(self, kind: str) -> protocol.EventReader:
+        return connect.reader_for(kind)
+
+    def connector(self, channel_id: int) -> protocol.Connector:
+        return connect.connector_for(Channel.objects.get(pk=channel_id))
+
+    def needs_authorization(self, channel_id: int, reason: str) -> None:
+        credentials.needs_authorization(Channel.objects.get(pk=channel_id), reason=reason)
+
+    def received(self, merchant_id: int) -> None:
+        inbox.ring(merchant_id)
+
+
+class SkuLocks:
+    """Redlock over this process's connections to all lock nodes."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._redlock = Redlock([redis.Redis.from_url(url) for url in urls])
+
+    def try_lock(self, keys: Sequence[str]) -> AbstractContextManager[Locked]:
+        return self._redlock.try_lock(keys, auto_extend=True)
+
+
+@cache
+def engine() -> Engine:
+    """This process's engine."""
+    return Engine(
+        books=Tables(),
+        channels=LiveChannels(),
+        locks=SkuLocks(settings.REDLOCK_URLS),
+        rng=random.Random(),  # noqa: S311  # spreads retries, keeps no secret
+        now=timezone.now,
+        audit_lag=timedelta(seconds=settings.AUDIT_LAG_SECONDS),
+        poll_overlap=timedelta(seconds=settings.RECONCILE_OVERLAP_SECONDS),
+    )
+
+
+def ref(channel: Channel) -> ChannelRef:
+    """The channel as the acts name it."""
+    return ChannelRef(channel.pk, channel.merchant_id, channel.kind)

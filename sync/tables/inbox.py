@@ -1,0 +1,88 @@
+"""The inbox as the engine works on it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+
+from django.db import transaction
+
+from sync.decide import Envelope, Verdict
+from sync.ports import Claimed
+from synctec.lib import sql
+
+
+class InboxTables:
+    """Claims, verdicts and delays of events."""
+
+    def claim_events(self, merchant_id: int, limit: int, lease: timedelta) -> list[Claimed]:
+        with transaction.atomic():
+            sql.forgo_flush()  # without the claim, the event is simply pending again
+            found = sql.rows(
+                """
+                WITH due AS (
+                    SELECT id FROM channels_inboxevent
+                    WHERE merchant_id = %s AND state = 'pending' AND next_attempt_at <= now()
+                    ORDER BY next_attempt_at, id LIMIT %s FOR UPDATE SKIP LOCKED
+                )
+                UPDATE channels_inboxevent event
+                SET attempts = event.attempts + 1, next_attempt_at = now() + %s
+                FROM due, channels_channel channel
+                WHERE event.id = due.id AND channel.id = event.channel_id
+                RETURNING event.id, event.channel_id, event.correlation_id, event.received_at, channel.kind, event.topic,
+                    event.body, event.attempts
+                """,
+                [merchant_id, limit, lease],
+            )
+        claimed = [
+            Claimed(Envelope(event_id, channel, correlation, received), kind, topic, bytes(body), attempts)
+            for event_id, channel, correlation, received, kind, topic, body, attempts in found
+        ]
+        return sorted(claimed, key=lambda event: event.envelope.event_id)
+
+    def take_events(self, event_ids: Collection[int]) -> set[int]:
+        return {
+            event_id
+            for (event_id,) in sql.rows(
+                """
+                SELECT id FROM channels_inboxevent WHERE id = ANY(%s::bigint[]) AND state = 'pending'
+                ORDER BY id FOR UPDATE SKIP LOCKED
+                """,
+                [list(event_ids)],
+            )
+        }
+
+    def settle_events(self, verdicts: Mapping[int, Verdict]) -> None:
+        if verdicts:
+            sql.execute(
+                """
+                UPDATE channels_inboxevent event
+                SET state = told.state, reason = told.reason, settled_at = clock_timestamp()
+                FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS told (id, state, reason)
+                WHERE event.id = told.id AND event.state = 'pending'
+                """,
+                [
+                    list(verdicts),
+                    [str(verdict.state) for verdict in verdicts.values()],
+                    [verdict.reason[:500] for verdict in verdicts.values()],
+                ],
+            )
+
+    def retry_event(self, event_id: int, after: timedelta, reason: str) -> None:
+        sql.execute(
+            """
+            UPDATE channels_inboxevent SET next_attempt_at = now() + %s, reason = %s WHERE id = %s AND state = 'pending'
+            """,
+            [after, reason, event_id],
+        )
+
+    def put_off_events(self, event_ids: Collection[int], after: timedelta, reason: str) -> None:
+        if event_ids:
+            sql.execute(
+                """
+                UPDATE channels_inboxevent
+                SET attempts = attempts - 1, next_attempt_at = now() + %s, reason = coalesce(nullif(%s, ''), reason)
+                WHERE id = ANY(%s::bigint[]) AND state = 'pending' AND attempts > 0
+                """,
+                [after, reason, list(event_ids)],
+            )

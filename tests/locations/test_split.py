@@ -1,0 +1,190 @@
+"""Policies: what is split is never promised twice, whatever is delayed, lost or out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from locations.publishing import Numbers, Policy, Pool, Rule, Shelf, Terms, numbers
+
+MUG, SAUCER, SET = 1, 2, 3
+MAIN, BARN, ATTIC = 10, 20, 30
+SPLIT = Terms(Policy.SPLIT)
+
+
+def mugs(*ceilings: int, **fields: object) -> list[Shelf]:
+    """Stores that show mugs of the main warehouse."""
+    return [Shelf(key, {MUG: 1}, (MAIN,), ceiling, **fields) for key, ceiling in enumerate(ceilings)]  # type: ignore[arg-type]
+
+
+def shown(shelves: Sequence[Shelf], available: int, terms: Terms = SPLIT) -> list[int]:
+    """What they show of so many mugs."""
+    return list(numbers(shelves, {(MUG, MAIN): available}, terms).shown.values())
+
+
+def confirmed(shelves: Sequence[Shelf], told: Numbers) -> list[Shelf]:
+    """The stores once every number has reached those that can be reached."""
+    return [replace(shelf, ceiling=told.shown[shelf.key]) if shelf.silent_for is None else shelf for shelf in shelves]
+
+
+def test_shared_shows_everything_everywhere() -> None:
+    assert shown(mugs(0, 7, 3), 7, Terms(Policy.SHARED)) == [7, 7, 7]
+
+
+def test_split_lowers_first_and_raises_what_is_free() -> None:
+    assert shown(mugs(9, 9, 9), 9) == [3, 3, 3]
+    assert shown(mugs(9, 0, 0), 9) == [3, 0, 0]
+    assert shown(mugs(3, 0, 0), 9) == [3, 3, 3]
+
+
+def test_an_empty_store_gets_units_only_once_another_has_confirmed_that_it_gave_them() -> None:
+    assert shown(mugs(6, 2, 0), 8) == [4, 2, 0]
+    assert shown(mugs(4, 2, 0), 8) == [4, 2, 2]
+
+
+RECIPES: list[Mapping[int, int]] = [{MUG: 1}, {SAUCER: 1}, {MUG: 1, SAUCER: 2}, {MUG: 2}]
+RULES = st.builds(
+    Rule,
+    buffer_units=st.none() | st.integers(0, 3),
+    cap=st.none() | st.integers(0, 6),
+    floor=st.none() | st.integers(0, 4),
+)
+
+
+@st.composite
+def scenes(draw: st.DrawFn, *, silent: bool = True) -> tuple[list[Shelf], Pool, Terms]:
+    """Some stores with mugs, saucers, and bundles of them, that draw on some of three warehouses, in any state."""
+    places = st.lists(st.sampled_from([MAIN, BARN, ATTIC]), min_size=1, max_size=3, unique=True)
+    count = draw(st.integers(1, 6))
+    shelves = [
+        Shelf(
+            key=key,
+            parts=draw(st.sampled_from(RECIPES)),
+            warehouses=tuple(draw(places)),
+            ceiling=draw(st.integers(0, 12)),
+            rule=draw(st.just(Rule()) | RULES),
+            weight=draw(st.sampled_from([1.0, 1.0, 0.0]) | st.floats(0.01, 5)),
+            velocity=draw(st.sampled_from([0.0, 0.001, 0.1])),
+            silent_for=draw(st.sampled_from([None, None, 60.0])) if silent else None,
+            can_raise=draw(st.sampled_from([True, True, False])) if silent else True,
+        )
+        for key in range(count)
+    ]
+    cells = [(sku, warehouse) for sku in (MUG, SAUCER) for warehouse in (MAIN, BARN, ATTIC)]
+    pool = {cell: draw(st.integers(-3, 12)) for cell in cells}
+    terms = Terms(
+        Policy.SPLIT,
+        allows_split_shipment=draw(st.booleans()),
+        holds_weight=draw(st.sampled_from([0.0, 1.0])),
+        quotas=draw(st.dictionaries(st.sampled_from(cells), st.integers(0, 5))),
+    )
+    return shelves, pool, terms
+
+
+def hang_together(shelves: Sequence[Shelf]) -> bool:
+    """Whether one can go from each to each through warehouses that both draw on."""
+    reached, rest = set(shelves[0].warehouses), list(shelves[1:])
+    while near := [shelf for shelf in rest if not reached.isdisjoint(shelf.warehouses)]:
+        reached.update(*(shelf.warehouses for shelf in near))
+        rest = [shelf for shelf in rest if shelf not in near]
+    return not rest
+
+
+def groups(shelves: Sequence[Shelf]) -> Iterable[Sequence[Shelf]]:
+    return chain.from_iterable(combinations(shelves, size) for size in range(1, len(shelves) + 1))
+
+
+@given(scenes())
+def test_nothing_is_promised_twice_whichever_numbers_have_arrived(scene: tuple[list[Shelf], Pool, Terms]) -> None:
+    shelves, pool, terms = scene
+
+    told = numbers(shelves, pool, terms)
+
+    for sku in (MUG, SAUCER):
+        sellers = [shelf for shelf in shelves if sku in shelf.parts]
+        for some in filter(hang_together, groups(sellers)):
+            warehouses = set(chain.from_iterable(shelf.warehouses for shelf in some))
+            available = sum(pool[sku, warehouse] for warehouse in warehouses)
+            before = sum(shelf.parts[sku] * shelf.ceiling for shelf in some)
+            # The worst: every raise has arrived, and no lower has.
+            after = sum(shelf.parts[sku] * max(shelf.ceiling, told.shown[shelf.key]) for shelf in some)
+            # Quotas are ours: who is raised is raised out of what they leave, whatever they were.
+            quotas = sum(told.quotas[sku, warehouse] or 0 for warehouse in warehouses) if after > before else 0
+            assert after + quotas <= max(available, before)
+            if after == before == 0:
+                assert sum(told.quotas[sku, warehouse] or 0 for warehouse in warehouses) <= max(0, available)
+
+
+@given(scenes())
+def test_what_is_told_is_within_the_rule_and_what_is_silent_is_not_raised(
+    scene: tuple[list[Shelf], Pool, Terms],
+) -> None:
+    shelves, pool, terms = scene
+    alone = numbers(shelves, pool, replace(terms, policy=Policy.SHARED)).shown
+
+    told = numbers(shelves, pool, terms)
+
+    for shelf in shelves:
+        number = told.shown[shelf.key]
+        assert 0 <= number <= alone[shelf.key]
+        assert number == 0 or number >= (shelf.rule.floor or 0)
+        if shelf.silent_for is not None or not shelf.can_raise:
+            assert number <= shelf.ceiling
+    assert all(quota is not None and quota >= 0 for quota in told.quotas.values())
+
+
+def settle(shelves: list[Shelf], pool: Pool, terms: Terms) -> tuple[list[Shelf], Terms]:
+    """Publish and confirm until nothing changes any more."""
+    for _ in range(4 * len(shelves) + 4):
+        told = numbers(shelves, pool, terms)
+        quotas = {cell: quota for cell, quota in told.quotas.items() if quota is not None}
+        after = confirmed(shelves, told)
+        if after == shelves and quotas == terms.quotas:
+            return shelves, terms
+        shelves, terms = after, replace(terms, quotas=quotas)
+    raise AssertionError("the numbers do not come to rest")
+
+
+@given(scenes(silent=False))
+def test_without_news_the_numbers_come_to_rest_within_what_is_available(
+    scene: tuple[list[Shelf], Pool, Terms],
+) -> None:
+    shelves, pool, terms = scene
+
+    shelves, terms = settle(shelves, pool, terms)
+
+    for sku in (MUG, SAUCER):
+        sellers = [shelf for shelf in shelves if sku in shelf.parts]
+        for some in filter(hang_together, groups(sellers)):
+            warehouses = set(chain.from_iterable(shelf.warehouses for shelf in some))
+            available = sum(pool[sku, warehouse] for warehouse in warehouses)
+            assert sum(shelf.parts[sku] * shelf.ceiling for shelf in some) <= max(0, available)
+
+
+@given(scenes(silent=False))
+def test_not_all_stores_are_left_with_nothing(scene: tuple[list[Shelf], Pool, Terms]) -> None:
+    shelves, pool, terms = scene
+    pool = {cell: max(0, units) for cell, units in pool.items()}
+    terms = replace(terms, holds_weight=0.0)
+
+    shelves, terms = settle(shelves, pool, terms)
+
+    for shelf in shelves:
+        alone = numbers([replace(shelf, ceiling=0)], pool, terms).shown[shelf.key]
+        rivals = [other for other in shelves if other.parts.keys() & shelf.parts.keys()]
+        if alone:
+            assert any(rival.ceiling for rival in rivals)
+
+
+@given(st.integers(0, 500), st.integers(1, 12), st.lists(st.integers(0, 60), min_size=12, max_size=12))
+def test_equal_weights_get_equal_shares(available: int, stores: int, ceilings: list[int]) -> None:
+    from_nothing = shown(mugs(*[0] * stores), available)
+    settled, _ = settle(mugs(*ceilings[:stores]), {(MUG, MAIN): available}, SPLIT)
+
+    assert sum(from_nothing) == available
+    assert max(from_nothing) - min(from_nothing) <= 1
+    assert sum(shelf.ceiling for shelf in settled) == available
