@@ -80,13 +80,13 @@ class _AnyLines(_Batch):
 class MovementBatch(_Batch):
     """Movements, in the order in which they are to be booked."""
 
-    lines = MovementLine(many=True, max_length=movements.LINES_MAX)
+    lines = serializers.ListField(child=MovementLine(), max_length=movements.LINES_MAX)
 
 
 class CountBatch(_Batch):
     """Counts, in any order."""
 
-    lines = CountLine(many=True, max_length=movements.LINES_MAX)
+    lines = serializers.ListField(child=CountLine(), max_length=movements.LINES_MAX)
 
 
 class FieldError(serializers.Serializer[Any]):
@@ -101,7 +101,7 @@ class MovementResult(serializers.Serializer[Any]):
 
     key = serializers.CharField()
     status = serializers.ChoiceField(choices=movements.Status.choices)
-    errors = FieldError(many=True)
+    errors = FieldError(many=True)  # type: ignore[assignment]  # a field, not what a check found
     on_hand = serializers.IntegerField(allow_null=True, help_text="After the batch.")
 
 
@@ -251,7 +251,7 @@ class NewTransfer(StrictSerializer):
 
     origin = StrictText(max_length=40, help_text="The code of the warehouse they leave.")
     destination = StrictText(max_length=40, help_text="The code of the warehouse they go to.")
-    lines = UnitsLine(many=True, min_length=1, max_length=movements.LINES_MAX)
+    lines = serializers.ListField(child=UnitsLine(), min_length=1, max_length=movements.LINES_MAX)
     reference = StrictText(max_length=200, required=False, allow_blank=True, default="")
     allow_shortage = StrictBoolean(
         required=False,
@@ -263,7 +263,9 @@ class NewTransfer(StrictSerializer):
 class Receipt(StrictSerializer):
     """What arrived."""
 
-    lines = UnitsLine(many=True, required=False, max_length=movements.LINES_MAX, help_text="Left out: all in transit.")
+    lines = serializers.ListField(
+        child=UnitsLine(), required=False, max_length=movements.LINES_MAX, help_text="Left out: all in transit."
+    )
 
 
 class Cancellation(StrictSerializer):
@@ -447,7 +449,9 @@ class MovementShown(serializers.Serializer[Any]):
     cause = serializers.CharField()
     reference = serializers.CharField()
     reason = serializers.CharField()
-    source = serializers.CharField(help_text="How the API key begins that told of it, or empty.")
+    source = serializers.CharField(  # type: ignore[assignment]  # a field, not where one reads from
+        help_text="How the API key begins that told of it, or empty."
+    )
     correlation_id = serializers.UUIDField()
     effective_at = serializers.DateTimeField()
     recorded_at = serializers.DateTimeField()
