@@ -12,7 +12,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import ModelAdmin as PlainModelAdmin
 from django.contrib.admin import SimpleListFilter
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, models
 from django.db.models import Q, Sum
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
@@ -23,6 +23,7 @@ from unfold import widgets
 
 from inventory import counts, delivery, sheets, stock, transfers
 from inventory.bom import find_cycle
+from inventory.goods import Refused
 from inventory.models import (
     BomLine,
     CountState,
@@ -242,26 +243,37 @@ class AdjustForm(forms.Form):
         return cleaned
 
 
-@transaction.atomic
 def post_adjustment(sku: Sku, cleaned: dict[str, Any], request: HttpRequest) -> int:
-    """Post what the form says and return the change; 0 when the count agrees with the books."""
-    delta = cleaned["change"]
-    if delta is None:
-        # The count is compared with the books under the lock that the posting takes too.
-        level = StockLevel.objects.select_for_update(of=("self",)).filter(sku=sku, warehouse=cleaned["warehouse"])
-        delta = cleaned["counted"] - next(iter(level.values_list("on_hand", flat=True)), 0)
-    if delta:
-        stock.adjust(
+    """Post what the form says and return the change; 0 when the count agrees with the books.
+
+    Raises:
+        IntegrityError: the change was posted before.
+        Refused: nothing can be counted there.
+    """
+    warehouse, user, key = cleaned["warehouse"], acting_user(request), f"adjust:{cleaned['once']}"
+    if cleaned["change"] is None:
+        said = counts.Counted(key, sku.code, warehouse.code, cleaned["counted"], reason=cleaned["reason"])
+        (outcome,) = counts.take(
             merchant_id=sku.merchant_id,
-            sku_id=sku.pk,
-            warehouse_id=cleaned["warehouse"].pk,
-            delta=delta,
-            reason=cleaned["reason"],
-            user=acting_user(request),
+            counts=[said],
+            reporter=Reporter(user_id=user.pk),
+            all_or_nothing=True,
             now=timezone.now(),
-            idempotency_key=f"adjust:{cleaned['once']}",
         )
-    return int(delta)
+        for error in outcome.errors:
+            raise Refused(error["field"], error["detail"])
+        return outcome.correction or 0
+    stock.adjust(
+        merchant_id=sku.merchant_id,
+        sku_id=sku.pk,
+        warehouse_id=warehouse.pk,
+        delta=cleaned["change"],
+        reason=cleaned["reason"],
+        user=user,
+        now=timezone.now(),
+        idempotency_key=key,
+    )
+    return int(cleaned["change"])
 
 
 def adjust_page(
@@ -276,9 +288,12 @@ def adjust_page(
             delta = post_adjustment(sku, form.cleaned_data, request)
         except IntegrityError:
             messages.warning(request, "This adjustment was posted already; nothing was changed again.")
+        except Refused as refused:
+            form.add_error(None, refused.detail)
         else:
             _tell_adjusted(request, sku, delta)
-        return HttpResponseRedirect(back)
+        if not form.errors:
+            return HttpResponseRedirect(back)
     levels = StockLevel.objects.filter(sku=sku).select_related("warehouse").order_by("warehouse__name")
     if warehouse is not None:
         levels = levels.filter(warehouse=warehouse)
