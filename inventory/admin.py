@@ -565,7 +565,7 @@ class MovementAdmin(BigTableAdmin):
         ),
         (
             "Why and when",
-            {"fields": (("user", "story"), ("effective_at", "created_at"), "idempotency_key", "merchant")},
+            {"fields": (("user", "source", "story"), ("effective_at", "created_at"), "idempotency_key", "merchant")},
         ),
     )
     readonly_fields = ("story",)
@@ -838,9 +838,8 @@ class TransferAdmin(BigTableAdmin):
         form = SendForm(request.POST or None, request=request)
         if form.is_valid():
             asked = form.cleaned_data
-            known = Transfer.objects.filter(merchant_id=asked["origin"].merchant_id, uid=asked["once"]).first()
             try:
-                transfer = known or transfers.send(
+                transfer = transfers.send(
                     merchant_id=asked["origin"].merchant_id,
                     origin=asked["origin"].code,
                     destination=asked["destination"].code,
@@ -853,6 +852,9 @@ class TransferAdmin(BigTableAdmin):
                 )
             except transfers.TransferRefused as refused:
                 form.add_error(None, [error["detail"] for error in refused.errors[:ERRORS_SHOWN]])
+            except IntegrityError:
+                messages.warning(request, "This transfer was sent already; nothing was sent again.")
+                return HttpResponseRedirect(reverse("admin:inventory_transfer_changelist"))
             else:
                 messages.success(request, "The units are in transit: in no warehouse until they are received.")
                 return HttpResponseRedirect(reverse("admin:inventory_transfer_change", args=[transfer.pk]))
