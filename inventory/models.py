@@ -291,7 +291,7 @@ class Transfer(models.Model):
     """Units on their way from one warehouse to another: gone from the one, not yet in the other."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+", db_index=False)
-    uid = models.UUIDField("transfer", default=uuid7, unique=True, editable=False)
+    uid = models.UUIDField("transfer", default=uuid7, editable=False)
     origin = models.ForeignKey(
         Warehouse, on_delete=models.PROTECT, related_name="+", db_constraint=False, verbose_name="from"
     )
@@ -314,6 +314,7 @@ class Transfer(models.Model):
     class Meta:
         constraints = [
             tenant_identity("transfer"),
+            models.UniqueConstraint(fields=["merchant", "uid"], name="transfer_sent_once"),
             SameMerchant(field="origin", name="transfer_origin_of_merchant"),
             SameMerchant(field="destination", name="transfer_destination_of_merchant"),
             models.CheckConstraint(condition=~Q(origin=F("destination")), name="transfer_goes_elsewhere"),

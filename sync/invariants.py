@@ -78,6 +78,35 @@ ALWAYS = (
         """,
     ),
     Check(
+        "transfers_add_up",
+        "the units in transit of a SKU are those that left a warehouse on a transfer and neither arrived nor came back",
+        """
+        SELECT sku_id AS sku, sum(moved) AS moved, sum(in_transit) AS in_transit FROM (
+            SELECT level.sku_id, movement.delta AS moved, 0 AS in_transit FROM inventory_movement movement
+            JOIN inventory_stocklevel level ON level.id = movement.stock_level_id
+            WHERE movement.cause IN ('transfer_out', 'transfer_in', 'transfer_back')
+            UNION ALL
+            SELECT sku_id, 0, quantity - received - returned FROM inventory_transferline) AS units
+        GROUP BY sku_id HAVING sum(moved) + sum(in_transit) <> 0
+        """,
+    ),
+    Check(
+        "counts_are_the_base",
+        "a stock level knows the moment of its newest count, and on_hand is that count and what moved after it",
+        """
+        SELECT level.id AS stock_level, level.counted_at, level.on_hand, base.quantity + moved.since AS counted
+        FROM inventory_stocklevel level
+        JOIN LATERAL (
+            SELECT counted_at, quantity FROM inventory_stockcount WHERE stock_level_id = level.id
+            ORDER BY counted_at DESC, idempotency_key COLLATE "C" DESC LIMIT 1) AS base ON true
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(delta), 0) AS since FROM inventory_movement movement
+            WHERE movement.stock_level_id = level.id AND movement.account = 'on_hand' AND movement.cause <> 'count'
+                AND movement.effective_at > base.counted_at) AS moved
+        WHERE level.counted_at IS DISTINCT FROM base.counted_at OR level.on_hand <> base.quantity + moved.since
+        """,
+    ),
+    Check(
         "registers_are_applied",
         "what an order line has done to stock is what its register says, and its allocations add up to it",
         """
