@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.forms import BaseInlineFormSet
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 
 from channels.admin import channel_filter
+from channels.models import Channel
 from locations import matrix
-from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule
+from locations.models import GroupLocation, GroupWarehouse, LocationGroup, Policy, PublishingRule, Weighting
+from locations.pace import UNKNOWN_PROPAGATION_SECONDS, threshold
 from merchants.admin_base import TenantAdmin, TenantForm, TenantInline, acting_user, column, merchant_filter
 
 
@@ -40,16 +45,44 @@ def cell_name(store_location_id: int, warehouse_id: int) -> str:
     return f"cell-{store_location_id}-{warehouse_id}"
 
 
+#: The policies in a merchant's words, with what each costs.
+POLICIES = [
+    (
+        "Shared: every store shows the whole pool, so nothing is hidden from anybody. What is sold in one store goes from "
+        "the others about a second later; a sale made elsewhere in that second can be one unit too many. Each such unit "
+        "is listed as a shortage.",
+    ),
+    (
+        "Guard: shared while more units are left than can be sold before the news has gone round; below that, and for a "
+        "store that cannot be reached, split. Only a rush larger than ever expected can oversell. This is the right "
+        "choice for most.",
+    ),
+    (
+        "Split: every unit is for sale in one store only, so that no unit is sold twice, whatever is late or broken. The "
+        "price: a store can show 0 while another still has some, until units have been moved over.",
+    ),
+]
+
+#: Paces of which the group's page tells the threshold: how they are called, and units per second.
+PACES = [("once a day", 1 / 86_400), ("once an hour", 1 / 3600), ("once a minute", 1 / 60), ("once a second", 1.0)]
+
+
 class GroupForm(TenantForm):
     """A group with its matrix: the cells are inputs of the same page, checked together with its fields."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if "policy" in self.fields:
+            self.fields["policy"].help_text = format_html("<ul>{}</ul>", format_html_join("", "<li>{}</li>", POLICIES))
         self.cells: dict[tuple[int, int], int] = {}
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
         self.cells = read_cells(self.data)
+        if cleaned.get("policy") == Policy.GUARD and cleaned.get("guard_units") == 0:
+            self.add_error(
+                "guard_units", "At 0 nothing is ever divided. Leave it empty, give at least 1, or choose shared."
+            )
         return cleaned
 
 
@@ -79,10 +112,27 @@ def read_cells(data: Mapping[str, Any]) -> dict[tuple[int, int], int]:
     return cells
 
 
+class GroupLocationFormSet(BaseInlineFormSet[Any, Any, Any]):
+    """The store locations of a group: somebody has to get the units that are divided."""
+
+    def clean(self) -> None:
+        super().clean()
+        group = self.instance
+        if group.policy == Policy.SHARED or group.weighting == Weighting.VELOCITY:
+            return
+        kept = [form for form in self.forms if form not in self.deleted_forms and form.cleaned_data]
+        weights = [form.cleaned_data.get("weight") for form in kept]
+        if weights and not any(weights):
+            raise ValidationError(
+                "Weight: all store locations have 0, so divided units would be for sale nowhere. Give one more than 0."
+            )
+
+
 class GroupLocationInline(TenantInline):
     model = GroupLocation
+    formset = GroupLocationFormSet
     autocomplete_fields = ("store_location",)
-    fields = ("store_location",)
+    fields = ("store_location", "weight")
     verbose_name_plural = "store locations"
 
 
@@ -103,7 +153,12 @@ class LocationGroupAdmin(TenantAdmin):
     search_help_text = "Name"
     ordering = ("name",)
     autocomplete_fields = ("merchant",)
-    fields = ("merchant", "name", "policy")
+    readonly_fields = ("threshold_in_force",)
+    fieldsets = (
+        (None, {"fields": ("merchant", "name", "policy")}),
+        ("Guard", {"fields": ("guard_units", "threshold_in_force")}),
+        ("While units are divided", {"fields": ("weighting", "holds_weight", "allows_split_shipment")}),
+    )
     inlines = (GroupLocationInline, GroupWarehouseInline)
     change_form_template = "admin/locations/group_form.html"
 
@@ -134,6 +189,15 @@ class LocationGroupAdmin(TenantAdmin):
         count: int = group.counted_warehouses
         return count
 
+    @column("threshold in force")
+    def threshold_in_force(self, group: Any) -> str:
+        return threshold_in_words(group)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if change and form.changed_data:
+            matrix.announce(obj.merchant_id, timezone.now())
+
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> Any:
         """A new group is edited further at once: it has no members yet."""
         if "_addanother" in request.POST or "_popup" in request.POST:
@@ -160,6 +224,7 @@ class LocationGroupAdmin(TenantAdmin):
                 now=timezone.now(),
                 store_location_ids=locations,
                 warehouse_ids=warehouses,
+                weights=_weights(formsets),
             )
         except matrix.MatrixError as error:
             messages.error(request, f"The matrix was not saved. {error}")
@@ -186,6 +251,16 @@ def _members(formset: Any) -> list[int]:
     return [row.pk for row in rows if row is not None]
 
 
+def _weights(formsets: Any) -> dict[int, Decimal]:
+    return {
+        form.cleaned_data["store_location"].pk: form.cleaned_data["weight"]
+        for formset in formsets
+        if formset.model is GroupLocation
+        for form in formset.forms
+        if form not in formset.deleted_forms and form.cleaned_data.get("store_location")
+    }
+
+
 def _is_filled(form: Any, field: str) -> bool:
     return bool(form.cleaned_data.get(field)) or getattr(form.instance, f"{field}_id", None) is not None
 
@@ -202,6 +277,43 @@ def _with_defaults(form: Any, locations: list[int], warehouses: list[int]) -> di
         if location in locations and warehouse in warehouses
     }
     return {**matrix.full_matrix(joining, warehouses), **cells}
+
+
+def threshold_in_words(group: LocationGroup) -> str:
+    """From how many units of a SKU down the group divides them, and why."""
+    if group.policy == Policy.SHARED:
+        return "None: shared never divides."
+    if group.policy == Policy.SPLIT:
+        return "None: split always divides."
+    if group.guard_units is not None:
+        return f"{group.guard_units} units of every SKU, as set here."
+    if group.pk is None:
+        return "Computed once the group has store locations."
+    window, slowest = propagation_window(group)
+    units = ", ".join(f"{threshold(pace, window)} for one that sells {name}" for name, pace in PACES)
+    return f"Computed per SKU: {units}. So many may be sold in the {window:.1f} seconds that news takes. {slowest}"
+
+
+def propagation_window(group: LocationGroup) -> tuple[float, str]:
+    """Seconds from a sale in the slowest store of the group to the number shown in the slowest other one, and which
+    these are. A store of which nothing is measured yet is taken to be slow."""
+    channels = list(Channel.objects.filter(locations__membership__group=group).distinct().order_by("pk"))
+
+    def inbound(channel: Channel) -> float:
+        return channel.inbound_seconds if channel.inbound_observed_at else UNKNOWN_PROPAGATION_SECONDS
+
+    def outbound(channel: Channel) -> float:
+        return channel.outbound_seconds if channel.outbound_observed_at else UNKNOWN_PROPAGATION_SECONDS
+
+    if not channels:
+        return 2 * UNKNOWN_PROPAGATION_SECONDS, "Nothing is measured yet."
+    first, last = max(channels, key=inbound), max(channels, key=outbound)
+    if first.inbound_observed_at is None or last.outbound_observed_at is None:
+        return inbound(first) + outbound(last), "Not every store is measured yet."
+    return (
+        inbound(first) + outbound(last),
+        f"Slowest to tell: {first}, {inbound(first):.1f} s; slowest to be told: {last}, {outbound(last):.1f} s.",
+    )
 
 
 def shown_matrix(group: LocationGroup, posted: Mapping[str, Any], *, may_change: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 
 from django.db import transaction
 
@@ -40,10 +41,12 @@ def set_matrix(
     now: datetime,
     store_location_ids: Collection[int] | None = None,
     warehouse_ids: Collection[int] | None = None,
+    weights: Mapping[int, Decimal] | None = None,
 ) -> bool:
     """Make this the group's matrix, and its members those named in it; returns whether anything changed.
 
     Members may be given besides: a store location without a cell then stays in the group, drawing on nothing.
+    `weights` are those of store locations; who is not named keeps its own.
 
     Raises:
         MatrixError: a priority is doubled or below 1, or a member belongs to another merchant or another
@@ -58,6 +61,7 @@ def set_matrix(
     before = _described(group)
     changed = _set_members(group, locations, warehouses, cells)
     changed = _set_cells(group, cells) or changed
+    changed = _set_weights(group, weights or {}) or changed
     if changed:
         trail.record(
             merchant_id=group.merchant_id,
@@ -212,11 +216,26 @@ def _set_cells(group: LocationGroup, cells: Cells) -> bool:
     return bool(gone or moved or new)
 
 
+def _set_weights(group: LocationGroup, weights: Mapping[int, Decimal]) -> bool:
+    moved = [
+        member
+        for member in GroupLocation.objects.filter(group=group)
+        if member.weight != weights.get(member.store_location_id, member.weight)
+    ]
+    for member in moved:
+        member.weight = weights[member.store_location_id]
+    GroupLocation.objects.bulk_update(moved, ["weight"], batch_size=500)
+    return bool(moved)
+
+
 def _described(group: LocationGroup) -> dict[str, list[str]]:
-    """The matrix in words, for the trail: each store location with its warehouses in order."""
+    """The matrix in words, for the trail: each store location with its warehouses in order, and its weight unless 1."""
     drawn: dict[int, list[str]] = defaultdict(list)
     cells = Cell.objects.filter(group=group).select_related("warehouse").order_by("store_location_id", "priority")
     for cell in cells:
         drawn[cell.store_location_id].append(f"{cell.priority}: {cell.warehouse.name}")
     members = GroupLocation.objects.filter(group=group).select_related("store_location__channel")
-    return {str(member): drawn[member.store_location_id] for member in members.order_by("store_location_id")}
+    return {
+        str(member): drawn[member.store_location_id] + ([f"weight {member.weight}"] if member.weight != 1 else [])
+        for member in members.order_by("store_location_id")
+    }

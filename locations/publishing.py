@@ -105,6 +105,7 @@ class Shelf:
     parts: Mapping[int, int]  # SKU -> units in one; a plain SKU is its own part
     warehouses: Sequence[int]  # that it draws on, the first one first
     ceiling: int
+    shown: int | None = None  # as far as we know; None: its ceiling
     rule: Rule = Rule()
     weight: float = 1.0
     velocity: float = 0.0  # sold here, in units of the listing per second
@@ -169,7 +170,9 @@ def numbers(shelves: Sequence[Shelf], pool: Pool, terms: Terms) -> Numbers:
         claimants.append(Shelf(-1, {sku: 1}, (warehouse,), quota, weight=terms.holds_weight))
         limits.append(available)
         claims.append({sku: frozenset((warehouse,))})
-    promised = _promise(claimants, limits, claims, _bounds(claimants, claims, pool), len(shelves), terms.cover_seconds)
+    bounds = _bounds(claimants, claims, pool)
+    promised = _promise(claimants, limits, claims, bounds, len(shelves), terms.cover_seconds)
+    _hold_back(claimants, promised, bounds)
     quotas.update(zip(cells, promised[len(shelves) :], strict=True))
     return Numbers({shelf.key: units for shelf, units in zip(shelves, promised, strict=False)}, quotas)
 
@@ -349,6 +352,20 @@ def _promise(
         promised[place] = granted[place]
     _make_room(needy, promised, shares, bounds, floors)
     return [units if claims[place] else limits[place] for place, units in enumerate(promised)]
+
+
+def _hold_back(claimants: Sequence[Shelf], promised: list[int], bounds: Sequence[Bound]) -> None:
+    """Raise no number that is shown, not even within its ceiling, while the ceilings together are more than there is.
+
+    A ceiling above what is shown is a doubt. Where it is unfounded, such a raise is as good as any other.
+    """
+    held = [claimant.ceiling for claimant in claimants]
+    for bound in bounds:
+        if bound.left(held) < 0:
+            for place in bound.units:
+                shown = claimants[place].shown
+                if shown is not None:
+                    promised[place] = min(promised[place], max(0, shown))
 
 
 def _is_settled(

@@ -24,6 +24,7 @@ def attach() -> None:
     """Fill the hooks. Called once, when Django has loaded all apps."""
     inbox.on_received.append(tasks.ring_apply)
     stock.on_change.append(_stock_changed)
+    stock.on_changes.append(_stocks_changed)
     matrix.on_change.append(_matrix_changed)
     mapping.on_mapped.append(_listings_mapped)
     steering.on_reconcile.append(tasks.ring_reconcile)
@@ -32,6 +33,11 @@ def attach() -> None:
 
 def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uuid.UUID, now: datetime) -> None:
     upkeep.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=correlation_id, now=now)
+    transaction.on_commit(partial(tasks.ring_publish, merchant_id))
+
+
+def _stocks_changed(merchant_id: int, changes: Sequence[tuple[int, uuid.UUID]], now: datetime) -> None:
+    upkeep.mark_each_dirty(merchant_id=merchant_id, changes=changes, now=now)
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
 from django.test import Client
 from django.urls import reverse
 
+from channels.models import Channel
 from inventory.models import Warehouse
-from locations import matrix
+from locations import matrix, publishing
 from locations.admin import cell_name, read_cells
-from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule
+from locations.models import GroupLocation, GroupWarehouse, LocationGroup, Policy, PublishingRule
+from locations.pace import threshold
 from merchants.models import AuditEvent, Member, Role, User
 from tests.factories import Trade, make_trade
 
@@ -45,17 +49,32 @@ def save_group(
     join_location: int | None = None,
     join_warehouse: int | None = None,
     leave_location: int | None = None,
+    weight: str = "1",
+    **fields: Any,
 ) -> Any:
-    """Send the group's page as it is, with these cells, and with members joining or leaving."""
-    data: dict[str, Any] = {"name": group.name, "policy": group.policy}
-    data |= _rows("locations", "store_location", GroupLocation, group, join_location, leave_location)
+    """Send the group's page as it is, with these cells and fields, and with members joining or leaving."""
+    data: dict[str, Any] = {
+        "name": group.name,
+        "policy": group.policy,
+        "guard_units": "",
+        "weighting": group.weighting,
+        "holds_weight": "0",
+        **fields,
+    }
+    data |= _rows("locations", "store_location", GroupLocation, group, join_location, leave_location, weight)
     data |= _rows("warehouses", "warehouse", GroupWarehouse, group, join_warehouse, None)
     data |= {cell_name(*key): priority for key, priority in cells.items()}
     return client.post(reverse("admin:locations_locationgroup_change", args=[group.pk]), data)
 
 
 def _rows(
-    prefix: str, field: str, model: Any, group: LocationGroup, joining: int | None, leaving: int | None
+    prefix: str,
+    field: str,
+    model: Any,
+    group: LocationGroup,
+    joining: int | None,
+    leaving: int | None,
+    weight: str = "1",
 ) -> dict[str, Any]:
     members = list(model.objects.filter(group=group).order_by("pk"))
     rows = [(member.pk, getattr(member, f"{field}_id")) for member in members]
@@ -66,6 +85,7 @@ def _rows(
             f"{prefix}-{place}-id": key,
             f"{prefix}-{place}-group": group.pk,
             f"{prefix}-{place}-{field}": value,
+            f"{prefix}-{place}-weight": weight,
         }
         if leaving is not None and value == leaving:
             data[f"{prefix}-{place}-DELETE"] = "on"
@@ -153,7 +173,10 @@ def test_a_cell_that_is_no_priority_is_refused(value: str) -> None:
 
 
 def test_a_new_group_leads_to_its_page(client: Client, manager: User, alder: Trade) -> None:
-    response = client.post(reverse("admin:locations_locationgroup_add"), {"name": "Outlet", "policy": "shared"})
+    response = client.post(
+        reverse("admin:locations_locationgroup_add"),
+        {"name": "Outlet", "policy": "guard", "weighting": "fixed", "holds_weight": "0"},
+    )
 
     group = LocationGroup.objects.get(name="Outlet")
     assert group.merchant == alder.merchant
@@ -165,6 +188,101 @@ def test_a_group_can_be_dissolved(client: Client, manager: User, alder: Trade) -
 
     assert not LocationGroup.objects.exists()
     assert not GroupLocation.objects.exists()
+
+
+def test_a_change_of_policy_is_published_and_leaves_its_trace(
+    client: Client, manager: User, alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(matrix, "on_change", [lambda *about: told.append(about[:2])])
+    cells: dict[tuple[int, int], object] = dict(matrix.matrix_of(alder.group))
+
+    response = save_group(client, alder.group, cells=cells, policy="split", weighting="velocity", holds_weight="0.5")
+
+    alder.group.refresh_from_db()
+    assert response.status_code == 302
+    assert (alder.group.policy, alder.group.weighting, alder.group.holds_weight) == (
+        "split",
+        "velocity",
+        Decimal("0.5"),
+    )
+    assert told == [(alder.merchant.pk, None)]
+
+
+def test_weights_are_saved_with_the_matrix(client: Client, manager: User, alder: Trade) -> None:
+    cells: dict[tuple[int, int], object] = dict(matrix.matrix_of(alder.group))
+
+    save_group(client, alder.group, cells=cells, weight="2.5")
+
+    assert set(GroupLocation.objects.values_list("weight", flat=True)) == {Decimal("2.5")}
+    event = AuditEvent.objects.filter(action="location_group.matrix").latest("pk")
+    assert "weight 2.50" in event.after["South: Shop floor"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"policy": "hoard"}, "hoard is not one of the available choices"),
+        ({"policy": "guard", "guard_units": "0"}, "At 0 nothing is ever divided"),
+        ({"policy": "guard", "guard_units": "-1"}, "greater than or equal to 0"),
+        ({"policy": "guard", "guard_units": "1000001"}, "less than or equal to 1000000"),
+        ({"policy": "split", "weight": "0"}, "for sale nowhere"),
+        ({"policy": "split", "weight": "-1"}, "greater than or equal to 0"),
+        ({"weighting": "size"}, "size is not one of the available choices"),
+        ({"holds_weight": "-1"}, "greater than or equal to 0"),
+        ({"holds_weight": ""}, "This field is required"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(
+    fields: dict[str, str], complaint: str, client: Client, manager: User, alder: Trade
+) -> None:
+    before = LocationGroup.objects.values().get(pk=alder.group.pk)
+
+    page = save_group(client, alder.group, cells={}, **fields)
+
+    assert page.status_code == 200
+    assert complaint in page.content.decode()
+    assert LocationGroup.objects.values().get(pk=alder.group.pk) == before
+    assert set(GroupLocation.objects.values_list("weight", flat=True)) == {Decimal(1)}
+
+
+def test_the_database_refuses_it_too(alder: Trade) -> None:
+    for fields in ({"policy": "hoard"}, {"weighting": "size"}, {"holds_weight": -1}, {"guard_units": 1_000_001}):
+        with pytest.raises(IntegrityError), transaction.atomic():
+            LocationGroup.objects.filter(pk=alder.group.pk).update(**fields)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        GroupLocation.objects.update(weight=-1)
+
+
+def test_a_new_group_is_guarded(alder: Trade) -> None:
+    assert LocationGroup.objects.create(merchant=alder.merchant, name="Outlet").policy == publishing.Policy.GUARD
+
+
+def test_the_policies_of_the_models_are_those_that_are_computed() -> None:
+    assert set(Policy.values) == {policy.value for policy in publishing.Policy}
+
+
+def test_the_page_says_what_policies_cost_and_which_threshold_is_in_force(
+    client: Client, manager: User, alder: Trade
+) -> None:
+    def page(**fields: Any) -> str:
+        LocationGroup.objects.filter(pk=alder.group.pk).update(**fields)
+        url = reverse("admin:locations_locationgroup_change", args=[alder.group.pk])
+        return client.get(url).content.decode()
+
+    unknown = page(policy="guard")
+    now = alder.merchant.created_at
+    Channel.objects.update(inbound_seconds=1, inbound_observed_at=now, outbound_seconds=2, outbound_observed_at=now)
+    Channel.objects.filter(name="South").update(inbound_seconds=28)
+
+    assert "a store can show 0 while another still has some" in unknown
+    assert "20.0 seconds that news takes. Not every store is measured yet." in unknown
+    measured = page(policy="guard")
+    assert f"{threshold(1 / 60, 30)} for one that sells once a minute" in measured
+    assert "Slowest to tell: South, 28.0 s" in measured
+    assert "7 units of every SKU, as set here" in page(guard_units=7)
+    assert "split always divides" in page(policy="split")
+    assert "shared never divides" in page(policy="shared")
 
 
 def save_rule(client: Client, **fields: Any) -> Any:

@@ -20,6 +20,7 @@ from channels.connectors.shopify.parsing import (
     read_remote_id,
     read_text,
 )
+from channels.connectors.shopify.sieve import DOES_NOT_FIT, ORDER, REFUND, Sieve
 from channels.protocol import (
     AppUninstalled,
     BulkFinished,
@@ -73,7 +74,18 @@ class ShopifyEventReader:
         read = _READERS.get(topic)
         if read is None:
             return (Uninteresting(f"topic not used: {topic[:100]}"),)
-        return (read(read_document(body)),)
+        return (read(_document(topic, body)),)
+
+
+def _document(topic: str, body: bytes) -> JsonObject:
+    """The body, of large ones only what their reader looks at. Raises MalformedEvent."""
+    sieve = _SIEVES.get(topic)
+    if sieve is not None:
+        try:
+            return sieve(body)
+        except DOES_NOT_FIT:
+            pass  # read with care below, in the words of which it is refused, or taken all the same
+    return read_document(body)
 
 
 def _header(headers: Mapping[str, str], name: str) -> str:
@@ -209,6 +221,11 @@ _READERS: dict[str, Callable[[JsonObject], Event]] = {
     "customers/data_request": lambda document: ComplianceRequest("customers/data_request"),
     "customers/redact": lambda document: ComplianceRequest("customers/redact"),
     "shop/redact": lambda document: ComplianceRequest("shop/redact"),
+}
+
+_SIEVES: dict[str, Sieve] = {
+    **{topic: ORDER for topic, read in _READERS.items() if read is read_order},
+    "refunds/create": REFUND,
 }
 
 #: Topics whose bodies `interpret` reads.

@@ -5,14 +5,16 @@ import hashlib
 import hmac
 import json
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from channels.connectors.shopify import events, orders, parsing, sieve
 from channels.connectors.shopify.events import ORDERS_POLLED, TOPICS_READ, ShopifyEventReader
 from channels.protocol import (
     AppUninstalled,
@@ -501,3 +503,72 @@ def test_any_single_field_may_be_missing() -> None:
             container, key = places_in(document)[index]
             del container[key]
             interpret_or_refuse(topic, json.dumps(document).encode())
+
+
+class Seen(dict[str, Any]):
+    """A document that remembers which of its keys were looked at, at any depth."""
+
+    def __init__(self, document: dict[str, Any], path: str, seen: set[str]) -> None:
+        super().__init__({name: self._wrap(value, f"{path}.{name}", seen) for name, value in document.items()})
+        self._path, self._seen = path, seen
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._seen.add(f"{self._path}.{name}")
+        return super().get(name, default)
+
+    @staticmethod
+    def _wrap(value: Any, path: str, seen: set[str]) -> Any:
+        if type(value) is dict:
+            return Seen(value, path, seen)
+        return [Seen._wrap(one, path, seen) for one in value] if type(value) is list else value
+
+
+def kept_by(shape: Any, path: str = "") -> set[str]:
+    """The paths that a sieve lets through."""
+    names = get_type_hints(shape) if is_typeddict(shape) else {}
+    inner = {kept for part in get_args(shape) for kept in kept_by(part, path)}
+    return inner.union(*({f"{path}.{name}"} | kept_by(hint, f"{path}.{name}") for name, hint in names.items()))
+
+
+class TestTheSieve:
+    """Of large bodies only what a reader looks at is read at all."""
+
+    @pytest.mark.parametrize(
+        ("shape", "reader", "names"),
+        [
+            (sieve._Order, orders.read_order, ["orders_updated", "orders_cancelled"]),
+            (sieve._Refund, orders.read_refund, ["refunds_create"]),
+        ],
+    )
+    def test_lets_through_whatever_the_reader_looks_at(
+        self, shape: Any, reader: Callable[[Any], object], names: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: set[str] = set()
+        for module in (orders, parsing):
+            monkeypatch.setattr(module, "read_object", lambda value, where: value)
+            monkeypatch.setattr(module, "read_objects", lambda value, where: value)
+            monkeypatch.setattr(module, "read_objects_or_none", lambda value, where: value or [])
+        for name in names:
+            reader(Seen(document_of(name), "", seen))
+
+        assert seen
+        assert seen <= kept_by(shape)
+
+    @pytest.mark.parametrize(
+        ("topic", "name"),
+        [
+            ("orders/updated", "orders_updated"),
+            ("orders/cancelled", "orders_cancelled"),
+            ("refunds/create", "refunds_create"),
+        ],
+    )
+    def test_changes_nothing(self, topic: str, name: str) -> None:
+        whole = events._READERS[topic](parsing.read_document(body_of(name)))
+
+        assert READER.interpret(topic=topic, body=body_of(name)) == (whole,)
+
+    def test_leaves_what_does_not_fit_to_the_reader_that_names_the_field(self) -> None:
+        document = document_of("orders_updated")
+        for line_items in (None, 7, [7], {"id": 1}):
+            with pytest.raises(MalformedEvent, match="line_items: expected a list"):
+                interpret("orders/updated", document | {"line_items": line_items})

@@ -1,0 +1,146 @@
+"""`bench apply`: order events a second, from stored inbox rows to committed ledger and dirty marks.
+
+The events are stored in advance; then worker processes call `sync.apply.apply_batch` until the time is over or nothing is
+left. Beside it, the same kind of events go through `sync.benchmarks.row_by_row`. Afterwards the auditor looks at the books.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import LiteralString
+
+from django.db import connection
+
+from sync import apply as engine
+from sync import invariants
+from sync.benchmarks import goods, row_by_row
+from sync.benchmarks.bodies import OrderBodies
+from sync.benchmarks.figures import Case
+from sync.benchmarks.workers import Drained, drain
+from synctec.lib import sql
+from synctec.lib.ids import uuid7s
+
+STORES = 10
+SKUS = 10_000
+BUNDLES = 1_000
+WORKERS = (1, 2)
+#: Events of the first look, which also warms caches and plans.
+TRIAL_EVENTS = 900
+#: More would only fill the disk: a body has about seven kilobytes.
+EVENTS_MAX = 150_000
+#: What the workers do, by name: they are new processes.
+BATCH, ONE = f"{__name__}.apply_batch", f"{__name__}.apply_one"
+AGAINST = "row by row through the ORM, one event per transaction"
+
+_STORE: LiteralString = """
+    COPY channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body, body_sha256, hlc, received_at, correlation_id)
+    FROM STDIN (FORMAT BINARY)
+"""
+_TYPES = ["int8", "int8", "text", "text", "bytea", "bytea", "int8", "timestamptz", "uuid"]
+
+
+class BooksDiffer(Exception):
+    """The work was not done as it should have been."""
+
+
+def run(*, seconds: float) -> list[Case]:
+    """Measure each case for about so many seconds. Raises BooksDiffer."""
+    made = goods.stock_up(stores=STORES, skus=SKUS, bundles=BUNDLES)
+    rng = random.Random(1)
+    cases = {
+        f"{SKUS} SKUs, uniform": lambda: rng.randint(1, SKUS),
+        "one hot SKU": lambda: 1,
+        f"{BUNDLES} bundles of {goods.PARTS} SKUs": lambda: SKUS + rng.randint(1, BUNDLES),
+    }
+    stored = Events(made)
+    return [_measure(name, stored, choose, seconds) for name, choose in cases.items()]
+
+
+def apply_batch(merchant_id: int, rng: random.Random) -> int:
+    """What is measured: one batch; how many events it settled."""
+    return engine.apply_batch(merchant_id=merchant_id, now=datetime.now(UTC), rng=rng).settled
+
+
+def apply_one(merchant_id: int, rng: random.Random) -> int:
+    """What it is held against: one event."""
+    return int(row_by_row.apply_one(merchant_id=merchant_id, now=datetime.now(UTC)))
+
+
+class Events:
+    """Stores order events in advance, each of an order of its own."""
+
+    def __init__(self, made: goods.Goods) -> None:
+        self.merchant_id = made.merchant_id
+        self._stores = itertools.cycle(made.stores)
+        self._bodies = OrderBodies()
+        self._orders = itertools.count(7_200_000_000_000)
+        self.body_bytes = len(self._bodies.body(order_id=7_200_000_000_000, variant_ids=[goods.STORE]))
+
+    def store(self, count: int, choose: Callable[[], int]) -> None:
+        """Put so many events into the inbox; `choose` gives the number of the SKU each is about."""
+        now = datetime.now(UTC)
+        with connection.cursor() as cursor, cursor.copy(_STORE) as copy:
+            copy.set_types(_TYPES)
+            for order, store, correlation_id in zip(self._orders, self._stores, uuid7s(count), strict=False):
+                body = self._bodies.body(order_id=order, variant_ids=[store.variant_id(choose())])
+                row = (
+                    self.merchant_id,
+                    store.channel.pk,
+                    "orders/create",
+                    f"bench-{order}",
+                    body,
+                    b"\0" * 32,
+                    order,
+                    now,
+                )
+                copy.write_row((*row, correlation_id))
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE channels_inboxevent")
+            cursor.execute("CHECKPOINT")
+
+    def forget_the_rest(self) -> None:
+        """What nobody has come to is not part of the next case."""
+        sql.execute("DELETE FROM channels_inboxevent WHERE state = 'pending'")
+        sql.execute("DELETE FROM sync_dirtysku")
+
+
+def _measure(name: str, stored: Events, choose: Callable[[], int], seconds: float) -> Case:
+    stored.store(TRIAL_EVENTS, choose)
+    trial = drain(stored.merchant_id, BATCH, workers=1, seconds=seconds)
+    by_workers: dict[int, Drained] = {}
+    for workers in WORKERS:
+        stored.store(min(EVENTS_MAX, int(trial.per_second * seconds * workers * 1.5) + 100), choose)
+        by_workers[workers] = drain(stored.merchant_id, BATCH, workers=workers, seconds=seconds)
+        stored.forget_the_rest()
+    stored.store(min(EVENTS_MAX, int(500 * seconds) + 100), choose)
+    plain = drain(stored.merchant_id, ONE, workers=1, seconds=seconds)
+    stored.forget_the_rest()
+    _audit()
+    best = max(by_workers.values(), key=lambda drained: drained.per_second)
+    return Case(
+        case=f"{STORES} stores, {name}",
+        unit="events/s",
+        figure=round(best.per_second, 1),
+        against=AGAINST,
+        against_figure=round(plain.per_second, 1),
+        notes={
+            **{f"with_{workers}_workers": round(found.per_second, 1) for workers, found in by_workers.items()},
+            "events_applied": trial.events + sum(found.events for found in by_workers.values()) + plain.events,
+            "body_bytes": stored.body_bytes,
+        },
+    )
+
+
+def _audit() -> None:
+    ((applied, booked),) = sql.rows(
+        """
+        SELECT (SELECT count(*) FROM channels_inboxevent WHERE state = 'applied'),
+            (SELECT count(*) FROM sync_orderline WHERE applied_committed = 1)
+        """
+    )
+    broken = [violation.name for violation in invariants.violations(when_quiet=False)]
+    if broken or applied != booked:
+        raise BooksDiffer(f"{applied} events applied, {booked} units booked; broken: {broken}")
