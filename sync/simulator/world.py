@@ -143,7 +143,7 @@ class World:
             channels=self,
             locks=self,
             rng=random.Random(f"{seed}:engine"),
-            now=self.scheduler.own_clock,
+            now=self.clock,
             audit_lag=AUDIT_LAG,
             poll_overlap=POLL_OVERLAP,
         )
@@ -194,6 +194,10 @@ class World:
 
     def _clock(self) -> float:
         return self.scheduler.time
+
+    def clock(self) -> datetime:
+        """The database's clock, which all workers go by; their own may be wrong."""
+        return self.scheduler.now
 
     def _index_lag(self) -> float:
         return self.luck.uniform(0, self.faults.list_lag) if self.faults.list_lag else 0.0
@@ -477,6 +481,7 @@ class World:
         """Look for work that no bell announced."""
         self.scheduler.after(SWEEP_SECONDS, "sweep", self._sweep)
         if not self.hub_is_down and not self.database_is_down:
+            self.books.end_doubts()
             for what, key in self.books.open_work():
                 self.ring(what, key)
 
