@@ -367,7 +367,7 @@ class Auditor:
             minutes = Counter(int(at // 60) for at in connector.calls)
             if minutes and max(minutes.values()) > CALLS_PER_MINUTE:
                 self.blame("calls", f"{max(minutes.values())} calls to a store in a minute")
-        by_hand = world.drawn.losses_by_hand or world.drawn.gains_by_hand
+        by_hand = any(store.edited for store in world.stores)
         drifts = [drift for drift in world.books.drifts if not drift.is_ambiguous]
         if drifts and not by_hand:
             drift = drifts[0]
