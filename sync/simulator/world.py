@@ -443,6 +443,7 @@ class World:
     def _publish(self, merchant_id: int) -> None:
         while True:
             published = publish.publish_batch(self.engine, merchant_id=merchant_id)
+            failpoints.failpoint("publish.after_commit")
             for channel_id in sorted(published.channels):
                 self.ring("push", channel_id)
             if not published.skus:
