@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PORT ?= 8000
+MINUTES ?= 10
+SEED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -18,7 +20,7 @@ OFFLINE := env DATABASE_URL=postgresql://offline@127.0.0.1:1/offline DATABASE_PO
 	CREDENTIAL_KEYS=offline:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix migrations smoke audit vendor clean lock
+.PHONY: help setup run test check fix migrations smoke chaos audit vendor clean lock
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +49,9 @@ migrations: $(STAMP) ## Write the migrations for changed models
 
 smoke: $(STAMP) ## Start a throw-away stack, sell one unit, see it reach every other store
 	@$(BIN)/python manage.py smoke --json
+
+chaos: $(STAMP) ## Break a throw-away stack for MINUTES (10) by SEED (1), heal it, audit it
+	@$(BIN)/python manage.py chaos --minutes $(MINUTES) --seed $(SEED)
 
 audit: $(STAMP) ## Check the invariants of the running stack's data
 	@$(BIN)/python manage.py audit --json

@@ -687,7 +687,7 @@ class ListingLevelAdmin(BigTableAdmin):
             {
                 "fields": (
                     ("suspect_since", "suspect_reason"),
-                    ("sample", "sampled_at"),
+                    ("sample", "since_sample", "sampled_until"),
                     ("held", "held_at"),
                     "next_check_at",
                 )

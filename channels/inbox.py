@@ -134,8 +134,12 @@ def receive_many(
 
 
 def polled_id(order: protocol.PolledOrder) -> str:
-    """The identity of a polled order in the inbox: the order and the version it was read in."""
-    return f"poll:{order.order_id}:{order.version.astimezone(UTC).isoformat()}"
+    """The identity of a polled order in the inbox: the order, the version it was read in, and what was read.
+
+    Versions are whole seconds at Shopify: an order can change once more within the second in which it was read.
+    """
+    digest = hashlib.sha256(order.body).hexdigest()[:16]
+    return f"poll:{order.order_id}:{order.version.astimezone(UTC).isoformat()}:{digest}"
 
 
 def _milliseconds(moment: datetime) -> int:

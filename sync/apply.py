@@ -181,7 +181,7 @@ def _is_free(locked: Locked, sku_ids: Collection[int]) -> bool:
 
     In the second case the row locks in PostgreSQL do alone, at the price of some waiting.
     """
-    return locked.is_degraded or locked.keys.issuperset(_keys(sku_ids))
+    return locked.is_degraded or locked.keys >= set(_keys(sku_ids))
 
 
 def _apply_free(engine: Engine, merchant_id: int, batch: list[Claimed], done: Applied) -> None:

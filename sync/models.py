@@ -178,7 +178,9 @@ class Drift(models.Model):
         db_constraint=False,
         db_index=False,
     )
-    decided_by = models.ForeignKey(User, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False)
+    decided_by = models.ForeignKey(
+        User, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False
+    )
     decided_at = models.DateTimeField(null=True, blank=True)
     correlation_id = models.UUIDField()
     found_at = models.DateTimeField(db_default=Now())

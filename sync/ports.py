@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -204,13 +204,13 @@ class Group:
     """The publishing policy of a location group, with what was measured of its channels."""
 
     group_id: int
+    warehouses: tuple[int, ...]
     policy: str
     guard_units: int | None  # None: computed
     is_weighted_by_velocity: bool
     allows_split_shipment: bool
     holds_weight: float
     window_seconds: float  # how long news takes from the slowest of its channels to the slowest of the others
-    warehouses: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -600,7 +600,7 @@ class Locked(Protocol):
     """Which keys are ours, and whether too few lock nodes answer to tell."""
 
     @property
-    def keys(self) -> Collection[str]: ...
+    def keys(self) -> Set[str]: ...
 
     @property
     def is_degraded(self) -> bool: ...

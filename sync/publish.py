@@ -64,7 +64,9 @@ def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
         changed = [
             Desire(target, desired[target.level_id]) for target in targets if desired[target.level_id] != target.desired
         ]
-        books.write_quotas({cell: quota for cell, quota in quotas.items() if stock[cell].quota != quota})
+        books.write_quotas(
+            {cell: quota for cell, quota in quotas.items() if cell in stock and stock[cell].quota != quota}
+        )
         books.write_desires(changed, marks, now)
         failpoint("publish.before_commit")
     return Published(len(marks), len(changed), {desire.target.channel_id for desire in changed})

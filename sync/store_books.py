@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from channels.origins import sandbox_session
@@ -10,6 +11,14 @@ from sync.measure import Change
 
 #: Changes fetched per request.
 PAGE = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """A variant as its store sees it: what it offers, and what it sold and did not put back."""
+
+    available: int
+    net_units_sold: int
 
 
 class PracticeStores:
@@ -34,14 +43,20 @@ class PracticeStores:
             for variant in self._get(f"/_control/stores/{handle}/shelf")["variants"]
         }
 
+    def goods(self, handle: str) -> dict[str, Good]:
+        """What the store carries now, by SKU."""
+        return {
+            variant["sku"]: Good(variant["available"], variant["units_sold"] - variant["units_restocked"])
+            for variant in self._get(f"/_control/stores/{handle}/shelf")["variants"]
+        }
+
     def skus(self, handle: str) -> list[str]:
         """The SKUs of the store that have something left to sell."""
-        variants = self._get(f"/_control/stores/{handle}/shelf")["variants"]
-        return [variant["sku"] for variant in variants if variant["available"] > 0]
+        return [sku for sku, good in self.goods(handle).items() if good.available > 0]
 
     def buy(self, handle: str, sku: str, quantity: int = 1) -> dict[str, Any]:
         """Order as a shopper; the answer has the order's id and the store's clock (`at_us`)."""
-        return self._call("POST", f"/{handle}/shop/orders", {"lines": [{"sku": sku, "quantity": quantity}]})
+        return self.act(handle, "shop/orders", {"lines": [{"sku": sku, "quantity": quantity}]})
 
     def latest_change(self, handle: str) -> int:
         """The position of the newest change of any level."""
@@ -74,15 +89,30 @@ class PracticeStores:
         """What the store counted over its life."""
         return dict(self._get(f"/_control/stores/{handle}/stats")["counters"])
 
-    def set_faults(self, faults: dict[str, Any]) -> None:
-        """Set the fault switches of all stores; {} heals them."""
-        self._call("PUT", "/_control/faults", faults)
+    def set_faults(self, faults: dict[str, Any], *, handle: str = "") -> None:
+        """Set the fault switches of one store, or of all; {} heals them."""
+        self._call("PUT", f"/_control/stores/{handle}/faults" if handle else "/_control/faults", faults)
+
+    def configure(self, handle: str, settings: dict[str, Any]) -> None:
+        """Change settings of a store; the others stay."""
+        self._call("PATCH", f"/_control/stores/{handle}", settings)
+
+    def expire_tokens(self, handle: str) -> None:
+        """End the app's access tokens of the store now."""
+        self._call("POST", f"/_control/stores/{handle}/expire_tokens", {})
+
+    def orders(self, handle: str, *, limit: int) -> list[dict[str, Any]]:
+        """The newest orders first, as the store's staff sees them."""
+        return list(self._call("GET", f"/{handle}/shop/orders?limit={limit}", None))
+
+    def act(self, handle: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Do something as a shopper or as the staff: `shop/orders/7/cancel`, `admin-ui/adjust`."""
+        return dict(self._call("POST", f"/{handle}/{path}", body))
 
     def _get(self, path: str) -> dict[str, Any]:
-        return self._call("GET", path, None)
+        return dict(self._call("GET", path, None))
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         response = self._session.request(method, self._base_url + path, json=body)
         response.raise_for_status()
-        answer: dict[str, Any] = response.json()
-        return answer
+        return response.json()

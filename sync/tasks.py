@@ -79,6 +79,7 @@ def _ring(task: Any, name: str, key: int) -> None:
         if name in STAYING:
             _heard_until[(name, key)] = now + HEARD_SECONDS
         return
+    failpoint("bell.after_press")
     try:
         task.delay(key)
     except Exception as error:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 
-from channels import connect, protocol
+from channels import protocol
 from channels.models import Channel
 from sync import live
 from sync.ports import Engine

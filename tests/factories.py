@@ -55,14 +55,18 @@ class Trade:
 
 
 def make_trade(
-    name: str = "Alder", *, shops: tuple[str, ...] = ("north", "south"), stock_of: dict[str, int] | None = None
+    name: str = "Alder",
+    *,
+    shops: tuple[str, ...] = ("north", "south"),
+    stock_of: dict[str, int] | None = None,
+    policy: str = "shared",
 ) -> Trade:
     """A merchant whose shops show all of its stock, everything published and confirmed."""
     quantities = stock_of or {"MUG": 10, "TEE": 5}
     slug = name.lower()
     merchant = Merchant.objects.create(name=name, slug=slug)
     warehouse = Warehouse.objects.create(merchant=merchant, code="MAIN", name=f"{name}'s warehouse")
-    group = LocationGroup.objects.create(merchant=merchant, name="Everywhere")
+    group = LocationGroup.objects.create(merchant=merchant, name="Everywhere", policy=policy)
     GroupWarehouse.objects.create(merchant=merchant, group=group, warehouse=warehouse)
     skus = {code: Sku.objects.create(merchant=merchant, code=code, title=code.title()) for code in quantities}
     trade = Trade(merchant, warehouse, group, skus, {})

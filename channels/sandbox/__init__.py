@@ -65,7 +65,8 @@ global id.
     POST /_control/stores/{handle}/expire_tokens      every token that can expire does, now
 
 Switches (`faults.Faults`): latency_ms [from, to], error_rate (5xx), timeout_before_rate (not applied, no
-answer), timeout_after_rate (applied, no answer), hang_ms (of both, before the connection closes),
+answer), timeout_after_rate (applied, no answer), late_rate (no answer, applied late_ms [from, to] after that,
+as a request that was long in the network), hang_ms (of all three, before the connection closes),
 throttle_rate, webhook_lost_rate, webhook_double_rate, webhook_delay_ms [from, to], webhook_reorder_rate,
 webhook_merge, order_list_lag_ms, outage (API connections close at once, webhooks wait, shoppers go on),
 seed.

@@ -12,12 +12,13 @@ _RATES = (
     "error_rate",
     "timeout_before_rate",
     "timeout_after_rate",
+    "late_rate",
     "throttle_rate",
     "webhook_lost_rate",
     "webhook_double_rate",
     "webhook_reorder_rate",
 )
-_RANGES = ("latency_ms", "webhook_delay_ms")
+_RANGES = ("latency_ms", "late_ms", "webhook_delay_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Faults:
     error_rate: float = 0.0  # 500/502/503 instead of working
     timeout_before_rate: float = 0.0  # nothing applied, no answer
     timeout_after_rate: float = 0.0  # applied, answer lost
+    late_rate: float = 0.0  # no answer, and the request is worked off after the client gave up ...
+    late_ms: tuple[int, int] = (0, 0)  # ... so much later
     hang_ms: int = 0  # how long a lost answer keeps the connection open before it closes
     throttle_rate: float = 0.0  # THROTTLED out of the blue
     webhook_lost_rate: float = 0.0

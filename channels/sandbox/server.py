@@ -5,7 +5,6 @@ package's docstring.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import json
 import logging
@@ -69,6 +68,7 @@ class Sandbox:
         self.buckets: dict[str, Bucket] = {}
         self.calls: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))  # since this start
         self.in_flight: dict[str, set[str]] = defaultdict(set)
+        self.late: set[asyncio.Task[None]] = set()  # requests that were sent and have not arrived yet
         self.courier = Courier(self.mall, self.dice_of)
         self.bulk_runs = BulkRuns(self.mall, self.graph, folder / "bulk")
         for store in self.mall.stores.values():
@@ -89,9 +89,9 @@ class Sandbox:
             self.bulk_runs.take_up(store)
         flusher = asyncio.create_task(self._flush_for_ever())
         yield
-        flusher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await flusher
+        for task in (flusher, *self.late):
+            task.cancel()
+        await asyncio.gather(flusher, *self.late, return_exceptions=True)
         await self.courier.close()
         self.mall.on_change = lambda store: None
         self.mall.close()
@@ -238,7 +238,30 @@ class Sandbox:
             running -= own_keys
         if self.mall.stores.get(store.handle) is not store:
             raise Refusal(f"there is no store {store.handle!r}", code="unknown_store", status=404)
+        if dice.falls(dice.faults.late_rate):
+            await self._be_late(request, store, prepared)
         return await self._answer(request, store, prepared, concurrent)
+
+    async def _be_late(self, request: web.Request, store: Store, prepared: Prepared) -> None:
+        """Hang up now, and work the request off when nobody expects it any more: so long it was in the network."""
+        dice = self.dice_of(store.handle)
+        self.calls[store.handle]["answers_late"] += 1
+
+        async def arrive() -> None:
+            await asyncio.sleep(dice.seconds_in(dice.faults.late_ms))
+            if self.mall.stores.get(store.handle) is store:
+                await self._answer(request, store, prepared, frozenset())
+
+        task = asyncio.create_task(arrive())
+        self.late.add(task)
+        task.add_done_callback(self._forget_late)
+        await asyncio.sleep(dice.faults.hang_ms / 1000)
+        self._hang_up(request)
+
+    def _forget_late(self, task: asyncio.Task[None]) -> None:
+        self.late.discard(task)
+        if not task.cancelled() and not isinstance(task.exception(), HungUp | None):
+            log.error("a late request failed", exc_info=task.exception())
 
     def _prepare(self, given: Any) -> Prepared:
         query = given.get("query") if isinstance(given, dict) else None

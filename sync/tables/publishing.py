@@ -6,6 +6,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from inventory import stock
 from locations.pace import Velocity
@@ -76,7 +77,7 @@ class PublishTables:
 
     def load_targets(self, sku_ids: Collection[int], now: datetime) -> list[Target]:
         return [
-            Target(*row[:11], Velocity(*row[11:14]), row[14])
+            _target(*row)
             for row in sql.rows(
                 """
                 SELECT level.id, level.channel_id, level.listing_id, level.store_location_id, listing.sku_id,
@@ -102,22 +103,23 @@ class PublishTables:
 
     def load_groups(self, group_ids: Collection[int]) -> dict[int, Group]:
         groups = {}
-        for row in sql.rows(
+        for group_id, warehouses, *terms in sql.rows(
             """
-            SELECT shelf_group.id, shelf_group.policy, shelf_group.guard_units, shelf_group.weighting = 'velocity',
+            SELECT shelf_group.id,
+                ARRAY(SELECT warehouse_id FROM locations_groupwarehouse WHERE group_id = shelf_group.id ORDER BY id),
+                shelf_group.policy, shelf_group.guard_units, shelf_group.weighting = 'velocity',
                 shelf_group.allows_split_shipment, shelf_group.holds_weight::float8,
                 coalesce((
                     SELECT max(channel.inbound_seconds) + max(channel.outbound_seconds)
                     FROM locations_grouplocation member
                     JOIN channels_storelocation place ON place.id = member.store_location_id
                     JOIN channels_channel channel ON channel.id = place.channel_id
-                    WHERE member.group_id = shelf_group.id), 0),
-                ARRAY(SELECT warehouse_id FROM locations_groupwarehouse WHERE group_id = shelf_group.id ORDER BY id)
+                    WHERE member.group_id = shelf_group.id), 0)
             FROM locations_locationgroup shelf_group WHERE shelf_group.id = ANY(%s::bigint[])
             """,
             [sorted(group_ids)],
         ):
-            groups[row[0]] = Group(*row[:7], tuple(row[7]))
+            groups[group_id] = Group(group_id, tuple(warehouses), *terms)
         return groups
 
     def load_parts(self, merchant_id: int, sku_ids: Collection[int]) -> dict[int, dict[int, int]]:
@@ -140,7 +142,10 @@ class PublishTables:
         return {
             (sku, warehouse): ShelfStock(available, quota)
             for sku, warehouse, available, quota in sql.rows(
-                "SELECT sku_id, warehouse_id, available, NULL::int FROM inventory_stocklevel WHERE sku_id = ANY(%s::bigint[])",
+                """
+                SELECT sku_id, warehouse_id, available, NULL::int FROM inventory_stocklevel
+                WHERE sku_id = ANY(%s::bigint[])
+                """,
                 [sorted(sku_ids)],
             )
         }
@@ -195,16 +200,13 @@ class PublishTables:
             )
 
     def write_quotas(self, quotas: Mapping[tuple[int, int], int | None]) -> None:
-        if quotas:
-            sql.execute(
-                """
-                UPDATE inventory_stocklevel level SET quota = told.quota
-                FROM unnest(%s::bigint[], %s::bigint[], %s::int[]) AS told (sku_id, warehouse_id, quota)
-                WHERE level.sku_id = told.sku_id AND level.warehouse_id = told.warehouse_id
-                    AND level.quota IS DISTINCT FROM told.quota
-                """,
-                [[sku for sku, _ in quotas], [warehouse for _, warehouse in quotas], list(quotas.values())],
-            )
+        """Comes with the holds."""
+
+
+def _target(*row: Any) -> Target:
+    *facts, rush_units, usual_units, sold_at, failing_since = row
+    velocity = Velocity(rush_units, usual_units, sold_at)
+    return Target(*facts, velocity=velocity, failing_since=failing_since)  # type: ignore[misc]  # facts are not endless
 
 
 def _families(sku_ids: Collection[int]) -> dict[int, set[int]]:

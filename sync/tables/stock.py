@@ -307,7 +307,8 @@ class StockTables:
                     next_check_at = CASE WHEN told.suspect THEN coalesce(level.next_check_at, %s) END,
                     confirmed_at = CASE WHEN told.suspect THEN level.confirmed_at ELSE %s END,
                     source_at = greatest(level.source_at, told.source_at)
-                FROM unnest(%s::bigint[], %s::bool[], %s::int[], %s::timestamptz[]) AS told (id, suspect, available, source_at)
+                FROM unnest(%s::bigint[], %s::bool[], %s::int[], %s::timestamptz[])
+                    AS told (id, suspect, available, source_at)
                 WHERE level.id = told.id
                 """,
                 [

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import urlsplit
 
 from synctec.local.datafolder import PROJECT, DataFolder, RunningState, Secrets
 from synctec.local.errors import LocalStackError
 from synctec.local.postgres import PostgresServer, remove_data
 from synctec.local.process import ChildSpec, LogStream, accepts_connections, free_ports, is_port_free
+from synctec.local.proxy import Link, Proxy
 from synctec.local.supervisor import ChildState, Supervisor
 from synctec.local.valkey import ValkeyNode
 
@@ -55,7 +57,8 @@ class LocalStack:
 
     `web_port=None` takes any free port. `services_only` starts the servers and nothing of our own.
     `external` names servers to use instead of our own (DATABASE_URL, REDIS_URL, ...). `demo_options` are
-    given to the command load_demo, for instance `--stores=4`.
+    given to the command load_demo, for instance `--stores=4`; `variables` to all our processes. With `behind_proxies`
+    our processes reach their servers and the stores, and the stores reach us, through `links` that can be spoilt.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class LocalStack:
         is_durable: bool = True,
         external: Mapping[str, str] | None = None,
         demo_options: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+        behind_proxies: bool = False,
     ) -> None:
         self.folder = DataFolder(data_dir.resolve())
         self._web_port = web_port
@@ -77,10 +82,13 @@ class LocalStack:
         self._is_durable = is_durable
         self._external = {name: value for name, value in (external or {}).items() if value}
         self._demo_options = tuple(demo_options)
+        self._variables = dict(variables or {})
+        self._behind_proxies = behind_proxies
         self._log = log
         self._closing = contextlib.ExitStack()
         self._ports: dict[str, int] = {}
         self._environment: dict[str, str] = {}
+        self._proxy: Proxy | None = None
         self._postgres: PostgresServer | None = None
         self._valkeys: list[ValkeyNode] = []
         self._supervisor: Supervisor | None = None
@@ -143,6 +151,16 @@ class LocalStack:
         return dict(self._environment)
 
     @property
+    def links(self) -> dict[str, Link]:
+        """The proxied ways by the server at their end: postgres, valkey-1, ..., sandbox, web. Empty without proxies."""
+        return self._proxy.links if self._proxy else {}
+
+    @property
+    def direct_environment(self) -> dict[str, str]:
+        """`environment` past the proxies, for whoever looks on."""
+        return {name: self._past_proxies(value) for name, value in self._environment.items()}
+
+    @property
     def valkeys(self) -> list[ValkeyNode]:
         return list(self._valkeys)
 
@@ -167,6 +185,8 @@ class LocalStack:
             self._log = LogStream(file, colour=False)
         secrets = self.folder.secrets()
         self._choose_ports()
+        if self._behind_proxies:
+            self._start_proxy()
         self._supervisor = Supervisor(self._log, on_change=self._write_state)
         self._prepare_servers(secrets)
         self._environment = self._make_environment(secrets)
@@ -183,9 +203,21 @@ class LocalStack:
             )
         last = self.folder.last_ports()
         names = ["postgres", *(f"valkey-{number}" for number in range(1, VALKEY_NODES + 1)), "sandbox"]
+        if self._behind_proxies:
+            names += [_proxy_port(name) for name in (*names, "web")]
         wanted = {"web": self._web_port or last.get("web"), **{name: last.get(name) for name in names}}
         self._ports = free_ports(wanted)
         self.folder.remember_ports(self._ports)
+
+    def _start_proxy(self) -> None:
+        ports = {
+            name: (self._ports[_proxy_port(name)], port)
+            for name, port in self._ports.items()
+            if _proxy_port(name) in self._ports
+        }
+        self._proxy = Proxy(ports)
+        self._closing.callback(self._proxy.stop)
+        self._proxy.start()
 
     def _prepare_servers(self, secrets: Secrets) -> None:
         if "DATABASE_URL" not in self._external:
@@ -234,8 +266,18 @@ class LocalStack:
             made["REDIS_URL"] = self._valkeys[0].url(0)
             made["CELERY_BROKER_URL"] = self._valkeys[0].url(1)
             made["REDLOCK_URLS"] = ",".join(node.url(0) for node in self._valkeys)
+        if self._behind_proxies:
+            made = {name: self._through_proxies(value) for name, value in made.items()}
         chosen = {name: self._external[name] for name in (*SERVER_VARIABLES, *OVERRIDABLE) if name in self._external}
-        return {**made, **chosen}
+        return {**made, **chosen, **self._variables}
+
+    def _through_proxies(self, addresses: str) -> str:
+        ports = {link.server_port: link.port for link in self.links.values()}
+        return _with_ports(addresses, ports)
+
+    def _past_proxies(self, addresses: str) -> str:
+        ports = {link.port: link.server_port for link in self.links.values()}
+        return _with_ports(addresses, ports)
 
     def _start_servers(self) -> None:
         specs = [node.child() for node in self._valkeys]
@@ -362,6 +404,26 @@ class LocalStack:
                 environment=self._environment,
             )
         )
+
+
+def _proxy_port(name: str) -> str:
+    """What the port of the proxy in front of a server is called."""
+    return f"{name}-proxy"
+
+
+def _with_ports(addresses: str, ports: Mapping[int, int]) -> str:
+    """URLs, separated by commas, with other ports; anything else as it is."""
+    return ",".join(_with_port(address, ports) for address in addresses.split(","))
+
+
+def _with_port(address: str, ports: Mapping[int, int]) -> str:
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    if parts.port is None or parts.port not in ports:
+        return address
+    host = parts.netloc.removesuffix(f":{parts.port}")
+    return parts._replace(netloc=f"{host}:{ports[parts.port]}").geturl()
 
 
 def answers_ok(port: int, path: str) -> bool:

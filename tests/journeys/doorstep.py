@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +40,6 @@ def open_door(trade: Trade) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inbox, "on_received", [])
         patch.setattr(connect, "connector_for", connector_for)
-        patch.setattr(apply, "connector_for", connector_for)
         webhooks.forget_everything()
         yield
     webhooks.forget_everything()

@@ -22,7 +22,7 @@ from channels.connectors.shopify.events import TOPICS_READ
 from channels.models import EventState, InboxEvent
 from sync import publish
 from tests.engine import engine
-from tests.factories import NOON, Shop, Trade, level_body, make_trade, order_body, polled_body, refund_body
+from tests.factories import Shop, Trade, level_body, make_trade, order_body, polled_body, refund_body
 from tests.journeys.doorstep import apply_all, broken_invariants, open_door, post
 
 pytestmark = pytest.mark.django_db

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from datetime import timedelta
 
@@ -10,7 +9,7 @@ import pytest
 from django.db import connection
 
 from channels.protocol import PolledOrder
-from sync import apply, check, publish, push, reconcile
+from sync import apply, check, passes, publish, push
 from sync.models import Drift
 from synctec.local.datafolder import PROJECT
 from tests.engine import engine, ref
@@ -33,11 +32,10 @@ def run_procedure() -> None:
 
 def run_engine(trade: Trade, stores: dict[str, FakeChannel]) -> None:
     """Reconcile, apply, publish, check and push, several times and far enough apart for any doubt to be settled."""
-    rng = random.Random(1)
     for turn in range(PASSES):
         now = later(1000) + turn * timedelta(seconds=90)
         for name, shop in trade.shops.items():
-            reconcile.reconcile(engine(now, {shop.channel: stores[name]}), channel=shop.channel)
+            passes.reconcile(engine(now, {shop.channel: stores[name]}), channel=shop.channel)
         while apply.apply_batch(engine(now), merchant_id=trade.merchant.pk).claimed:
             pass
         publish.publish_batch(engine(now), merchant_id=trade.merchant.pk)

@@ -126,5 +126,5 @@ def test_every_point_in_the_source_is_listed_and_stands_in_one_place() -> None:
     ]
     placed = [point for text in source for point in re.findall(r'\bfailpoint\(\s*"([^"]*)"', text)]
 
-    assert set(placed) <= set(POINTS)
+    assert set(placed) == set(POINTS)
     assert len(placed) == len(set(placed))

@@ -127,3 +127,24 @@ def test_removing_the_data_removes_all_of_it(data_dir: Path) -> None:
     stack.remove_data()
 
     assert not data_dir.exists()
+
+
+def test_servers_can_be_reached_through_links_that_fail(data_dir: Path) -> None:
+    stack = LocalStack(
+        data_dir, services_only=True, is_durable=False, behind_proxies=True, variables={"EXTRA": "a://b,c"}
+    )
+    with stack:
+        proxied, direct = stack.environment, stack.direct_environment
+
+        assert set(stack.links) == {"postgres", "valkey-1", "valkey-2", "valkey-3", "sandbox", "web"}
+        assert proxied["EXTRA"] == direct["EXTRA"] == "a://b,c"
+        for name in ("DATABASE_URL", "REDIS_URL", "REDLOCK_URLS", "SANDBOX_URL", "PUBLIC_URL"):
+            assert proxied[name] != direct[name]
+        with psycopg.connect(proxied["DATABASE_URL"]) as connection:
+            stack.links["postgres"].cut()
+            with pytest.raises(psycopg.OperationalError):
+                connection.execute("SELECT 1")
+        with psycopg.connect(proxied["DATABASE_URL"]) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        with redis.Redis.from_url(proxied["REDIS_URL"]) as client:
+            assert client.ping() is True

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.sandbox.clients import SET, StoreClient, call, codes
+from tests.sandbox.clients import SET, StoreClient, call, codes, wait_until
 
 
 def test_switches_are_off_at_first_and_shown(store: StoreClient) -> None:
@@ -70,6 +70,32 @@ def test_a_hang_keeps_the_connection_open_before_it_closes(store: StoreClient) -
         store.set([store.row("APPLE", 1, 5)])
 
     assert time.monotonic() - began >= 0.3
+
+
+def test_a_late_request_is_applied_after_its_client_gave_up(store: StoreClient) -> None:
+    store.set_faults(late_rate=1.0, late_ms=[300, 400])
+
+    with pytest.raises(ConnectionError):
+        store.set([store.row("APPLE", 1, 5)], key="late")
+    assert store.available("APPLE") == 5
+    store.set_faults()
+    wait_until(lambda: store.available("APPLE") == 1)
+
+    assert store.stats()["since_start"]["answers_late"] == 1
+    assert codes(store.set([store.row("APPLE", 1, 5)], key="late")) == []
+
+
+def test_a_late_request_finds_its_key_used(store: StoreClient) -> None:
+    store.set_faults(late_rate=1.0, late_ms=[300, 400])
+    with pytest.raises(ConnectionError):
+        store.set([store.row("APPLE", 1, 5)], key="late")
+    store.set_faults()
+
+    assert codes(store.set([store.row("APPLE", 1, 5)], key="late")) == []
+    store.buy("APPLE")
+    time.sleep(0.5)
+
+    assert store.available("APPLE") == 0
 
 
 def test_throttling_out_of_the_blue_applies_nothing(store: StoreClient) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
 import pytest
 
 from channels import mapping
-from channels.models import EventState, InboxEvent, Listing, StoreLocation
-from channels.protocol import PolledOrder, Unavailable
+from channels.models import Channel, EventState, InboxEvent, Listing, StoreLocation
+from channels.protocol import Connector, PolledOrder, Unavailable
 from inventory.models import BomLine, Movement, Shortage, Sku, SkuKind
-from locations.models import GroupLocation, Mapping
+from locations.models import GroupLocation
+from locations.models import Mapping as Draws
 from sync import apply as applying
 from sync import catalogue, hooks, sweep
 from sync.apply import Applied, apply_batch
@@ -43,9 +44,9 @@ def alder() -> Trade:
     return make_trade()
 
 
-def apply(trade: Trade) -> Applied:
+def apply(trade: Trade, stores: Mapping[Channel, Connector] | None = None) -> Applied:
     total = Applied()
-    while (done := apply_batch(engine(), merchant_id=trade.merchant.pk)).claimed:
+    while (done := apply_batch(engine(NOON, stores), merchant_id=trade.merchant.pk)).claimed:
         total.claimed += done.claimed
         total.settled += done.settled
         total.failed += done.failed
@@ -340,13 +341,13 @@ def test_an_order_that_was_set_aside_while_its_listing_was_mapped_is_taken_up_by
 
 def test_an_order_that_waits_for_a_location_is_taken_up_by_the_sweep(alder: Trade) -> None:
     north = alder.shops["north"]
-    Mapping.objects.filter(store_location=north.location).delete()
+    Draws.objects.filter(store_location=north.location).delete()
     event = deliver(north, "orders/create", order_body(north, 1, ("MUG", 2)))
     apply(alder)
     sweep.sweep(now=NOON)
     assert outcome(event) == (EventState.IGNORED, "unmapped location of the sale")
 
-    Mapping.objects.create(
+    Draws.objects.create(
         merchant=alder.merchant, group=alder.group, store_location=north.location, warehouse=alder.warehouse
     )
     sweep.sweep(now=NOON)
@@ -360,7 +361,7 @@ def test_a_cancellation_gives_back_to_a_warehouse_that_the_location_no_longer_dr
     north = alder.shops["north"]
     deliver(north, "orders/create", order_body(north, 1, ("MUG", 3)))
     apply(alder)
-    Mapping.objects.filter(store_location=north.location).delete()
+    Draws.objects.filter(store_location=north.location).delete()
     more = deliver(north, "orders/updated", order_body(north, 1, ("MUG", 4), at=20))
     apply(alder)
     assert outcome(more) == (EventState.IGNORED, f"unmapped location without a warehouse: {north.location.pk}")
@@ -394,11 +395,10 @@ def test_a_bundle_whose_components_changed_gives_back_the_ones_it_took() -> None
     assert list(violations(when_quiet=False)) == []
 
 
-def test_a_line_added_to_a_known_order_is_placed_by_reading_it(alder: Trade, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_added_to_a_known_order_is_placed_by_reading_it(alder: Trade) -> None:
     north = alder.shops["north"]
     first, second = north.location, _second_location(alder, north)
     store = FakeChannel()
-    monkeypatch.setattr(applying, "connector_for", lambda channel: store)
     event = deliver(north, "orders/polled", polled_body(north, 1, "MUG", 1))
     apply(alder)
     assert outcome(event)[0] == EventState.APPLIED
@@ -407,7 +407,7 @@ def test_a_line_added_to_a_known_order_is_placed_by_reading_it(alder: Trade, mon
     store.orders = [PolledOrder("1", later(20), body)]
 
     deliver(north, "orders/updated", order_body(north, 1, ("MUG", 1), ("TEE", 1), at=20))
-    apply(alder)
+    apply(alder, {north.channel: store})
 
     assert dict(OrderLine.objects.values_list("sku__code", "store_location")) == {"MUG": first.pk, "TEE": second.pk}
 
@@ -417,9 +417,7 @@ def _second_location(alder: Trade, shop: Shop) -> StoreLocation:
         merchant=alder.merchant, channel=shop.channel, remote_id="777", name="Upstairs"
     )
     GroupLocation.objects.create(merchant=alder.merchant, group=alder.group, store_location=location)
-    Mapping.objects.create(
-        merchant=alder.merchant, group=alder.group, store_location=location, warehouse=alder.warehouse
-    )
+    Draws.objects.create(merchant=alder.merchant, group=alder.group, store_location=location, warehouse=alder.warehouse)
     return location
 
 
@@ -463,19 +461,19 @@ def test_slow_readings_of_products_hand_back_what_their_claim_does_not_cover(
     assert InboxEvent.objects.get(pk=products[-1].pk).attempts == 0
 
 
-def test_sales_do_not_wait_for_an_order_that_must_be_read_first(alder: Trade, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sales_do_not_wait_for_an_order_that_must_be_read_first(alder: Trade) -> None:
     north, south = alder.shops["north"], alder.shops["south"]
     committed: list[int] = []
 
-    def silent(channel: object) -> object:
-        committed.append(alder.stock("MUG").committed)
-        raise Unavailable("timed out")
+    class Silent(FakeChannel):
+        def read_orders(self, order_ids: Sequence[str]) -> tuple[PolledOrder, ...]:
+            committed.append(alder.stock("MUG").committed)
+            raise Unavailable("timed out")
 
-    monkeypatch.setattr(applying, "connector_for", silent)
     edited = deliver(south, "orders/edited", {"order_edit": {"order_id": 5}})
     deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
 
-    apply(alder)
+    apply(alder, {south.channel: Silent()})
 
     assert committed[0] == 1
     assert outcome(edited)[0] == EventState.PENDING

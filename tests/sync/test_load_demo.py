@@ -16,13 +16,12 @@ import requests
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db.models import F
-from django.utils import timezone
 
 from channels.models import Channel, ChannelState, Listing, ListingLevel
 from inventory.models import BomLine, Movement, Sku, StockLevel
 from locations.models import LocationGroup, Mapping, PublishingRule
 from merchants.models import Member, Merchant, Role, User
-from sync import publish
+from sync import live, publish
 from sync.management.demo_goods import bundles, demo_stores, goods
 
 SMALL = {"stores": 3, "skus": 8, "bundles": 2, "units": 10}
@@ -82,7 +81,7 @@ def test_the_demo_is_loaded_in_step_repeated_and_repaired(sandbox: str) -> None:
     load(stores=1)
     report = load(password="a long password")
     merchant = Merchant.objects.get(slug="demo-outfitters")
-    while publish.publish_batch(engine(timezone.now()), merchant_id=merchant.pk).skus:
+    while publish.publish_batch(live.engine(), merchant_id=merchant.pk).skus:
         pass
 
     # Everything is there, mapped, active and in step from the beginning.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from datetime import timedelta
 from typing import Any
 
@@ -13,10 +12,11 @@ from django.db.models.functions import Now
 from channels import mapping
 from channels.models import BatchState, Channel, ListingLevel, Push, PushBatch, PushState
 from channels.protocol import ChannelError, OutcomeUnknown, Paced, Refused, Throttled, Unavailable
-from sync import publish, push
+from sync import push
 from sync.check import Checked, check_channel
 from sync.publish import publish_batch
 from sync.push import Pushed, claim_batch, push_channel
+from sync.tables import Tables
 from tests.engine import engine, ref
 from tests.factories import NOON, Shop, Trade, deliver, later, make_trade, order_body
 from tests.fakes import FakeChannel
@@ -187,6 +187,7 @@ def test_after_a_stale_write_nothing_is_sent_until_the_level_is_read(
     deliver(south, "orders/create", order_body(south, 2, ("MUG", 2)))
     apply(alder)
     check(south, store)
+    publish_batch(engine(), merchant_id=alder.merchant.pk)
 
     stock, level = alder.stock("MUG"), south.level("MUG")
     assert (stock.available, stock.held, stock.committed) == (5, 0, 5)
@@ -345,13 +346,13 @@ def test_a_repeat_that_is_refused_as_a_whole_is_left_to_a_reading_and_holds_up_n
 def test_a_listing_that_is_unmapped_while_it_is_published_is_not_written(
     alder: Trade, south: Shop, store: FakeChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_rules = publish._rules
+    find_rules = Tables.load_rules
 
-    def unmapped_meanwhile(*args: Any) -> Any:
+    def unmapped_meanwhile(self: Tables, *args: Any) -> Any:
         mapping.map_listing(listing=south.listings["MUG"], sku=None, user=None)
-        return find_rules(*args)
+        return find_rules(self, *args)
 
-    monkeypatch.setattr(publish, "_rules", unmapped_meanwhile)
+    monkeypatch.setattr(Tables, "load_rules", unmapped_meanwhile)
     sell_in_north(alder, 3)
 
     run(south, store)

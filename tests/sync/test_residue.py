@@ -201,9 +201,7 @@ def test_no_reading_raises_the_pool_by_itself(
 def test_the_residue_is_what_was_edited(edits: int, sold_before: int, sold_since: int, pushed: int) -> None:
     """Whatever was sold before and after the sample, and pushed before it: what remains is the edit."""
     sample = 10 + pushed - sold_before + edits
-    level = sampled(
-        sample, replace(LEVEL, pushed=pushed, order_effects=-sold_before - sold_since, version=7)
-    )
+    level = sampled(sample, replace(LEVEL, pushed=pushed, order_effects=-sold_before - sold_since, version=7))
 
     judgement = rule(level, read(sample - sold_since, pushed=pushed), Audit(sold_since, is_ambiguous=False))
 

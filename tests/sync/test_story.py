@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import uuid
 from typing import Any
 
@@ -14,7 +13,7 @@ from inventory.models import Shortage
 from merchants.models import Member, Role, User
 from sync import apply, publish, push, story
 from tests.engine import engine, ref
-from tests.factories import NOON, Shop, Trade, deliver, level_body, make_trade, order_body
+from tests.factories import Shop, Trade, deliver, level_body, make_trade, order_body
 from tests.fakes import FakeChannel
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -23,9 +22,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 QUERIES_OF_A_STORY = 7
 
 
-def engine(trade: Trade) -> None:
+def run_engine(trade: Trade) -> None:
     """Run the engine until it is quiet, every store answering."""
-    rng = random.Random(1)
     apply.apply_batch(engine(), merchant_id=trade.merchant.pk)
     publish.publish_batch(engine(), merchant_id=trade.merchant.pk)
     for shop in trade.shops.values():
@@ -34,7 +32,7 @@ def engine(trade: Trade) -> None:
 
 def sell(trade: Trade, shop: Shop, code: str, quantity: int, *, order: int = 1001) -> InboxEvent:
     event = deliver(shop, "orders/create", order_body(shop, order, (code, quantity)), webhook_id=f"hook-{order}")
-    engine(trade)
+    run_engine(trade)
     event.refresh_from_db()
     return event
 
@@ -104,7 +102,7 @@ class TestTelling:
         north = trade.shops["north"]
         first = sell(trade, north, "MUG", 3)
         later_event = deliver(north, "orders/cancelled", order_body(north, 1001, ("MUG", 3), at=90, cancelled=True))
-        engine(trade)
+        run_engine(trade)
 
         [line] = told(trade, first).lines
 
@@ -115,7 +113,7 @@ class TestTelling:
     def test_a_level_webhook_tells_of_its_level(self, trade: Trade) -> None:
         north = trade.shops["north"]
         event = deliver(north, "inventory_levels/update", level_body(north, "MUG", 4))
-        engine(trade)
+        run_engine(trade)
 
         tale = told(trade, event)
 
@@ -125,7 +123,7 @@ class TestTelling:
 
     def test_bytes_that_make_no_sense_are_told_as_they_are(self, trade: Trade) -> None:
         event = deliver(trade.shops["north"], "orders/create", b"\xff\x00<no json>")
-        engine(trade)
+        run_engine(trade)
 
         [arrival] = told(trade, event).arrivals
 
@@ -173,7 +171,7 @@ class TestFinding:
         north = trade.shops["north"]
         first = sell(trade, north, "MUG", 3)
         second = deliver(north, "orders/cancelled", order_body(north, 1001, ("MUG", 3), at=90, cancelled=True))
-        engine(trade)
+        run_engine(trade)
 
         found = story.find("#1001", merchant_ids=[trade.merchant.pk])
 
@@ -221,7 +219,7 @@ class TestPages:
 
     def test_a_raw_message_cannot_smuggle_markup(self, trade: Trade) -> None:
         event = deliver(trade.shops["north"], "orders/create", b'{"id": "<script>alert(1)</script>"}')
-        engine(trade)
+        run_engine(trade)
 
         page = member(trade, "olive", Role.OWNER).get(f"/story/{event.correlation_id}/").content.decode()
 

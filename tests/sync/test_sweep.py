@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from datetime import timedelta
 from importlib import import_module
 
@@ -14,9 +13,10 @@ from django_celery_beat.models import PeriodicTask
 from channels.models import Channel, ChannelState, ListingLevel
 from channels.protocol import NotAuthorized, Throttled, Unavailable
 from merchants.models import AuditEvent
-from sync import sweep, tasks
+from sync import push, sweep, tasks
 from sync.models import Heartbeat
 from synctec.celery import app
+from tests.engine import engine, ref
 from tests.factories import NOON, Trade, deliver, make_trade, order_body
 
 pytestmark = pytest.mark.django_db(transaction=True)
