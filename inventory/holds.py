@@ -50,6 +50,8 @@ LIFETIME: Final = timedelta(minutes=15)
 LIFETIME_MAX: Final = timedelta(hours=24)
 #: How often a decision is taken anew because something moved meanwhile, before it takes locks.
 TRIES: Final = 6
+#: How long a decision waits, when there is a crowd, for those just answered to ask again.
+LINGER_SECONDS: Final = 0.002
 _COMBINED_MAX: Final = 200
 
 Order = tuple[int, str]  # channel, its order id
@@ -233,7 +235,7 @@ def _decided(merchant_id: int, group: _Group, strategies: set[str]) -> list[Answ
     if strategies == {Strategy.ATOMIC} and not connection.in_atomic_block:
         combiner = _combiners.get(merchant_id)
         if combiner is None:
-            made = Combiner(partial(_decide_together, merchant_id), limit=_COMBINED_MAX)
+            made = Combiner(partial(_decide_together, merchant_id), limit=_COMBINED_MAX, linger_seconds=LINGER_SECONDS)
             combiner = _combiners.setdefault(merchant_id, made)
         return combiner.submit(group)
     return _decide_locked(merchant_id, [group])[0]

@@ -1,13 +1,15 @@
 """Sharing a cost: threads that want the same kind of work done at the same time have one of them do it for all.
 
 The first caller works off what has gathered, up to a limit; who comes meanwhile waits and is served together by the next,
-whom the first one wakes. So the work is never done twice at the same time, and what is fixed in its cost (a transaction,
+whom the first one wakes. When more than one was served, those are likely to come back: the next then lingers a moment, so
+that they are all served together rather than in two halves taking turns. So the work is never done twice at the same time, and what is fixed in its cost (a transaction,
 a commit's wait for the disk) is paid once for as many as were waiting.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -33,9 +35,13 @@ class _Ticket(Generic[Task, Result]):
 class Combiner(Generic[Task, Result]):
     """`work` takes tasks in the order they came and returns a result for each; what it raises is raised to all of them."""
 
-    def __init__(self, work: Callable[[Sequence[Task]], Sequence[Result]], *, limit: int) -> None:
+    def __init__(
+        self, work: Callable[[Sequence[Task]], Sequence[Result]], *, limit: int, linger_seconds: float = 0.0
+    ) -> None:
         self._work = work
         self._limit = limit
+        self._linger_seconds = linger_seconds
+        self._is_busy = False
         self._mutex = threading.Lock()
         self._waiting: deque[_Ticket[Task, Result]] = deque()
         self._is_led = False
@@ -61,6 +67,8 @@ class Combiner(Generic[Task, Result]):
 
     def _lead(self) -> None:
         """Serve those who wait, oneself among them, then hand over to the first who came since."""
+        if self._is_busy:
+            time.sleep(self._linger_seconds)
         with self._mutex:
             served = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
         try:
@@ -75,6 +83,7 @@ class Combiner(Generic[Task, Result]):
             for ticket in served:
                 ticket.is_done = True
             with self._mutex:
+                self._is_busy = len(served) > 1
                 following = self._waiting[0] if self._waiting else None
                 self._is_led = following is not None
             for ticket in served:
