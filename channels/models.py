@@ -275,7 +275,7 @@ class ListingLevel(models.Model):
         db_index=False,
     )
 
-    #: A raise that was given up without an answer may still come true: the store may then sell up to this number.
+    #: A write that was given up without an answer may still come true: the store may then sell up to this number.
     doubtful_to = models.IntegerField(null=True, blank=True)
     doubtful_until = models.DateTimeField(null=True, blank=True)
 
@@ -326,6 +326,10 @@ class ListingLevel(models.Model):
                 fields=["channel", "next_push_at"],
                 condition=Q(desired__isnull=False) & ~Q(desired=F("shown")),
                 name="listing_level_out_of_sync",
+            ),
+            # Doubts that are over (sweep).
+            models.Index(
+                fields=["doubtful_until"], condition=Q(doubtful_until__isnull=False), name="listing_level_in_doubt"
             ),
             # Which levels of a channel wait to be read again? (suspects, sweep)
             models.Index(

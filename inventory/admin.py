@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import ModelAdmin as PlainModelAdmin
 from django.contrib.admin import SimpleListFilter
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, models
 from django.db.models import Q, Sum
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
@@ -19,11 +21,32 @@ from django.utils import timezone
 from django.utils.html import format_html
 from unfold import widgets
 
-from inventory import stock
+from inventory import counts, delivery, holds, sheets, stock, transfers
 from inventory.bom import find_cycle
-from inventory.models import BomLine, Hold, Movement, Shortage, Sku, SkuKind, StockLevel, Warehouse
+from inventory.goods import Refused
+from inventory.models import (
+    BomLine,
+    CountState,
+    Hold,
+    HoldPart,
+    HoldState,
+    Movement,
+    Shortage,
+    Sku,
+    SkuKind,
+    StockCount,
+    StockLevel,
+    Transfer,
+    TransferLine,
+    Warehouse,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
+from inventory.movements import Reporter
 from merchants.admin_base import (
     BigTableAdmin,
+    ReadOnlyAdmin,
+    ReasonForm,
     TenantAdmin,
     TenantForm,
     TenantInline,
@@ -31,17 +54,29 @@ from merchants.admin_base import (
     acting_user,
     as_uuid,
     column,
+    managed_merchants,
     merchant_filter,
     page_action,
+    pretty_json,
     recent,
+    sole_merchant_id,
     story_link,
     visible_merchant_ids,
 )
 from merchants.admin_lists import choice_filter
+from merchants.models import ApiKey, Merchant, User
 from synctec.lib.ids import uuid7
+from synctec.lib.secret import Secret
+
+if TYPE_CHECKING:
+    ModelChoiceField = forms.ModelChoiceField[Warehouse]
+else:
+    ModelChoiceField = forms.ModelChoiceField
 
 #: Rows of a history shown within another row's page.
 LATEST_ROWS = 20
+#: Complaints about a list that somebody typed, shown at once.
+ERRORS_SHOWN = 20
 
 
 def sku_ids(request: HttpRequest, code: str) -> list[int]:
@@ -210,26 +245,37 @@ class AdjustForm(forms.Form):
         return cleaned
 
 
-@transaction.atomic
 def post_adjustment(sku: Sku, cleaned: dict[str, Any], request: HttpRequest) -> int:
-    """Post what the form says and return the change; 0 when the count agrees with the books."""
-    delta = cleaned["change"]
-    if delta is None:
-        # The count is compared with the books under the lock that the posting takes too.
-        level = StockLevel.objects.select_for_update(of=("self",)).filter(sku=sku, warehouse=cleaned["warehouse"])
-        delta = cleaned["counted"] - next(iter(level.values_list("on_hand", flat=True)), 0)
-    if delta:
-        stock.adjust(
+    """Post what the form says and return the change; 0 when the count agrees with the books.
+
+    Raises:
+        IntegrityError: the change was posted before.
+        Refused: nothing can be counted there.
+    """
+    warehouse, user, key = cleaned["warehouse"], acting_user(request), f"adjust:{cleaned['once']}"
+    if cleaned["change"] is None:
+        said = counts.Counted(key, sku.code, warehouse.code, cleaned["counted"], reason=cleaned["reason"])
+        (outcome,) = counts.take(
             merchant_id=sku.merchant_id,
-            sku_id=sku.pk,
-            warehouse_id=cleaned["warehouse"].pk,
-            delta=delta,
-            reason=cleaned["reason"],
-            user=acting_user(request),
+            counts=[said],
+            reporter=Reporter(user_id=user.pk),
+            all_or_nothing=True,
             now=timezone.now(),
-            idempotency_key=f"adjust:{cleaned['once']}",
         )
-    return int(delta)
+        for error in outcome.errors:
+            raise Refused(error["field"], error["detail"])
+        return outcome.correction or 0
+    stock.adjust(
+        merchant_id=sku.merchant_id,
+        sku_id=sku.pk,
+        warehouse_id=warehouse.pk,
+        delta=cleaned["change"],
+        reason=cleaned["reason"],
+        user=user,
+        now=timezone.now(),
+        idempotency_key=key,
+    )
+    return int(cleaned["change"])
 
 
 def adjust_page(
@@ -244,9 +290,12 @@ def adjust_page(
             delta = post_adjustment(sku, form.cleaned_data, request)
         except IntegrityError:
             messages.warning(request, "This adjustment was posted already; nothing was changed again.")
+        except Refused as refused:
+            form.add_error(None, refused.detail)
         else:
             _tell_adjusted(request, sku, delta)
-        return HttpResponseRedirect(back)
+        if not form.errors:
+            return HttpResponseRedirect(back)
     levels = StockLevel.objects.filter(sku=sku).select_related("warehouse").order_by("warehouse__name")
     if warehouse is not None:
         levels = levels.filter(warehouse=warehouse)
@@ -287,7 +336,7 @@ class SkuAdmin(TenantAdmin):
     inlines = (BomLineInline,)
     actions_detail = ("adjust_stock",)
     fieldsets = (
-        (None, {"fields": ("merchant", "code", "title", "barcode", "kind")}),
+        (None, {"fields": ("merchant", "code", "title", "barcode", "kind", "strategy")}),
         ("Now", {"fields": ("stock_shown", "listings_shown", "movements_shown")}),
     )
     readonly_fields = ("stock_shown", "listings_shown", "movements_shown")
@@ -457,7 +506,7 @@ class StockLevelAdmin(BigTableAdmin):
     actions_row = ("adjust_level",)
     fieldsets = (
         (None, {"fields": (("sku", "warehouse"), "merchant")}),
-        ("Units", {"fields": (("on_hand", "available"), ("committed", "held"), ("seq", "updated_at"))}),
+        ("Units", {"fields": (("on_hand", "available"), ("committed", "held"), ("seq", "updated_at"), "quota")}),
         ("Latest movements", {"fields": ("movements_shown",)}),
     )
     readonly_fields = ("movements_shown",)
@@ -518,7 +567,7 @@ class MovementAdmin(BigTableAdmin):
         ),
         (
             "Why and when",
-            {"fields": (("user", "story"), ("effective_at", "created_at"), "idempotency_key", "merchant")},
+            {"fields": (("user", "source", "story"), ("effective_at", "created_at"), "idempotency_key", "merchant")},
         ),
     )
     readonly_fields = ("story",)
@@ -615,26 +664,757 @@ class ShortageAdmin(BigTableAdmin):
         return story_link(shortage.correlation_id)
 
 
+class WaitingFilter(SimpleListFilter):
+    """Holds whose units are still held: partial indexes hold them and nothing else."""
+
+    title = "units"
+    parameter_name = "held"
+
+    def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [("yes", "Held"), ("order", "Held for an order on its way"), ("no", "No longer held")]
+
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
+        if self.value() == "yes":
+            return queryset.filter(state=HoldState.ACTIVE)
+        if self.value() == "order":
+            return queryset.filter(state=HoldState.COMMITTED, ended_at=None)
+        return queryset.exclude(ended_at=None) if self.value() == "no" else queryset
+
+
 @admin.register(Hold)
 class HoldAdmin(BigTableAdmin):
-    list_display = ("created_at", "sku_code", "quantity", "state", "expires_at", "reference")
-    list_filter = ("state", merchant_filter())
-    unindexed_filters = ("state",)
-    list_select_related = ("stock_level__sku", "stock_level__warehouse")
-    search_fields = ("reference",)
-    search_help_text = "Exact SKU"
-    fields = (
-        "stock_level",
-        ("quantity", "state"),
-        ("created_at", "expires_at"),
+    """Made and ended through the API; here a hold can be released, with a trace."""
+
+    list_display = (
+        "created_at",
+        "sku_code",
+        "quantity",
+        "state_badge",
+        "expires_at",
         "reference",
-        "idempotency_key",
-        "merchant",
+        "order_shown",
+        "story",
     )
+    list_filter = (WaitingFilter, recent("created_at"), merchant_filter())
+    list_select_related = ("sku", "merchant")
+    rare_choices = {"held": ("yes", "order")}
+    search_fields = ("correlation_id",)
+    search_help_text = "Exact SKU or correlation id"
+    actions_detail = ("release_hold",)
+    actions_row = ("release_hold",)
+    fieldsets = (
+        (None, {"fields": (("sku", "quantity"), ("state", "reference"), "order_shown", "parts_shown")}),
+        ("When", {"fields": (("created_at", "expires_at"), ("ended_at", "story"), "idempotency_key", "merchant")}),
+    )
+    readonly_fields = ("order_shown", "parts_shown", "story")
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
-        return Q(stock_level_id__in=stock_level_ids(request, key))
+        correlation_id = as_uuid(key)
+        return Q(correlation_id=correlation_id) if correlation_id else Q(sku_id__in=sku_ids(request, key))
 
     @column("SKU")
     def sku_code(self, hold: Hold) -> str:
-        return hold.stock_level.sku.code
+        return hold.sku.code
+
+    @column("state", badge={"Active": "info", "Committed": "success"})
+    def state_badge(self, hold: Hold) -> str:
+        return hold.get_state_display()
+
+    @column("order")
+    def order_shown(self, hold: Hold) -> str:
+        if hold.order_channel_id is None:
+            return ""
+        return hold.order_id if hold.ended_at else f"{hold.order_id} (on its way)"
+
+    @column("holds")
+    def parts_shown(self, hold: Hold) -> str:
+        parts = HoldPart.objects.filter(hold=hold).select_related("stock_level__sku", "stock_level__warehouse")
+        return table(
+            ("SKU", "Warehouse", "Units"),
+            [
+                (
+                    _link("admin:inventory_stocklevel_change", part.stock_level_id, part.stock_level.sku.code),
+                    part.stock_level.warehouse.name,
+                    part.quantity,
+                )
+                for part in parts.order_by("pk")
+            ],
+            empty="Nothing.",
+        )
+
+    @column("story")
+    def story(self, hold: Hold) -> str:
+        return story_link(hold.correlation_id)
+
+    @page_action("Release…", path="release", icon="lock_open")
+    def release_hold(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        hold = self.get_managed(request, object_id)
+        back = reverse("admin:inventory_hold_change", args=[hold.pk])
+        form = ReasonForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            released = holds.release_by_hand(
+                merchant_id=hold.merchant_id,
+                hold_id=hold.pk,
+                reason=form.cleaned_data["reason"],
+                user=acting_user(request),
+                now=timezone.now(),
+            )
+            if released:
+                messages.success(request, f"Released: {hold.quantity} x {hold.sku.code} can be sold again.")
+            else:
+                messages.info(request, "This hold had ended already; nothing was changed.")
+            return HttpResponseRedirect(back)
+        return self.form_page(
+            request,
+            title=f"Release {hold.quantity} x {hold.sku.code}",
+            form=form,
+            submit="Release the hold",
+            intro="Its units can be sold again at once. The shop that asked for it is not told.",
+            back=back,
+            facts=[
+                ("State", hold.get_state_display()),
+                ("Expires", hold.expires_at),
+                ("Order", self.order_shown(hold)),
+            ],
+        )
+
+
+# --- transfers ------------------------------------------------------------------------------------
+
+
+class PlaceField(ModelChoiceField):
+    """A warehouse, told apart by its merchant's name when the person acts for several."""
+
+    def label_from_instance(self, obj: Any) -> str:
+        return f"{obj.name} ({obj.code})"
+
+
+def _active_warehouses(request: HttpRequest) -> models.QuerySet[Warehouse]:
+    """The warehouses a person may move stock in."""
+    return Warehouse.objects.filter(merchant__in=managed_merchants(request), is_active=True).order_by("name")
+
+
+class SendForm(forms.Form):
+    """Which units leave which warehouse for which."""
+
+    origin = PlaceField(queryset=Warehouse.objects.none(), label="From", widget=widgets.UnfoldAdminSelectWidget)
+    destination = PlaceField(queryset=Warehouse.objects.none(), label="To", widget=widgets.UnfoldAdminSelectWidget)
+    units = forms.CharField(
+        label="What",
+        help_text="A SKU and a quantity per line, such as: MUG-BLUE, 12",
+        widget=widgets.UnfoldAdminTextareaWidget,
+        max_length=200_000,
+    )
+    reference = forms.CharField(max_length=200, required=False, widget=widgets.UnfoldAdminTextInputWidget)
+    allow_shortage = forms.BooleanField(
+        required=False,
+        label="They have left already",
+        help_text="Send them even if the books say that they are sold or not there.",
+        widget=widgets.UnfoldBooleanWidget,
+    )
+    #: Makes a doubled click harmless: the transfer's own id.
+    once = forms.UUIDField(widget=forms.HiddenInput)
+
+    def __init__(self, data: Any, *, request: HttpRequest) -> None:
+        super().__init__(data, initial={"once": uuid4()})
+        for name in ("origin", "destination"):
+            field = self.fields[name]
+            assert isinstance(field, forms.ModelChoiceField)
+            field.queryset = _active_warehouses(request)
+
+    def clean_units(self) -> list[transfers.Units]:
+        sheet = sheets.read(self.cleaned_data["units"], quantity_min=1)
+        if sheet.errors:
+            raise forms.ValidationError(sheet.errors[:ERRORS_SHOWN])
+        return [transfers.Units(row.sku, row.quantity) for row in sheet.rows]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        origin, destination = cleaned.get("origin"), cleaned.get("destination")
+        if origin and destination and origin.merchant_id != destination.merchant_id:
+            raise forms.ValidationError("Both warehouses must be the same merchant's.")
+        return cleaned
+
+
+class ReceiveForm(forms.Form):
+    """How many of each SKU arrived."""
+
+    once = forms.UUIDField(widget=forms.HiddenInput)
+
+    def __init__(self, data: Any, *, lines: Iterable[TransferLine]) -> None:
+        super().__init__(data, initial={"once": uuid4()})
+        self.skus: dict[str, str] = {}
+        for line in lines:
+            if line.in_transit:
+                name = f"line_{line.pk}"
+                self.skus[name] = line.sku.code
+                self.fields[name] = forms.IntegerField(
+                    label=line.sku.code,
+                    initial=line.in_transit,
+                    min_value=0,
+                    max_value=line.in_transit,
+                    help_text=f"{line.in_transit} in transit.",
+                    widget=widgets.UnfoldAdminIntegerFieldWidget,
+                )
+
+    def units(self) -> list[transfers.Units]:
+        """What the form says has arrived."""
+        said = self.cleaned_data
+        return [transfers.Units(sku, said[name]) for name, sku in self.skus.items() if said[name]]
+
+
+class NeededReasonForm(ReasonForm):
+    """Asks why, and takes no silence for an answer."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["reason"].required = True
+
+
+@admin.register(Transfer)
+class TransferAdmin(BigTableAdmin):
+    """Sent, received and cancelled through `inventory.transfers`."""
+
+    list_display = ("sent_at", "origin", "destination", "state_badge", "in_transit", "reference", "merchant")
+    list_filter = ("state", merchant_filter())
+    list_select_related = ("origin", "destination", "merchant")
+    rare_choices = {"state__exact": ("in_transit",)}
+    unindexed_filters = ()
+    search_fields = ("uid",)
+    search_help_text = "Exact transfer id"
+    actions_list = ("send_units",)
+    actions_detail = ("receive_units", "cancel_transfer")
+    fields = (
+        ("origin", "destination"),
+        ("state_badge", "reference"),
+        "lines_shown",
+        ("sent_at", "closed_at"),
+        ("user", "source"),
+        ("uid", "story"),
+        "merchant",
+    )
+    readonly_fields = ("state_badge", "lines_shown", "story")
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+        return super().get_queryset(request).prefetch_related("lines__sku")
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        uid = as_uuid(key)
+        return Q(uid=uid) if uid else None
+
+    @column("state", badge={"In Transit": "info", "Received": "success", "Cancelled": "warning"})
+    def state_badge(self, transfer: Transfer) -> str:
+        return transfer.get_state_display()
+
+    @column("units in transit")
+    def in_transit(self, transfer: Transfer) -> int:
+        return sum(line.in_transit for line in transfer.lines.all())
+
+    @column("units")
+    def lines_shown(self, transfer: Transfer) -> str:
+        return table(
+            ("SKU", "Sent", "Received", "Taken back", "In transit"),
+            [
+                (line.sku.code, line.quantity, line.received, line.returned, line.in_transit)
+                for line in transfer.lines.all()
+            ],
+            empty="",
+        )
+
+    @column("story")
+    def story(self, transfer: Transfer) -> str:
+        return story_link(transfer.correlation_id)
+
+    @page_action("Send a transfer…", path="send", icon="local_shipping", primary=True)
+    def send_units(self, request: HttpRequest) -> HttpResponse:
+        form = SendForm(request.POST or None, request=request)
+        if form.is_valid():
+            asked = form.cleaned_data
+            try:
+                transfer = transfers.send(
+                    merchant_id=asked["origin"].merchant_id,
+                    origin=asked["origin"].code,
+                    destination=asked["destination"].code,
+                    units=asked["units"],
+                    reference=asked["reference"],
+                    allow_shortage=asked["allow_shortage"],
+                    actor=transfers.Actor(user=acting_user(request)),
+                    now=timezone.now(),
+                    uid=asked["once"],
+                )
+            except transfers.TransferRefused as refused:
+                form.add_error(None, [error["detail"] for error in refused.errors[:ERRORS_SHOWN]])
+            except IntegrityError:
+                messages.warning(request, "This transfer was sent already; nothing was sent again.")
+                return HttpResponseRedirect(reverse("admin:inventory_transfer_changelist"))
+            else:
+                messages.success(request, "The units are in transit: in no warehouse until they are received.")
+                return HttpResponseRedirect(reverse("admin:inventory_transfer_change", args=[transfer.pk]))
+        return self.form_page(
+            request,
+            title="Send a transfer",
+            form=form,
+            submit="Send it",
+            intro="The units leave the first warehouse now. No store sells them until the second has received them.",
+            back=reverse("admin:inventory_transfer_changelist"),
+        )
+
+    @page_action("Receive…", path="receive", icon="inventory", primary=True)
+    def receive_units(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        transfer = self.get_managed(request, object_id)
+        back = reverse("admin:inventory_transfer_change", args=[transfer.pk])
+        form = ReceiveForm(request.POST or None, lines=transfer.lines.all())
+        if not form.skus:
+            messages.info(request, "Nothing of this transfer is in transit any more.")
+            return HttpResponseRedirect(back)
+        if form.is_valid():
+            try:
+                transfers.receive(
+                    transfer=transfer,
+                    units=form.units(),
+                    actor=transfers.Actor(user=acting_user(request)),
+                    now=timezone.now(),
+                    once=str(form.cleaned_data["once"]),
+                )
+            except transfers.TransferRefused as refused:
+                form.add_error(None, [error["detail"] for error in refused.errors[:ERRORS_SHOWN]])
+            except IntegrityError:
+                messages.warning(request, "This arrival was booked already; nothing was changed again.")
+                return HttpResponseRedirect(back)
+            else:
+                messages.success(request, f"Received into {transfer.destination}.")
+                return HttpResponseRedirect(back)
+        return self.form_page(
+            request,
+            title=f"Receive into {transfer.destination}",
+            form=form,
+            submit="Receive",
+            intro="What did not arrive yet stays in transit. What got lost: cancel the rest, then write it off.",
+            back=back,
+        )
+
+    @page_action("Cancel…", path="cancel", icon="undo")
+    def cancel_transfer(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        transfer = self.get_managed(request, object_id)
+        back = reverse("admin:inventory_transfer_change", args=[transfer.pk])
+        form = NeededReasonForm(request.POST or None)
+        if form.is_valid():
+            try:
+                transfers.cancel(
+                    transfer=transfer,
+                    reason=form.cleaned_data["reason"],
+                    actor=transfers.Actor(user=acting_user(request)),
+                    now=timezone.now(),
+                )
+            except transfers.TransferRefused as refused:
+                messages.warning(request, str(refused))
+            else:
+                messages.success(request, f"What was in transit is back in {transfer.origin}.")
+            return HttpResponseRedirect(back)
+        return self.form_page(
+            request,
+            title="Cancel the transfer",
+            form=form,
+            submit="Take the units back",
+            intro=f"What is in transit goes back into {transfer.origin}. What was received stays where it is.",
+            back=back,
+            facts=[(line.sku.code, f"{line.in_transit} in transit") for line in transfer.lines.all()],
+        )
+
+
+# --- counts ---------------------------------------------------------------------------------------
+
+
+class CountForm(forms.Form):
+    """What was counted in a warehouse, typed or as a file; shown against the books before it is booked."""
+
+    warehouse = PlaceField(queryset=Warehouse.objects.none(), widget=widgets.UnfoldAdminSelectWidget)
+    sheet = forms.CharField(
+        label="Counted",
+        required=False,
+        max_length=200_000,
+        help_text="A SKU and a quantity per line. All units in the warehouse, sold but not yet shipped ones included.",
+        widget=widgets.UnfoldAdminTextareaWidget,
+    )
+    file = forms.FileField(
+        required=False,
+        label="or a CSV file",
+        help_text="With the columns SKU and quantity.",
+        widget=widgets.UnfoldAdminFileFieldWidget,
+    )
+    reason = forms.CharField(max_length=500, label="Reason", widget=widgets.UnfoldAdminTextInputWidget)
+    #: When the counting page was opened the first time; movements after it are added to the count.
+    counted_at = forms.DateTimeField(widget=forms.HiddenInput, input_formats=["%Y-%m-%dT%H:%M:%S.%f%z"])
+    #: Makes a doubled click harmless: the beginning of the counts' keys.
+    once = forms.UUIDField(widget=forms.HiddenInput)
+    #: The sheet that the person has seen against the books.
+    seen = forms.CharField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, data: Any, files: Any, *, request: HttpRequest) -> None:
+        now = timezone.now().strftime("%Y-%m-%dT%H:%M:%S.%f%z")
+        super().__init__(data, files, initial={"once": uuid4(), "counted_at": now})
+        field = self.fields["warehouse"]
+        assert isinstance(field, forms.ModelChoiceField)
+        field.queryset = _active_warehouses(request)
+
+    def clean_file(self) -> str:
+        """The file's text. A spreadsheet's own format is told apart from a broken one by its words only."""
+        file = self.cleaned_data["file"]
+        if file is None:
+            return ""
+        if file.size > 200_000:
+            raise forms.ValidationError("A sheet has 200,000 bytes at most. Split it.")
+        try:
+            text: str = file.read().decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise forms.ValidationError("This is no CSV file in UTF-8. Save the sheet as CSV (UTF-8).") from None
+        return text
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if self.errors:
+            return cleaned
+        text = cleaned["file"] or cleaned["sheet"]
+        sheet = sheets.read(text, quantity_min=0)
+        if sheet.errors:
+            raise forms.ValidationError(sheet.errors[:ERRORS_SHOWN])
+        if not sheet.rows:
+            raise forms.ValidationError("Type what was counted, or choose a file.")
+        place, moment = cleaned["warehouse"], cleaned["counted_at"]
+        cleaned["text"] = text
+        cleaned["counts"] = [
+            counts.Counted(
+                f"{cleaned['once']}:{row.number}", row.sku, place.code, row.quantity, moment, cleaned["reason"]
+            )
+            for row in sheet.rows
+        ]
+        return cleaned
+
+
+@admin.register(StockCount)
+class StockCountAdmin(BigTableAdmin):
+    """Booked through `inventory.counts`."""
+
+    list_display = ("counted_at", "sku_code", "warehouse_name", "quantity", "correction_shown", "state_badge", "story")
+    list_filter = (recent("created_at"), "state", merchant_filter())
+    unindexed_filters = ("state",)
+    list_select_related = ("stock_level__sku", "stock_level__warehouse")
+    search_fields = ("correlation_id",)
+    search_help_text = "Exact SKU or correlation id"
+    actions_list = ("enter_counts",)
+    fields = (
+        ("stock_level", "quantity"),
+        ("state_badge", "correction"),
+        ("counted_at", "said_at", "created_at"),
+        "reason",
+        ("user", "source"),
+        ("idempotency_key", "story"),
+        "merchant",
+    )
+    readonly_fields = ("state_badge", "story")
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return by_event_or_sku(request, key)
+
+    @column("SKU")
+    def sku_code(self, count: StockCount) -> str:
+        return count.stock_level.sku.code
+
+    @column("warehouse")
+    def warehouse_name(self, count: StockCount) -> str:
+        return count.stock_level.warehouse.name
+
+    @column("difference")
+    def correction_shown(self, count: StockCount) -> str:
+        return f"{count.correction:+d}" if count.correction else "none"
+
+    @column("state", badge={"Applied": "success", "Superseded by a newer count": "warning"})
+    def state_badge(self, count: StockCount) -> str:
+        return count.get_state_display()
+
+    @column("story")
+    def story(self, count: StockCount) -> str:
+        return story_link(count.correlation_id)
+
+    @page_action("Enter counts…", path="enter", icon="checklist", primary=True)
+    def enter_counts(self, request: HttpRequest) -> HttpResponse:
+        """Two steps: the differences from the books are shown first, and booked when they have been seen."""
+        is_sent = request.method == "POST"
+        form = CountForm(request.POST if is_sent else None, request.FILES if is_sent else None, request=request)
+        facts: list[tuple[str, str]] = []
+        submit = "Compare with the books"
+        if form.is_valid():
+            asked = form.cleaned_data
+            merchant_id, now = asked["warehouse"].merchant_id, timezone.now()
+            fingerprint = hashlib.sha256(f"{asked['warehouse'].pk}:{asked['text']}".encode()).hexdigest()
+            if asked["seen"] == fingerprint:
+                booked = counts.take(
+                    merchant_id=merchant_id,
+                    counts=asked["counts"],
+                    reporter=Reporter(user_id=acting_user(request).pk),
+                    all_or_nothing=True,
+                    now=now,
+                )
+                refused = [outcome for outcome in booked if outcome.status == "refused"]
+                if not refused:
+                    changed = sum(bool(outcome.correction) for outcome in booked)
+                    messages.success(request, f"{len(booked)} counts booked; {changed} differed from the books.")
+                    return HttpResponseRedirect(reverse("admin:inventory_stockcount_changelist"))
+            else:
+                booked = counts.preview(merchant_id=merchant_id, counts=asked["counts"], now=now)
+                refused = [outcome for outcome in booked if outcome.status == "refused"]
+            for outcome in refused[:ERRORS_SHOWN]:
+                line = outcome.key.rpartition(":")[2]
+                form.add_error(None, f"Line {line}: {outcome.errors[0]['detail']}")
+            if not refused:
+                facts = [
+                    (count.sku, _told_difference(count, outcome))
+                    for count, outcome in zip(asked["counts"], booked, strict=True)
+                ]
+                submit = "Book the counts"
+                form.data = {**request.POST.dict(), "seen": fingerprint, "sheet": asked["text"]}
+        return self.form_page(
+            request,
+            title="Enter counts",
+            form=form,
+            submit=submit,
+            intro="What was counted becomes what is on hand as of when this page was opened; what moved since is added. "
+            "The differences from the books are shown before anything is booked.",
+            back=reverse("admin:inventory_stockcount_changelist"),
+            facts=facts,
+        )
+
+
+def _told_difference(count: counts.Counted, outcome: counts.Outcome) -> str:
+    if outcome.status == CountState.SUPERSEDED:
+        return f"{count.quantity} counted; a newer count stands, so nothing is moved"
+    if not outcome.correction:
+        return f"{count.quantity} counted, as the books say"
+    return f"{count.quantity} counted, {outcome.correction:+d} against the books"
+
+
+# --- webhook endpoints ----------------------------------------------------------------------------
+
+
+class EndpointForm(forms.Form):
+    """Where to tell of changes, and of which not."""
+
+    merchant = forms.ModelChoiceField(
+        queryset=Merchant.objects.none(), widget=widgets.UnfoldAdminSelectWidget, empty_label=None
+    )
+    url = forms.URLField(
+        label="Address",
+        max_length=500,
+        assume_scheme="https",
+        help_text="An address of yours that takes POST, with https.",
+        widget=widgets.UnfoldAdminURLInputWidget,
+    )
+    description = forms.CharField(max_length=120, required=False, widget=widgets.UnfoldAdminTextInputWidget)
+    skipped_key = forms.ModelChoiceField(
+        queryset=ApiKey.objects.none(),
+        required=False,
+        label="But not of changes made with",
+        help_text="The API key of the program behind this address, so that it does not hear its own echo.",
+        widget=widgets.UnfoldAdminSelectWidget,
+    )
+
+    def __init__(self, data: Any, *, request: HttpRequest) -> None:
+        super().__init__(data)
+        merchants, api_keys = self.fields["merchant"], self.fields["skipped_key"]
+        assert isinstance(merchants, forms.ModelChoiceField)
+        assert isinstance(api_keys, forms.ModelChoiceField)
+        merchants.queryset = managed_merchants(request)
+        api_keys.queryset = ApiKey.objects.filter(merchant__in=merchants.queryset, revoked_at=None).order_by("name")
+        sole = sole_merchant_id(request)
+        if sole is not None:
+            merchants.initial, merchants.widget = sole, forms.HiddenInput()
+
+    def clean_url(self) -> str:
+        url: str = self.cleaned_data["url"]
+        try:
+            delivery.check_url(url)
+        except delivery.EndpointRefused as refused:
+            raise forms.ValidationError(str(refused)) from None
+        return url
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        merchant, key = cleaned.get("merchant"), cleaned.get("skipped_key")
+        if merchant and key and key.merchant_id != merchant.pk:
+            self.add_error("skipped_key", "This key is another merchant's.")
+        if merchant and WebhookEndpoint.objects.filter(merchant=merchant, url=cleaned.get("url")).exists():
+            self.add_error("url", "This address is told already.")
+        return cleaned
+
+
+@admin.register(WebhookEndpoint)
+class WebhookEndpointAdmin(ReadOnlyAdmin):
+    """Written by `inventory.delivery`."""
+
+    list_display = ("name", "url", "state_badge", "failures", "last_delivered_at", "merchant")
+    list_filter = ("state", merchant_filter())
+    list_select_related = ("merchant",)
+    search_fields = ("url", "description")
+    search_help_text = "Address or description"
+    actions_list = ("add_endpoint",)
+    actions_detail = ("switch_on_page", "switch_off_page", "rotate_page")
+    fields = (
+        ("url", "description"),
+        ("state_badge", "state_reason"),
+        "skipped_key",
+        ("failures", "failing_since", "next_attempt_at"),
+        ("last_delivered_at", "previous_until", "created_at"),
+        "deliveries_shown",
+        "merchant",
+    )
+    readonly_fields = ("state_badge", "deliveries_shown")
+
+    @column("name")
+    def name(self, endpoint: WebhookEndpoint) -> str:
+        return str(endpoint)
+
+    @column(
+        "state", badge={"Active": "success", "Switched off": "warning", "Switched off: it did not answer": "danger"}
+    )
+    def state_badge(self, endpoint: WebhookEndpoint) -> str:
+        return endpoint.get_state_display()
+
+    @column("latest messages")
+    def deliveries_shown(self, endpoint: WebhookEndpoint) -> str:
+        newest = WebhookDelivery.objects.filter(endpoint=endpoint).order_by("-id")[:LATEST_ROWS]
+        return table(
+            ("When", "Message", "Levels", "State", "Attempts", "Answer"),
+            [
+                (
+                    timezone.localtime(message.created_at).strftime("%Y-%m-%d %H:%M:%S"),
+                    _link("admin:inventory_webhookdelivery_change", message.pk, message.message_id),
+                    message.changes,
+                    message.get_state_display(),
+                    message.attempts,
+                    message.answer,
+                )
+                for message in newest
+            ],
+            empty="Nothing has changed since it was added.",
+        )
+
+    @page_action("Add an endpoint…", path="new-endpoint", icon="webhook", primary=True)
+    def add_endpoint(self, request: HttpRequest) -> HttpResponse:
+        form = EndpointForm(request.POST or None, request=request)
+        if form.is_valid():
+            endpoint, secret = delivery.create(**form.cleaned_data, user=acting_user(request))
+            return self._show_secret(request, endpoint, secret, title=f"The secret of {endpoint}")
+        return self.form_page(
+            request,
+            title="Add a webhook endpoint",
+            form=form,
+            submit="Add it",
+            intro="It is told of every change of stock from now on, signed after Standard Webhooks. The secret is shown "
+            "once, on the next page.",
+            back=reverse("admin:inventory_webhookendpoint_changelist"),
+        )
+
+    @page_action("Switch on…", path="on", icon="play_arrow", primary=True)
+    def switch_on_page(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._ask(
+            request,
+            object_id,
+            title="Switch on {}",
+            submit="Switch it on",
+            intro="It is told what it missed first, with the numbers of now.",
+            act=lambda endpoint, user, _: delivery.switch_on(endpoint, user=user, now=timezone.now()),
+            done="{} is told of changes again.",
+        )
+
+    @page_action("Switch off…", path="off", icon="pause")
+    def switch_off_page(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._ask(
+            request,
+            object_id,
+            title="Switch off {}",
+            submit="Switch it off",
+            intro="It is told nothing more. What it misses is told when it is switched on again.",
+            act=lambda endpoint, user, reason: delivery.switch_off(endpoint, user=user, reason=reason),
+            done="{} is told nothing more.",
+        )
+
+    @page_action("New secret…", path="rotate", icon="key")
+    def rotate_page(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        endpoint = self.get_managed(request, object_id)
+        back = reverse("admin:inventory_webhookendpoint_change", args=[endpoint.pk])
+        if request.method == "POST":
+            secret = delivery.rotate_secret(endpoint, user=acting_user(request), now=timezone.now())
+            return self._show_secret(request, endpoint, secret, title=f"The new secret of {endpoint}")
+        return self.form_page(
+            request,
+            title=f"A new secret for {endpoint}",
+            form=forms.Form(),
+            submit="Make a new secret",
+            intro="For 24 hours messages carry two signatures, one of the old secret and one of the new. Change yours "
+            "meanwhile. A secret before the old one ends at once.",
+            back=back,
+        )
+
+    def _show_secret(
+        self, request: HttpRequest, endpoint: WebhookEndpoint, secret: Secret, *, title: str
+    ) -> HttpResponse:
+        return self.secret_page(
+            request,
+            title=title,
+            secret=secret,
+            intro="Check the signature of every message with it (webhook-signature, HMAC-SHA256).",
+            back=reverse("admin:inventory_webhookendpoint_change", args=[endpoint.pk]),
+            facts=[("Address", endpoint.url)],
+        )
+
+    def _ask(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        *,
+        title: str,
+        submit: str,
+        intro: str,
+        act: Callable[[WebhookEndpoint, User, str], None],
+        done: str,
+    ) -> HttpResponse:
+        endpoint = self.get_managed(request, object_id)
+        back = reverse("admin:inventory_webhookendpoint_change", args=[endpoint.pk])
+        form = ReasonForm(request.POST if request.method == "POST" else None)
+        if form.is_valid():
+            act(endpoint, acting_user(request), form.cleaned_data["reason"])
+            messages.success(request, done.format(endpoint))
+            return HttpResponseRedirect(back)
+        facts = [("Address", endpoint.url), ("Failures in a row", endpoint.failures)]
+        return self.form_page(
+            request, title=title.format(endpoint), form=form, submit=submit, intro=intro, back=back, facts=facts
+        )
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(BigTableAdmin):
+    list_display = ("created_at", "endpoint", "message_id", "changes", "state_badge", "attempts", "answer", "merchant")
+    list_filter = (recent("created_at"), "state", merchant_filter())
+    unindexed_filters = ("state",)
+    list_select_related = ("endpoint", "merchant")
+    search_fields = ("message_id",)
+    search_help_text = "Exact message id"
+    fields = (
+        ("endpoint", "message_id"),
+        ("state_badge", "attempts", "answer"),
+        ("created_at", "settled_at"),
+        "body_shown",
+        "merchant",
+    )
+    readonly_fields = ("state_badge", "body_shown")
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(message_id=key)
+
+    @column("state", badge={"On its way": "info", "Delivered": "success", "Replaced by a newer one": ""})
+    def state_badge(self, message: WebhookDelivery) -> str:
+        return message.get_state_display()
+
+    @column("message")
+    def body_shown(self, message: WebhookDelivery) -> str:
+        return pretty_json(json.loads(message.body))

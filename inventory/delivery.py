@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -144,8 +144,8 @@ def _record(
     deed: str,
     user: User | None,
     *,
-    before: dict[str, object] | None = None,
-    after: dict[str, object] | None = None,
+    before: Mapping[str, object] | None = None,
+    after: Mapping[str, object] | None = None,
     reason: str = "",
 ) -> None:
     trail.record(
@@ -193,26 +193,33 @@ def _signing_secrets(endpoint: WebhookEndpoint, now: datetime) -> list[Secret]:
     return secrets
 
 
-def reseal_all() -> int:
-    """Seal every secret with the first key of the ring, a row per transaction; returns how many rows were changed.
+def reseal_all() -> tuple[int, list[tuple[int, str]]]:
+    """Seal every secret with the first key of the ring, a row per transaction; may be interrupted and run again.
 
-    Raises:
-        CryptoError: a row does not open; those before it are done.
+    Returns how many rows were changed, and those that do not open, with the reason.
     """
-    ring, resealed = _ring(settings.CREDENTIAL_KEYS), 0
+    resealed, unreadable = 0, []
     for pk in list(WebhookEndpoint.objects.order_by("pk").values_list("pk", flat=True)):
-        with transaction.atomic():
-            endpoint = WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=pk)
-            stale = [
-                name
-                for name in ("secret", "previous_secret")
-                if (sealed := getattr(endpoint, f"sealed_{name}")) and not ring.is_current(sealed)
-            ]
-            for name in stale:
-                setattr(endpoint, f"sealed_{name}", _seal(endpoint, name, _open(endpoint, name)))
-            endpoint.save(update_fields=["sealed_secret", "sealed_previous_secret"])
-            resealed += bool(stale)
-    return resealed
+        try:
+            resealed += _reseal(pk)
+        except CryptoError as error:
+            unreadable.append((pk, str(error)))
+    return resealed, unreadable
+
+
+@transaction.atomic
+def _reseal(pk: int) -> bool:
+    """Whether there was anything to do. Raises CryptoError."""
+    endpoint = WebhookEndpoint.objects.select_for_update(no_key=True).filter(pk=pk).first()
+    names = ("secret", "previous_secret") if endpoint else ()
+    ring = _ring(settings.CREDENTIAL_KEYS)
+    stale = [name for name in names if (sealed := getattr(endpoint, f"sealed_{name}")) and not ring.is_current(sealed)]
+    if endpoint is None or not stale:
+        return False
+    for name in stale:
+        setattr(endpoint, f"sealed_{name}", _seal(endpoint, name, _open(endpoint, name)))
+    endpoint.save(update_fields=[f"sealed_{name}" for name in stale])
+    return True
 
 
 # --- an attempt ---------------------------------------------------------------------------------------------

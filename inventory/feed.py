@@ -142,7 +142,9 @@ def _is_echo(moved: list[tuple[Any, ...]], source: str) -> bool:
 
 
 def _change(moved: list[tuple[Any, ...]]) -> Change:
-    return Change(*moved[-1][13:], movements=tuple(_movement(row) for row in moved))
+    sku, warehouse, on_hand, committed, held, available, seq, updated_at = moved[-1][13:]
+    told = tuple(_movement(row) for row in moved)
+    return Change(sku, warehouse, on_hand, committed, held, available, seq, updated_at, told)
 
 
 def _movement(row: tuple[Any, ...]) -> dict[str, Any]:

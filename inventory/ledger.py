@@ -20,7 +20,11 @@ COUNT = "count"
 
 @dataclass(slots=True)
 class Balance:
-    """A stock level's three accounts, the sequence number of its latest movement and the moment of its newest count."""
+    """A stock level's three accounts, the sequence number of its latest movement, and what the level is of.
+
+    `quota`: units that holds may still take of those available; None: all of them. `counted_at`: the moment of its newest
+    count.
+    """
 
     stock_level_id: int
     on_hand: int
@@ -28,15 +32,26 @@ class Balance:
     held: int
     seq: int
     counted_at: datetime | None = None
+    quota: int | None = None
+    sku_id: int = 0
+    warehouse_id: int = 0
 
     @property
     def available(self) -> int:
         return self.on_hand - self.committed - self.held
 
+    @property
+    def holdable(self) -> int:
+        """Units that a hold can have."""
+        return max(0, self.available if self.quota is None else min(self.available, self.quota))
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One business fact about one stock level. Its accounts move together, so shortages are judged after all of them."""
+    """One business fact about one stock level. Its accounts move together, so shortages are judged after all of them.
+
+    `quota` moves with the accounts where the level has one. It is a permission and no stock, so it has no movement.
+    """
 
     stock_level_id: int
     cause: str
@@ -47,6 +62,7 @@ class Entry:
     on_hand: int = 0
     committed: int = 0
     held: int = 0
+    quota: int = 0
     reason: str = ""
     user_id: int | None = None
     #: How the API key begins that told of it.
@@ -97,7 +113,7 @@ def post(
     `open_shortages` are those of the levels concerned, oldest first.
 
     Raises:
-        AssertionError: a committed or held balance would fall below zero, so the caller's books are wrong.
+        AssertionError: a committed or held balance or a quota would fall below zero, so the caller's books are wrong.
     """
     posting = Posting()
     queues: dict[int, list[OpenShortage]] = defaultdict(list)
@@ -148,6 +164,9 @@ def _move(balance: Balance, entry: Entry, lines: list[Line]) -> None:
             setattr(balance, account, after)
             balance.seq += 1
             lines.append(Line(entry, account, delta, after, balance.seq))
+    if balance.quota is not None:
+        balance.quota += entry.quota
+        assert balance.quota >= 0, f"quota of stock level {balance.stock_level_id} below zero by {entry.key}"
     assert balance.committed >= 0, f"committed of stock level {balance.stock_level_id} below zero by {entry.key}"
     assert balance.held >= 0, f"held of stock level {balance.stock_level_id} below zero by {entry.key}"
 

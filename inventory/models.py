@@ -18,6 +18,14 @@ class SkuKind(models.TextChoices):
     BUNDLE = "bundle"
 
 
+class Strategy(models.TextChoices):
+    """How holds on a SKU are decided (design rule 9). All three give out what is available and nothing more."""
+
+    ATOMIC = "atomic", "Atomic: refused in memory, committed together"
+    OPTIMISTIC = "optimistic", "Optimistic: read, then write if nothing moved"
+    PESSIMISTIC = "pessimistic", "Pessimistic: locked while deciding"
+
+
 class Sku(models.Model):
     """The merchant's own identifier of one variant; a bundle has BOM lines instead of stock."""
 
@@ -26,6 +34,13 @@ class Sku(models.Model):
     title = models.CharField(max_length=255, blank=True)
     barcode = models.CharField(max_length=64, blank=True)
     kind = models.CharField(max_length=10, choices=SkuKind.choices, default=SkuKind.STOCKED, db_default=SkuKind.STOCKED)
+    strategy = models.CharField(
+        "holds are decided",
+        max_length=12,
+        choices=Strategy.choices,
+        default=Strategy.ATOMIC,
+        db_default=Strategy.ATOMIC,
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -36,6 +51,7 @@ class Sku(models.Model):
             models.UniqueConstraint(fields=["merchant", "code"], name="sku_code_once_per_merchant"),
             models.CheckConstraint(condition=~Q(code=""), name="sku_code_not_empty"),
             in_choices("sku_kind_known", "kind", SkuKind),
+            in_choices("sku_strategy_known", "strategy", Strategy),
         ]
 
     def __str__(self) -> str:
@@ -101,6 +117,9 @@ class StockLevel(models.Model):
     )
     seq = models.BigIntegerField("latest ledger sequence", default=0, db_default=0)
     counted_at = models.DateTimeField("as of its newest count", null=True, blank=True, editable=False)
+    #: Of the available units, those that holds through the API may still take where the stores divide the stock among
+    #: themselves; None: all of them. Set by the publisher; lowered by a hold, raised by its release.
+    quota = models.IntegerField("may be held through the API", null=True, blank=True)
     updated_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -112,6 +131,7 @@ class StockLevel(models.Model):
             models.CheckConstraint(condition=Q(committed__gte=0), name="stock_level_committed_not_negative"),
             models.CheckConstraint(condition=Q(held__gte=0), name="stock_level_held_not_negative"),
             models.CheckConstraint(condition=Q(seq__gte=0), name="stock_level_seq_not_negative"),
+            models.CheckConstraint(condition=Q(quota__gte=0), name="stock_level_quota_not_negative"),
         ]
 
     def __str__(self) -> str:
@@ -271,7 +291,7 @@ class Transfer(models.Model):
     """Units on their way from one warehouse to another: gone from the one, not yet in the other."""
 
     merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+", db_index=False)
-    uid = models.UUIDField("transfer", default=uuid7, unique=True, editable=False)
+    uid = models.UUIDField("transfer", default=uuid7, editable=False)
     origin = models.ForeignKey(
         Warehouse, on_delete=models.PROTECT, related_name="+", db_constraint=False, verbose_name="from"
     )
@@ -294,6 +314,7 @@ class Transfer(models.Model):
     class Meta:
         constraints = [
             tenant_identity("transfer"),
+            models.UniqueConstraint(fields=["merchant", "uid"], name="transfer_sent_once"),
             SameMerchant(field="origin", name="transfer_origin_of_merchant"),
             SameMerchant(field="destination", name="transfer_destination_of_merchant"),
             models.CheckConstraint(condition=~Q(origin=F("destination")), name="transfer_goes_elsewhere"),
@@ -458,36 +479,97 @@ class HoldState(models.TextChoices):
 
 
 class Hold(models.Model):
-    """Units reserved through the API for an order that does not exist yet. Expiry is a predicate, not a timer."""
+    """Units reserved through the API for an order that does not exist yet. Expiry is a predicate, not a timer.
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
-    stock_level = models.ForeignKey(
-        StockLevel, on_delete=models.PROTECT, related_name="holds", db_constraint=False, db_index=False
-    )
+    Its units stay on the account `held` until `ended_at`: a hold committed to an order that no channel has told us of
+    yet is committed and not ended.
+    """
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    sku = models.ForeignKey(Sku, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False)
     quantity = models.PositiveIntegerField()
     state = models.CharField(
         max_length=10, choices=HoldState.choices, default=HoldState.ACTIVE, db_default=HoldState.ACTIVE
     )
-    idempotency_key = models.CharField(max_length=120)
+    idempotency_key = models.CharField(max_length=255)
+    #: What the key was first used for, so that it is not used for anything else.
+    asked_sha256 = models.BinaryField(max_length=32, editable=False)
     reference = models.CharField(max_length=200, blank=True)
+    #: The order it was committed to, as its channel names it. A number: this app does not know channels.
+    order_channel_id = models.BigIntegerField("channel of the order", null=True, blank=True)
+    order_id = models.CharField("order", max_length=64, blank=True, db_default="")
     correlation_id = models.UUIDField()
     expires_at = models.DateTimeField()
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    ended_at = models.DateTimeField("its units were no longer held", null=True, blank=True)
 
     class Meta:
         constraints = [
-            SameMerchant(field="stock_level", name="hold_stock_level_of_merchant"),
+            # Also serves a merchant's holds, newest first.
+            tenant_identity("hold"),
+            SameMerchant(field="sku", name="hold_sku_of_merchant"),
             models.UniqueConstraint(fields=["merchant", "idempotency_key"], name="hold_made_once"),
             models.CheckConstraint(condition=Q(quantity__gt=0), name="hold_quantity_positive"),
             in_choices("hold_state_known", "state", HoldState),
+            models.CheckConstraint(
+                condition=Q(state="active", ended_at=None)
+                | Q(state="released", ended_at__isnull=False)
+                | Q(state="committed") & (Q(ended_at__isnull=False) | Q(order_channel_id__isnull=False)),
+                name="hold_ends_with_its_state",
+            ),
+            models.CheckConstraint(
+                condition=Q(order_channel_id=None, order_id="")
+                | Q(order_channel_id__isnull=False) & ~Q(order_id="") & ~Q(state="active"),
+                name="hold_order_named_when_committed",
+            ),
         ]
         indexes = [
-            # Active holds of a stock level (rebuilding the counters), and the expired among them.
-            models.Index(fields=["stock_level", "expires_at"], condition=Q(state="active"), name="hold_active"),
+            # The holds on one SKU, newest first (API, admin).
+            models.Index(fields=["sku", "-id"], name="hold_by_sku"),
+            # Which have expired, for the sweep.
+            models.Index(fields=["expires_at"], condition=Q(state="active"), name="hold_expiring"),
+            # Which wait for an order to be booked.
+            models.Index(
+                fields=["order_channel_id", "order_id"],
+                condition=Q(state="committed", ended_at=None),
+                name="hold_waiting_for_order",
+            ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.quantity} x {self.stock_level} ({self.state})"
+        return f"{self.quantity} x {self.sku} ({self.state})"
+
+
+class HoldPart(models.Model):
+    """What a hold holds of one stock level: one part for a plain SKU in one warehouse, more for bundles and splits."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    hold = models.ForeignKey(Hold, on_delete=models.CASCADE, related_name="parts", db_constraint=False, db_index=False)
+    stock_level = models.ForeignKey(
+        StockLevel, on_delete=models.PROTECT, related_name="hold_parts", db_constraint=False, db_index=False
+    )
+    quantity = models.PositiveIntegerField()
+    #: The hold's, while it is active: so that one index answers which holds on a stock level have expired.
+    expires_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        constraints = [
+            SameMerchant(field="hold", name="hold_part_hold_of_merchant"),
+            SameMerchant(field="stock_level", name="hold_part_stock_level_of_merchant"),
+            models.UniqueConstraint(fields=["hold", "stock_level"], name="hold_part_once"),
+            models.CheckConstraint(condition=Q(quantity__gt=0), name="hold_part_quantity_positive"),
+        ]
+        indexes = [
+            # The next to expire on a stock level: freed by the next decision about it.
+            models.Index(
+                fields=["stock_level", "expires_at"],
+                condition=Q(expires_at__isnull=False),
+                name="hold_part_expiring",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.quantity} x {self.stock_level}"
 
 
 class Shortage(models.Model):

@@ -9,12 +9,13 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import psycopg
 from django.db import transaction
 
-from inventory import ledger
+from inventory import availability, ledger
 from inventory.models import Cause, StockLevel
 from merchants import trail
 from merchants.models import User
@@ -26,6 +27,13 @@ Cursor = psycopg.Cursor[tuple[Any, ...]]
 #: Told of every committed change made here by hand: `(merchant_id, sku_ids, correlation_id, now)`. The engine, which
 #: this app must not import, hangs its publishing mark on it (see `sync.hooks`). Called inside the transaction.
 on_change: list[Callable[[int, Sequence[int], uuid.UUID, datetime], None]] = []
+
+#: As `on_change`, told of many changes at once: `(merchant_id, [(sku_id, correlation_id)], now)`.
+on_changes: list[Callable[[int, Sequence[tuple[int, uuid.UUID]], datetime], None]] = []
+
+
+class Moved(Exception):
+    """Somebody moved a stock level after it was read: read it again and decide again."""
 
 
 class InsufficientReason(ValueError):
@@ -61,15 +69,32 @@ def ensure_levels(*, merchant_id: int, pairs: Iterable[tuple[int, int]]) -> dict
 
 def lock_balances(stock_level_ids: Iterable[int]) -> dict[int, ledger.Balance]:
     """Lock these stock levels in ascending id and read their balances. Call once per transaction, late."""
-    with sql.cursor() as cursor:
-        cursor.execute(
+    return _balances(
+        sql.rows(
             """
-            SELECT id, on_hand, committed, held, seq, counted_at FROM inventory_stocklevel
+            SELECT id, on_hand, committed, held, seq, counted_at, quota, sku_id, warehouse_id FROM inventory_stocklevel
             WHERE id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE
             """,
             [sorted(set(stock_level_ids))],
         )
-        return {row[0]: ledger.Balance(*row) for row in cursor.fetchall()}
+    )
+
+
+def read_balances(stock_level_ids: Iterable[int]) -> dict[int, ledger.Balance]:
+    """Read the balances of these stock levels without locking them: `claim` them before posting."""
+    return _balances(
+        sql.rows(
+            """
+            SELECT id, on_hand, committed, held, seq, counted_at, quota, sku_id, warehouse_id FROM inventory_stocklevel
+            WHERE id = ANY(%s::bigint[])
+            """,
+            [sorted(set(stock_level_ids))],
+        )
+    )
+
+
+def _balances(rows: Iterable[tuple[Any, ...]]) -> dict[int, ledger.Balance]:
+    return {row[0]: ledger.Balance(*row) for row in rows}
 
 
 def lock_levels_of(sku_ids: Iterable[int]) -> None:
@@ -80,10 +105,42 @@ def lock_levels_of(sku_ids: Iterable[int]) -> None:
     )
 
 
+def claim(balances: Iterable[ledger.Balance]) -> None:
+    """Lock stock levels that were read without a lock, provided that they still are what was read.
+
+    Raises:
+        Moved: one of them is not.
+    """
+    read = sorted(balances, key=lambda balance: balance.stock_level_id)
+    unmoved = sql.rows(
+        """
+        SELECT level.id FROM inventory_stocklevel level
+        JOIN unnest(%s::bigint[], %s::bigint[], %s::int[]) AS read (id, seq, quota) ON read.id = level.id
+        WHERE level.seq = read.seq AND level.quota IS NOT DISTINCT FROM read.quota
+        ORDER BY level.id FOR NO KEY UPDATE OF level
+        """,
+        [
+            [balance.stock_level_id for balance in read],
+            [balance.seq for balance in read],
+            [balance.quota for balance in read],
+        ],
+    )
+    if len(unmoved) < len(read):
+        raise Moved
+
+
 def post(
-    *, merchant_id: int, balances: Mapping[int, ledger.Balance], entries: Sequence[ledger.Entry], now: datetime
+    *,
+    merchant_id: int,
+    balances: Mapping[int, ledger.Balance],
+    entries: Sequence[ledger.Entry],
+    now: datetime,
+    held_until: Mapping[int, datetime] | None = None,
 ) -> None:
-    """Write the entries to the ledger of stock levels that `lock_balances` has locked.
+    """Write the entries to the ledger of stock levels that `lock_balances` (or `claim`) has locked.
+
+    After the commit the new availability is written through to Redis; `held_until` adds when the first of the holds made
+    here on a level expires.
 
     Raises:
         IntegrityError: an entry with the same idempotency key has been posted before.
@@ -92,10 +149,12 @@ def post(
         return
     short = [level for level, balance in balances.items() if balance.available < 0]
     posting = ledger.post(balances, entries, _open_shortages(short))
-    with sql.cursor() as cursor:
+    with sql.pipeline(), sql.cursor() as cursor:
         _write_movements(cursor, merchant_id, posting.lines)
         _write_balances(cursor, posting.balances.values(), now)
         _write_shortages(cursor, merchant_id, posting, now)
+    shelves = [availability.Shelf.of(balance, held_until) for balance in posting.balances.values()]
+    transaction.on_commit(partial(availability.write_through, merchant_id, shelves), robust=True)
 
 
 def _open_shortages(stock_level_ids: Sequence[int]) -> list[ledger.OpenShortage]:
@@ -144,9 +203,10 @@ def _write_balances(cursor: Cursor, balances: Iterable[ledger.Balance], now: dat
     cursor.execute(
         """
         UPDATE inventory_stocklevel level
-        SET on_hand = new.on_hand, committed = new.committed, held = new.held, seq = new.seq, updated_at = %s
-        FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::bigint[])
-            AS new (id, on_hand, committed, held, seq)
+        SET on_hand = new.on_hand, committed = new.committed, held = new.held, seq = new.seq, quota = new.quota,
+            updated_at = %s
+        FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::bigint[], %s::int[])
+            AS new (id, on_hand, committed, held, seq, quota)
         WHERE level.id = new.id
         """,
         [
@@ -156,6 +216,7 @@ def _write_balances(cursor: Cursor, balances: Iterable[ledger.Balance], now: dat
             [balance.committed for balance in rows],
             [balance.held for balance in rows],
             [balance.seq for balance in rows],
+            [balance.quota for balance in rows],
         ],
     )
 

@@ -16,6 +16,7 @@ from rest_framework.response import Response
 
 from inventory import counts, feed, movements, transfers
 from inventory.models import Transfer, TransferState
+from inventory.movements import Status
 from merchants.api import (
     PAGE_MAX,
     ApiView,
@@ -80,13 +81,13 @@ class _AnyLines(_Batch):
 class MovementBatch(_Batch):
     """Movements, in the order in which they are to be booked."""
 
-    lines = MovementLine(many=True, max_length=movements.LINES_MAX)
+    lines = serializers.ListField(child=MovementLine(), max_length=movements.LINES_MAX)
 
 
 class CountBatch(_Batch):
     """Counts, in any order."""
 
-    lines = CountLine(many=True, max_length=movements.LINES_MAX)
+    lines = serializers.ListField(child=CountLine(), max_length=movements.LINES_MAX)
 
 
 class FieldError(serializers.Serializer[Any]):
@@ -100,8 +101,8 @@ class MovementResult(serializers.Serializer[Any]):
     """What became of a line."""
 
     key = serializers.CharField()
-    status = serializers.ChoiceField(choices=movements.Status.choices)
-    errors = FieldError(many=True)
+    status = serializers.ChoiceField(choices=Status.choices)
+    errors = FieldError(many=True)  # type: ignore[assignment]  # a field, not what a check found
     on_hand = serializers.IntegerField(allow_null=True, help_text="After the batch.")
 
 
@@ -124,21 +125,22 @@ class CountResults(serializers.Serializer[Any]):
     results = CountResult(many=True)
 
 
-def _read_lines(asked: dict[str, Any], line: StrictSerializer) -> tuple[dict[int, Any], dict[int, dict[str, Any]]]:
-    """The lines that can be read, by place; and for the others a result that says what is wrong."""
+def _read_lines(lines: Sequence[Any], line: StrictSerializer) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The lines that can be read, and what is wrong with the others, each by its place."""
     good: dict[int, Any] = {}
-    bad: dict[int, dict[str, Any]] = {}
-    for place, data in enumerate(asked["lines"]):
+    bad: dict[int, Any] = {}
+    for place, data in enumerate(lines):
         try:
             good[place] = line.run_validation(data)
         except exceptions.ValidationError as error:
-            key = data.get("key") if isinstance(data, dict) else None
-            bad[place] = {
-                "key": key[:200] if isinstance(key, str) else "",
-                "status": movements.Status.REFUSED.value,
-                "errors": [{"field": field, "detail": detail} for field, detail in flattened(error.detail)],
-            }
+            bad[place] = [{"field": field, "detail": detail} for field, detail in flattened(error.detail)]
     return good, bad
+
+
+def _key_of(data: Any) -> str:
+    """The key of a line, as far as it has one, so that its sender recognises it."""
+    key = data.get("key") if isinstance(data, dict) else None
+    return key[: 2 * movements.KEY_LENGTH_MAX] if isinstance(key, str) else ""
 
 
 class _BatchView(ApiView):
@@ -146,6 +148,7 @@ class _BatchView(ApiView):
 
     needs_idempotency_key = False
     line: ClassVar[type[StrictSerializer]]
+    outcome: ClassVar[Callable[..., Any]]
 
     def book(self, said: Sequence[dict[str, Any]], *, all_or_nothing: bool) -> Sequence[Any]:
         """Book lines that can be read; an outcome each, in order."""
@@ -156,17 +159,17 @@ class _BatchView(ApiView):
         return self.once(request, lambda: self._book_batch(asked))
 
     def _book_batch(self, asked: dict[str, Any]) -> tuple[int, Any]:
-        good, bad = _read_lines(asked, self.line())
+        make, lines = type(self).outcome, asked["lines"]
+        good, bad = _read_lines(lines, self.line())
         all_or_nothing = asked["mode"] == ALL_OR_NOTHING
-        results: dict[int, dict[str, Any]] = dict(bad)
+        outcomes = {place: make(_key_of(lines[place]), Status.REFUSED.value, errors) for place, errors in bad.items()}
         if bad and all_or_nothing:
-            for place, said in good.items():
-                results[place] = {"key": said["key"], "status": movements.Status.NOT_APPLIED.value, "errors": []}
+            outcomes |= {place: make(said["key"], Status.NOT_APPLIED.value) for place, said in good.items()}
         else:
-            outcomes = self.book(list(good.values()), all_or_nothing=all_or_nothing)
-            results |= {place: asdict(outcome) for place, outcome in zip(good, outcomes, strict=True)}
-        in_order = [results[place] for place in sorted(results)]
-        if all_or_nothing and any(result["status"] == movements.Status.REFUSED for result in in_order):
+            booked = self.book(list(good.values()), all_or_nothing=all_or_nothing)
+            outcomes |= dict(zip(good, booked, strict=True))
+        in_order = [asdict(outcomes[place]) for place in sorted(outcomes)]
+        if all_or_nothing and any(result["status"] == Status.REFUSED for result in in_order):
             raise Problem(
                 422,
                 "batch-refused",
@@ -185,6 +188,7 @@ class MovementsView(_BatchView):
 
     scopes = {"POST": Scope.STOCK_WRITE}
     line = MovementLine
+    outcome = movements.Outcome
 
     @extend_schema(request=MovementBatch, responses=MovementResults)
     def post(self, request: Request) -> HttpResponse:
@@ -216,6 +220,7 @@ class CountsView(_BatchView):
 
     scopes = {"POST": Scope.STOCK_WRITE}
     line = CountLine
+    outcome = counts.Outcome
 
     @extend_schema(request=CountBatch, responses=CountResults)
     def post(self, request: Request) -> HttpResponse:
@@ -251,7 +256,7 @@ class NewTransfer(StrictSerializer):
 
     origin = StrictText(max_length=40, help_text="The code of the warehouse they leave.")
     destination = StrictText(max_length=40, help_text="The code of the warehouse they go to.")
-    lines = UnitsLine(many=True, min_length=1, max_length=movements.LINES_MAX)
+    lines = serializers.ListField(child=UnitsLine(), min_length=1, max_length=movements.LINES_MAX)
     reference = StrictText(max_length=200, required=False, allow_blank=True, default="")
     allow_shortage = StrictBoolean(
         required=False,
@@ -263,7 +268,9 @@ class NewTransfer(StrictSerializer):
 class Receipt(StrictSerializer):
     """What arrived."""
 
-    lines = UnitsLine(many=True, required=False, max_length=movements.LINES_MAX, help_text="Left out: all in transit.")
+    lines = serializers.ListField(
+        child=UnitsLine(), required=False, max_length=movements.LINES_MAX, help_text="Left out: all in transit."
+    )
 
 
 class Cancellation(StrictSerializer):
@@ -447,7 +454,9 @@ class MovementShown(serializers.Serializer[Any]):
     cause = serializers.CharField()
     reference = serializers.CharField()
     reason = serializers.CharField()
-    source = serializers.CharField(help_text="How the API key begins that told of it, or empty.")
+    source = serializers.CharField(  # type: ignore[assignment]  # a field, not where one reads from
+        help_text="How the API key begins that told of it, or empty."
+    )
     correlation_id = serializers.UUIDField()
     effective_at = serializers.DateTimeField()
     recorded_at = serializers.DateTimeField()

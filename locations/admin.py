@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from django.contrib import admin, messages
@@ -19,8 +18,9 @@ from django.utils.html import format_html, format_html_join
 from channels.admin import channel_filter
 from channels.models import Channel
 from locations import matrix
-from locations.models import GroupLocation, GroupWarehouse, LocationGroup, Policy, PublishingRule, Weighting
+from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule, Weighting
 from locations.pace import UNKNOWN_PROPAGATION_SECONDS, threshold
+from locations.publishing import Policy
 from merchants.admin_base import TenantAdmin, TenantForm, TenantInline, acting_user, column, merchant_filter
 
 
@@ -79,6 +79,7 @@ class GroupForm(TenantForm):
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
         self.cells = read_cells(self.data)
+        refuse_bad_weight(self, "holds_weight")
         if cleaned.get("policy") == Policy.GUARD and cleaned.get("guard_units") == 0:
             self.add_error(
                 "guard_units", "At 0 nothing is ever divided. Leave it empty, give at least 1, or choose shared."
@@ -112,6 +113,20 @@ def read_cells(data: Mapping[str, Any]) -> dict[tuple[int, int], int]:
     return cells
 
 
+def refuse_bad_weight(form: Any, name: str) -> None:
+    """Weights are 0 or comparable: one that is a millionth of another was a slip of the hand."""
+    weight = form.cleaned_data.get(name)
+    if weight is not None and not (weight == 0 or 0.01 <= weight <= 10_000):
+        form.add_error(name, "Give a weight from 0.01 to 10,000, or 0 for no share at all.")
+
+
+class GroupLocationForm(TenantForm):
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        refuse_bad_weight(self, "weight")
+        return cleaned
+
+
 class GroupLocationFormSet(BaseInlineFormSet[Any, Any, Any]):
     """The store locations of a group: somebody has to get the units that are divided."""
 
@@ -130,6 +145,7 @@ class GroupLocationFormSet(BaseInlineFormSet[Any, Any, Any]):
 
 class GroupLocationInline(TenantInline):
     model = GroupLocation
+    form = GroupLocationForm
     formset = GroupLocationFormSet
     autocomplete_fields = ("store_location",)
     fields = ("store_location", "weight")
@@ -251,7 +267,7 @@ def _members(formset: Any) -> list[int]:
     return [row.pk for row in rows if row is not None]
 
 
-def _weights(formsets: Any) -> dict[int, Decimal]:
+def _weights(formsets: Any) -> dict[int, float]:
     return {
         form.cleaned_data["store_location"].pk: form.cleaned_data["weight"]
         for formset in formsets

@@ -23,6 +23,8 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Movements", "swap_vert", "inventory.movement"),
             ("Shortages", "production_quantity_limits", "inventory.shortage"),
             ("Holds", "back_hand", "inventory.hold"),
+            ("Transfers", "local_shipping", "inventory.transfer"),
+            ("Counts", "checklist", "inventory.stockcount"),
             ("Warehouses", "warehouse", "inventory.warehouse"),
         ),
     ),
@@ -49,8 +51,16 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Order lines", "receipt_long", "sync.orderline"),
             ("Pushes", "publish", "channels.push"),
             ("Drifts", "difference", "sync.drift"),
+            ("Webhook messages", "outgoing_mail", "inventory.webhookdelivery"),
             ("Reconciliations", "fact_check", "sync.reconcilerun"),
             ("Audit trail", "history", "merchants.auditevent"),
+        ),
+    ),
+    (
+        "Programs",
+        (
+            ("API keys", "key", "merchants.apikey"),
+            ("Webhook endpoints", "webhook", "inventory.webhookendpoint"),
         ),
     ),
     (
@@ -59,7 +69,6 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Merchants", "business", "merchants.merchant"),
             ("Members", "groups", "merchants.member"),
             ("Users", "person", "merchants.user"),
-            ("API keys", "key", "merchants.apikey"),
         ),
     ),
     (
@@ -162,6 +171,14 @@ _COUNTS = (
         "sync=behind",
         "channels_listinglevel",
         "desired IS NOT NULL AND NOT (desired = shown AND desired IS NOT NULL)",
+    ),
+    (
+        "Silent endpoints",
+        "Switched off after days without an answer",
+        "inventory.webhookendpoint",
+        "state__exact=failed",
+        "inventory_webhookendpoint",
+        "state = 'failed'",
     ),
 )
 _COUNTED_AT_MOST = 1000

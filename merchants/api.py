@@ -31,10 +31,12 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.urls import URLPattern, URLResolver
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
@@ -51,7 +53,8 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from merchants import idempotency, keys
-from merchants.models import ApiKey, Merchant
+from merchants.models import ApiKey, Merchant, Scope
+from merchants.pages import own_page
 
 log = structlog.get_logger(__name__)
 
@@ -598,6 +601,45 @@ class OwnKeyView(ApiView):
     def get(self, request: Request) -> Response:
         """The key this request was made with: a first call to try it."""
         return Response(KeySerializer(self.key).data)
+
+
+@own_page
+def docs_page(request: HttpRequest) -> HttpResponse:
+    """What the API offers, for people: drawn from the schema, with nothing from elsewhere."""
+    schema = SchemaGenerator().get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
+    routes_shown = [
+        {
+            "method": method.upper(),
+            "path": path,
+            "about": operation.get("description", ""),
+            "parameters": operation.get("parameters", []),
+            "body": _fields_of(schema, operation.get("requestBody", {})),
+        }
+        for path, operations in schema["paths"].items()
+        for method, operation in operations.items()
+    ]
+    return render(request, "merchants/api_docs.html", {"routes": routes_shown, "scopes": Scope.choices})
+
+
+def _fields_of(schema: Mapping[str, Any], body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The fields of a request's body, those of its lines under their list's name."""
+    found = body.get("content", {}).get("application/json", {}).get("schema", {})
+    return list(_described(schema, found, ""))
+
+
+def _described(schema: Mapping[str, Any], described: Mapping[str, Any], prefix: str) -> Iterator[dict[str, Any]]:
+    name = described.get("$ref", "").rpartition("/")[2]
+    model = schema["components"]["schemas"][name] if name else described
+    for field, details in model.get("properties", {}).items():
+        inner = next(iter(details.get("allOf", [])), details)
+        yield {
+            "name": f"{prefix}{field}",
+            "type": inner.get("format") or inner.get("type", "choice"),
+            "is_required": field in model.get("required", []),
+            "about": details.get("description", ""),
+        }
+        if inner.get("type") == "array":
+            yield from _described(schema, inner["items"], f"{prefix}{field}[].")
 
 
 def no_such_route(request: HttpRequest, path: str = "") -> HttpResponse:

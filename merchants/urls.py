@@ -13,5 +13,6 @@ urlpatterns = [
     path(
         "schema/", SpectacularJSONAPIView.as_view(authentication_classes=[], permission_classes=[]), name="api_schema"
     ),
+    path("docs/", api.docs_page, name="api_docs"),
     re_path(r"^(?P<path>.*)$", api.no_such_route),
 ]

@@ -99,7 +99,7 @@ def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[in
             if place is None:
                 # Not mapped to any stock: nothing of ours is missing.
                 judgement = replace(judgement, hold=0, asked=0)
-            if judgement.push_applied is not None and judgement.ruling not in UNSETTLED:
+            if judgement.push_applied is not None:
                 _settle_push(engine, locked, judgement.push_applied)
             entries += _entries(locked, judgement, place, correlation_id, now)
             findings.append(_finding(locked, judgement, place, read, now))
@@ -141,6 +141,7 @@ def _judge(
         sample=sample,
         open_delta=locked.open_push_delta,
         held=locked.held,
+        is_in_doubt=locked.is_in_doubt,
     )
     reading = Reading(
         read.state.available, read.state.is_stocked, read.asked_at, read.answered_at, read.due.version, read.due.pushed

@@ -78,6 +78,35 @@ ALWAYS = (
         """,
     ),
     Check(
+        "transfers_add_up",
+        "the units in transit of a SKU are those that left a warehouse on a transfer and neither arrived nor came back",
+        """
+        SELECT sku_id AS sku, sum(moved) AS moved, sum(in_transit) AS in_transit FROM (
+            SELECT level.sku_id, movement.delta AS moved, 0 AS in_transit FROM inventory_movement movement
+            JOIN inventory_stocklevel level ON level.id = movement.stock_level_id
+            WHERE movement.cause IN ('transfer_out', 'transfer_in', 'transfer_back')
+            UNION ALL
+            SELECT sku_id, 0, quantity - received - returned FROM inventory_transferline) AS units
+        GROUP BY sku_id HAVING sum(moved) + sum(in_transit) <> 0
+        """,
+    ),
+    Check(
+        "counts_are_the_base",
+        "a stock level knows the moment of its newest count, and on_hand is that count and what moved after it",
+        """
+        SELECT level.id AS stock_level, level.counted_at, level.on_hand, base.quantity + moved.since AS counted
+        FROM inventory_stocklevel level
+        JOIN LATERAL (
+            SELECT counted_at, quantity FROM inventory_stockcount WHERE stock_level_id = level.id
+            ORDER BY counted_at DESC, idempotency_key COLLATE "C" DESC LIMIT 1) AS base ON true
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(delta), 0) AS since FROM inventory_movement movement
+            WHERE movement.stock_level_id = level.id AND movement.account = 'on_hand' AND movement.cause <> 'count'
+                AND movement.effective_at > base.counted_at) AS moved
+        WHERE level.counted_at IS DISTINCT FROM base.counted_at OR level.on_hand <> base.quantity + moved.since
+        """,
+    ),
+    Check(
         "registers_are_applied",
         "what an order line has done to stock is what its register says, and its allocations add up to it",
         """
@@ -96,11 +125,18 @@ ALWAYS = (
     ),
     Check(
         "committed_units_have_orders",
-        "the committed units of a stock level are those its order lines have taken",
+        "the committed units of a stock level are those its order lines and holds sold without an order have taken",
         """
-        SELECT level.id AS stock_level, level.committed, coalesce(sum(allocation.committed), 0) AS allocated
-        FROM inventory_stocklevel level LEFT JOIN sync_allocation allocation ON allocation.stock_level_id = level.id
-        GROUP BY level.id HAVING level.committed <> coalesce(sum(allocation.committed), 0)
+        SELECT level.id AS stock_level, level.committed, coalesce(allocated.units, 0) + coalesce(sold.units, 0) AS accounted
+        FROM inventory_stocklevel level
+        LEFT JOIN (SELECT stock_level_id AS id, sum(committed) AS units FROM sync_allocation GROUP BY 1)
+            AS allocated USING (id)
+        LEFT JOIN (
+            SELECT part.stock_level_id AS id, sum(part.quantity) AS units FROM inventory_hold hold
+            JOIN inventory_holdpart part ON part.hold_id = hold.id
+            WHERE hold.state = 'committed' AND hold.order_channel_id IS NULL GROUP BY 1)
+            AS sold USING (id)
+        WHERE level.committed <> coalesce(allocated.units, 0) + coalesce(sold.units, 0)
         """,
     ),
     Check(
@@ -126,15 +162,20 @@ ALWAYS = (
     ),
     Check(
         "holds_are_accounted_for",
-        "the held units of a stock level are those of its active holds and of levels being checked",
+        "the held units of a stock level are those of holds, of levels being checked and of questions not answered yet",
         """
-        SELECT level.id AS stock_level, level.held, coalesce(checked.units, 0) + coalesce(reserved.units, 0) AS accounted
+        SELECT level.id AS stock_level, level.held,
+            coalesce(checked.units, 0) + coalesce(asked.units, 0) + coalesce(reserved.units, 0) AS accounted
         FROM inventory_stocklevel level
         LEFT JOIN (SELECT held_at_id AS id, sum(held) AS units FROM channels_listinglevel WHERE held > 0 GROUP BY 1)
             AS checked USING (id)
-        LEFT JOIN (SELECT stock_level_id AS id, sum(quantity) AS units FROM inventory_hold WHERE state = 'active' GROUP BY 1)
+        LEFT JOIN (SELECT held_at_id AS id, sum(held) AS units FROM sync_drift WHERE action = 'asked' GROUP BY 1)
+            AS asked USING (id)
+        LEFT JOIN (
+            SELECT part.stock_level_id AS id, sum(part.quantity) AS units FROM inventory_hold hold
+            JOIN inventory_holdpart part ON part.hold_id = hold.id WHERE hold.ended_at IS NULL GROUP BY 1)
             AS reserved USING (id)
-        WHERE level.held <> coalesce(checked.units, 0) + coalesce(reserved.units, 0)
+        WHERE level.held <> coalesce(checked.units, 0) + coalesce(asked.units, 0) + coalesce(reserved.units, 0)
         """,
     ),
     Check(

@@ -148,6 +148,16 @@ class StockBooks(Protocol):
         """Write entries to the ledger of locked stock levels, with their shortages."""
         ...
 
+    def held_for_orders(self, merchant_id: int, orders: Collection[OrderKey]) -> set[int]:
+        """The stock levels of holds that wait for one of these orders."""
+        ...
+
+    def end_holds(
+        self, merchant_id: int, orders: Collection[OrderKey], balances: Mapping[int, Balance], now: datetime
+    ) -> list[Entry]:
+        """End the holds that wait for these orders, which are about to be booked; returns what that gives back."""
+        ...
+
     def write_lines(self, merchant_id: int, lines: Collection[Line], now: datetime) -> None:
         """Write registers and what each has taken from where."""
         ...
@@ -194,6 +204,7 @@ class Target:
     desired: int | None
     is_publishable: bool
     is_suspect: bool
+    shown: int  # as far as we know (units)
     ceiling: int  # what the store may still sell without our knowing (units, never negative)
     velocity: Velocity
     failing_since: datetime | None  # of its channel: since when nobody answers, or since nothing is written there
@@ -333,7 +344,7 @@ class GivenBack:
     message: str
     pause: timedelta
     failures: int
-    #: Set when only a reading says that it was not applied: a raise may still be executed until then.
+    #: Set when nothing proves that it never will be: until then it may still be executed.
     is_doubtful_until: datetime | None = None
 
 
@@ -379,6 +390,10 @@ class PushBooks(Protocol):
 
     def give_back(self, rows: Sequence[GivenBack]) -> None:
         """Mark pushes as not applied; what they stood for waits at their levels again."""
+        ...
+
+    def end_doubts(self) -> None:
+        """Levels whose doubt is over show what they show: mark their SKUs for publishing, once. A commit of its own."""
         ...
 
     def suspect(self, level_ids: Collection[int], reason: str, check_after: timedelta) -> None:
@@ -438,6 +453,7 @@ class LockedSuspect:
     open_push_id: int | None
     open_push_delta: int | None  # of a push whose outcome only the store can tell
     open_push_sent_at: datetime | None
+    is_in_doubt: bool  # a write that was given up may have been executed since
 
     @property
     def reported(self) -> int:

@@ -115,6 +115,7 @@ def _shelf(
         key=target.level_id,
         parts=parts[target.sku_id],
         warehouses=drawn_on[target.store_location_id],
+        shown=target.shown,
         ceiling=target.ceiling,
         rule=most_specific(
             (

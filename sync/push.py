@@ -121,7 +121,7 @@ def _send(engine: Engine, channel: ChannelRef, connector: Connector, batch: Batc
         done.wait_seconds = _commit_not_sent(engine, channel, batch, error)
         return False
     failpoint("push.after_send")
-    _commit_answer(engine, channel, batch, result, done)
+    _commit_answer(engine, channel, batch, result, done, has_keys=connector.capabilities.idempotency_keys)
     failpoint("push.after_commit")
     return True
 
@@ -130,12 +130,19 @@ def _send(engine: Engine, channel: ChannelRef, connector: Connector, batch: Batc
 
 
 def _commit_answer(
-    engine: Engine, channel: ChannelRef, batch: Batch, result: protocol.WriteResult, done: Pushed
+    engine: Engine,
+    channel: ChannelRef,
+    batch: Batch,
+    result: protocol.WriteResult,
+    done: Pushed,
+    *,
+    has_keys: bool,
 ) -> None:
     books = engine.books
     outcomes = [row.outcome for row in result.rows]
     with books.transaction():
-        if batch.is_repeat and any(outcome is not RowOutcome.CONFIRMED for outcome in outcomes):
+        is_refused = any(outcome is not RowOutcome.CONFIRMED for outcome in outcomes)
+        if batch.is_repeat and is_refused and not has_keys:
             # Refused the second time: the first may have been applied all the same. Only the store can tell.
             done.has_suspects = _leave_to_reading(engine, batch, _first_message(result.rows))
             return
@@ -150,7 +157,7 @@ def _commit_answer(
         books.lock_level_rows(row.level_id for row in batch.rows)
         if confirmed:
             books.confirm([row.push_id for row in confirmed], result.source_at)
-        _reject(engine, [(row, told) for row, told in pairs if told.outcome is not RowOutcome.CONFIRMED])
+        _reject(engine, batch, [(row, told) for row, told in pairs if told.outcome is not RowOutcome.CONFIRMED])
         if stale:
             books.suspect([row.level_id for row in stale], "changed before our write", timedelta(milliseconds=200))
             failpoint("push.stale_before_commit")
@@ -165,8 +172,10 @@ def _first_message(rows: Sequence[RowResult]) -> str:
     return next((f"{row.code}: {row.message}" for row in rows if row.outcome is not RowOutcome.CONFIRMED), "")
 
 
-def _reject(engine: Engine, pairs: Sequence[tuple[Row, RowResult]]) -> None:
+def _reject(engine: Engine, batch: Batch, pairs: Sequence[tuple[Row, RowResult]]) -> None:
     """These rows were not applied. Their levels stay out of sync; the next batch computes their value anew."""
+    # A key that had succeeded would have answered so again; but the first sending may still be on its way.
+    doubtful_until = engine.now() + DOUBTFUL if batch.is_repeat else None
     # Not applied although no row was to blame: the batch shrinks until the culprit stands alone.
     nobody_blamed = all(told.outcome is RowOutcome.NOT_APPLIED for _, told in pairs)
     engine.books.give_back(
@@ -179,6 +188,7 @@ def _reject(engine: Engine, pairs: Sequence[tuple[Row, RowResult]]) -> None:
                 failures=int(
                     told.outcome is RowOutcome.REFUSED or (nobody_blamed and told.outcome is RowOutcome.NOT_APPLIED)
                 ),
+                is_doubtful_until=doubtful_until,
             )
             for row, told in pairs
         ]
@@ -186,7 +196,7 @@ def _reject(engine: Engine, pairs: Sequence[tuple[Row, RowResult]]) -> None:
 
 
 def give_up(engine: Engine, push_id: int, *, sent_at: datetime) -> None:
-    """No answer came, and the store shows that it was not applied; a raise may still come true until `DOUBTFUL` is over."""
+    """No answer came, and the store shows that it was not applied; it may still come true until `DOUBTFUL` is over."""
     engine.books.give_back(
         [
             GivenBack(

@@ -4,7 +4,9 @@ A level must show what is `reported` of it: base + effects of its own orders + c
 that, and during which nothing of it was booked, is explained at once. Any other becomes the *sample*: a number and the
 interval in which it was read. It is audited as of that interval, once the store's order list has been read for long enough
 after it: effects of orders that the store dates later are taken out again. So a level whose orders never rest can be
-audited all the same. What then remains is the *residue*: units that somebody took or added in the store by hand.
+audited all the same. A write of unknown outcome is settled by that audit too, and never by a plain reading: a unit sold
+that nobody has told of yet looks just like a lower that was applied. What then remains is the *residue*: units that
+somebody took or added in the store by hand.
 
 - What is missing leaves the pool at once (held), and for good once the residue is certain.
 - A gain is overwritten. The pool is raised only where the merchant has said that gains are to be taken over, and never by
@@ -70,6 +72,7 @@ class Suspect:
     sample: Sample | None = None
     open_delta: int | None = None  # of a push whose outcome only the store can tell
     held: int = 0  # units kept out of the pool because of it
+    is_in_doubt: bool = False  # a write that was given up may still have been executed
 
     @property
     def reported(self) -> int:
@@ -111,12 +114,12 @@ def judge(level: Suspect, reading: Reading, audit: Audit | None, *, on_loss: str
         # A write of unknown outcome has nothing left to be seen in; should the item come back, it is read anew.
         return Judgement(Ruling.UNSTOCKED, push_applied=None if level.open_delta is None else False)
     has_moved = level.version != reading.version_before
-    if not has_moved:
-        residue, push_applied = _attribute(reading.available - level.reported, level.open_delta)
+    if not has_moved and level.open_delta is None:
+        residue = reading.available - level.reported
         if residue == 0:
-            return Judgement(Ruling.EXPLAINED, push_applied=push_applied)
+            return Judgement(Ruling.EXPLAINED)
         if level.is_first_reading:
-            return Judgement(Ruling.FIRST, residue=residue, push_applied=push_applied)
+            return Judgement(Ruling.FIRST, residue=residue)
     if level.pushed != reading.pushed_before or (has_moved and level.is_first_reading):
         return Judgement(Ruling.MOVED, hold=level.held, sample=level.sample)
     if level.sample is not None and audit is not None and not audit.is_ambiguous:
@@ -140,9 +143,8 @@ def _settle(level: Suspect, sample: Sample, audit: Audit, reading: Reading, *, o
         newest = Sample(reading.available, reading.asked_at, reading.answered_at, level.pushed)
     hold = 0 if newest is None or level.is_bundle else max(0, shown_then - reading.available)
     if residue == 0:
-        ruling = Ruling.EXPLAINED if newest is None else Ruling.SAMPLED
-        return Judgement(ruling, hold=hold, sample=newest, push_applied=push_applied)
-    is_ambiguous = level.open_delta is not None
+        return Judgement(Ruling.EXPLAINED, hold=hold, sample=newest, push_applied=push_applied)
+    is_ambiguous = level.open_delta is not None or level.is_in_doubt
     wish = on_loss if residue < 0 else on_gain
     if level.is_bundle or (residue > 0 and is_ambiguous):
         wish = "override"  # a bundle has no stock of its own; what may be our own write is no gain
@@ -158,13 +160,15 @@ def _settle(level: Suspect, sample: Sample, audit: Audit, reading: Reading, *, o
 
 
 def _attribute(difference: int, open_delta: int | None) -> tuple[int, bool | None]:
-    """The residue, and whether the push of unknown outcome was applied: whichever leaves less unexplained."""
+    """The residue, and whether the push of unknown outcome was applied.
+
+    If one of the two explains everything, it is that. Else somebody has edited besides: what leaves less in the pool.
+    """
     if open_delta is None:
         return difference, None
-    with_push = difference - open_delta
-    if abs(with_push) < abs(difference):
-        return with_push, True
-    return difference, False
+    if difference in (0, open_delta):
+        return 0, difference == open_delta
+    return min((difference, False), (difference - open_delta, True))
 
 
 def _missing(level: Suspect, available: int) -> int:

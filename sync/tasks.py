@@ -266,6 +266,7 @@ def _check_webhooks(channel: Channel) -> None:
 def sweep(**_: Any) -> None:
     """Find what no doorbell announced, and ring for it (celery-beat, every few seconds)."""
     try:
+        live.engine().books.end_doubts()
         found = sweeping.sweep(now=timezone.now())
     except (OperationalError, InterfaceError) as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])

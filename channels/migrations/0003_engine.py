@@ -119,6 +119,14 @@ class Migration(migrations.Migration):
                 name='listing_level_out_of_sync',
             ),
         ),
+        migrations.AddIndex(
+            model_name='listinglevel',
+            index=models.Index(
+                fields=['doubtful_until'],
+                condition=models.Q(doubtful_until__isnull=False),
+                name='listing_level_in_doubt',
+            ),
+        ),
         migrations.AddConstraint(
             model_name='channel',
             constraint=models.CheckConstraint(condition=models.Q(('on_loss__in', ['adopt', 'override', 'ask'])), name='channel_on_loss_known'),

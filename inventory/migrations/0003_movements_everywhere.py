@@ -40,7 +40,7 @@ class Migration(migrations.Migration):
             name='Transfer',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('uid', models.UUIDField(default=synctec.lib.ids.uuid7, editable=False, unique=True, verbose_name='transfer')),
+                ('uid', models.UUIDField(default=synctec.lib.ids.uuid7, editable=False, verbose_name='transfer')),
                 ('state', models.CharField(choices=[('in_transit', 'In Transit'), ('received', 'Received'), ('cancelled', 'Cancelled')], db_default='in_transit', default='in_transit', max_length=10)),
                 ('reference', models.CharField(blank=True, max_length=200)),
                 ('source', models.CharField(blank=True, help_text='How the API key begins that made it.', max_length=20)),
@@ -254,6 +254,10 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='transfer',
             constraint=models.UniqueConstraint(fields=('merchant', 'id'), name='transfer_tenant_identity'),
+        ),
+        migrations.AddConstraint(
+            model_name='transfer',
+            constraint=models.UniqueConstraint(fields=('merchant', 'uid'), name='transfer_sent_once'),
         ),
         migrations.AddConstraint(
             model_name='transfer',

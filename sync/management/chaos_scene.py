@@ -64,7 +64,7 @@ class Scene:
         self.failpoints.mkdir()
         self._for_sale = [*self.plain, *in_bundles, *(bundle.code for bundle in bundles(BUNDLES, carried))]
         self._seed = seed
-        self._probes_bought: Counter[str] = Counter()
+        self._probes_made = 0
         self._probes_shown: dict[tuple[str, str], int] = {}
         self._stopping = threading.Event()
         self.changes: Counter[str] = Counter()
@@ -160,24 +160,24 @@ class Scene:
         From the moment of the call, so that a kill just before it is part of the time.
         """
         began = time.monotonic()
-        sku = min(self.probes, key=lambda sku: self._probes_bought[sku])
-        store = self.handles[sum(self._probes_bought.values()) % len(self.handles)]
+        self._probes_made += 1
+        sku = self.probes[self._probes_made % len(self.probes)]
+        store = self.handles[self._probes_made % len(self.handles)]
         while not succeeds(lambda: self.stores.buy(store, sku)):
             if time.monotonic() - began > patience_seconds:
                 return None
             time.sleep(0.1)
-        self._probes_bought[sku] += 1
-        waiting = list(self.handles)
         while time.monotonic() - began < patience_seconds:
-            waiting = [handle for handle in waiting if not self._shows_probe(handle, sku)]
-            if not waiting:
+            if calmly(lambda: self._is_in_step(sku)):
                 return time.monotonic() - began
             time.sleep(0.2)
         return None
 
-    def _shows_probe(self, handle: str, sku: str) -> bool:
-        shelf = calmly(lambda: self.stores.goods(handle))
-        return shelf is not None and shelf[sku].available == self._probes_shown[handle, sku] - self._probes_bought[sku]
+    def _is_in_step(self, sku: str) -> bool:
+        """Whether every store has taken off its shelf what all stores together have sold."""
+        probes = {handle: self.stores.goods(handle)[sku] for handle in self.handles}
+        sold = sum(probe.net_units_sold for probe in probes.values())
+        return all(probe.available == self._probes_shown[handle, sku] - sold for handle, probe in probes.items())
 
     def await_children(self, *, timeout_seconds: float) -> bool:
         """Wait until every process of the stack runs."""

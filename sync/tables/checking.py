@@ -75,7 +75,8 @@ class CheckTables:
                 SELECT level.id, listing.sku_id, coalesce(sku.kind = 'bundle', false), level.base, level.order_effects,
                     level.pushed, level.version, level.confirmed_at IS NULL OR NOT level.is_stocked, level.sample,
                     level.sampled_from, level.sampled_until, level.sample_pushed, level.held, level.held_at_id,
-                    level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at
+                    level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at,
+                    coalesce(level.doubtful_until >= coalesce(level.sampled_until, now()), false)
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id
                 LEFT JOIN inventory_sku sku ON sku.id = listing.sku_id

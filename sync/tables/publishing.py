@@ -83,7 +83,7 @@ class PublishTables:
                 SELECT level.id, level.channel_id, level.listing_id, level.store_location_id, listing.sku_id,
                     member.group_id, coalesce(member.weight, 1)::float8, level.desired,
                     listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked,
-                    level.suspect_since IS NOT NULL,
+                    level.suspect_since IS NOT NULL, level.shown,
                     CASE WHEN level.is_stocked AND listing.deleted_at IS NULL THEN greatest(0, level.shown, level.reported,
                         level.suspect_available, level.sample, push.to_quantity,
                         CASE WHEN level.doubtful_until > %s THEN level.doubtful_to END) ELSE 0 END,
@@ -143,7 +143,7 @@ class PublishTables:
             (sku, warehouse): ShelfStock(available, quota)
             for sku, warehouse, available, quota in sql.rows(
                 """
-                SELECT sku_id, warehouse_id, available, NULL::int FROM inventory_stocklevel
+                SELECT sku_id, warehouse_id, available, quota FROM inventory_stocklevel
                 WHERE sku_id = ANY(%s::bigint[])
                 """,
                 [sorted(sku_ids)],
@@ -200,7 +200,16 @@ class PublishTables:
             )
 
     def write_quotas(self, quotas: Mapping[tuple[int, int], int | None]) -> None:
-        """Comes with the holds."""
+        if quotas:
+            sql.execute(
+                """
+                UPDATE inventory_stocklevel level SET quota = told.quota
+                FROM unnest(%s::bigint[], %s::bigint[], %s::int[]) AS told (sku_id, warehouse_id, quota)
+                WHERE level.sku_id = told.sku_id AND level.warehouse_id = told.warehouse_id
+                    AND level.quota IS DISTINCT FROM told.quota
+                """,
+                [[sku for sku, _ in quotas], [warehouse for _, warehouse in quotas], list(quotas.values())],
+            )
 
 
 def _target(*row: Any) -> Target:

@@ -181,8 +181,7 @@ class PushTables:
                         AS told (id, code, message, pause, failures, doubtful_until)
                     WHERE push.id = told.id AND push.state = 'open'
                     RETURNING push.listing_level_id, push.correlation_ids, push.caused_at, told.pause, told.failures,
-                        told.code, told.message, push.to_quantity,
-                        CASE WHEN push.to_quantity > push.from_quantity THEN told.doubtful_until END AS doubtful_until
+                        told.code, told.message, push.to_quantity, told.doubtful_until
                 )
                 UPDATE channels_listinglevel level
                 SET waiting_correlation_ids = (level.waiting_correlation_ids || rejected.correlation_ids)[1:%s],
@@ -205,6 +204,21 @@ class PushTables:
                     STORY_EVENTS,
                 ],
             )
+
+    def end_doubts(self) -> None:
+        sql.execute(
+            """
+            WITH ended AS (
+                UPDATE channels_listinglevel level SET doubtful_to = NULL, doubtful_until = NULL
+                FROM channels_listing listing
+                WHERE level.doubtful_until <= now() AND listing.id = level.listing_id
+                RETURNING level.merchant_id, listing.sku_id
+            )
+            INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)
+            SELECT merchant_id, sku_id, %s, now() FROM ended WHERE sku_id IS NOT NULL
+            """,
+            [uuid7()],
+        )
 
     def suspect(self, level_ids: Collection[int], reason: str, check_after: timedelta) -> None:
         sql.execute(

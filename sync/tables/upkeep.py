@@ -37,6 +37,23 @@ def mark_dirty(*, merchant_id: int, sku_ids: Collection[int] | None, correlation
     )
 
 
+def mark_each_dirty(*, merchant_id: int, changes: Collection[tuple[int, uuid.UUID]], now: datetime) -> None:
+    """As `mark_dirty`, for many changes at once: each SKU with the correlation id of what changed it."""
+    sql.execute(
+        """
+        WITH RECURSIVE told (sku, correlation_id) AS (
+            SELECT * FROM unnest(%s::bigint[], %s::uuid[])
+        ), above (origin, sku) AS (
+            SELECT DISTINCT sku, sku FROM told UNION
+            SELECT above.origin, line.bundle_id FROM above JOIN inventory_bomline line ON line.component_id = above.sku)
+        INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)
+        SELECT DISTINCT %s::bigint, above.sku, told.correlation_id, %s::timestamptz
+        FROM told JOIN above ON above.origin = told.sku
+        """,
+        [[sku for sku, _ in changes], [correlation for _, correlation in changes], merchant_id, now],
+    )
+
+
 def add_missing_levels(*, merchant_id: int) -> int:
     """Give every mapped listing a level at each mapped location of its channel; new ones are read before all else."""
     return sql.execute(

@@ -51,6 +51,17 @@ def give_back() -> None:
         connection.close_if_unusable_or_obsolete()
 
 
+@contextmanager
+def pipeline() -> Iterator[None]:
+    """Send the statements within without waiting for each one's answer: what they cost is one way to the server and back.
+
+    Errors come at the end, or with the first rows that are fetched.
+    """
+    connection.ensure_connection()
+    with connection.wrap_database_errors, connection.connection.pipeline():
+        yield
+
+
 def forgo_flush() -> None:
     """Let the transaction under way commit without waiting for the disk.
 

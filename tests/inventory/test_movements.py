@@ -209,7 +209,8 @@ def test_two_merchants_may_use_the_same_line_keys(wms: Program, birch: Trade) ->
 
 @pytest.mark.django_db(transaction=True)
 def test_of_many_identical_batches_at_the_same_moment_one_is_booked(wms: Program, alder: Trade) -> None:
-    start, results = threading.Barrier(10), []
+    start = threading.Barrier(10)
+    results: list[tuple[str, ...]] = []
 
     def send() -> None:
         start.wait()

@@ -52,7 +52,7 @@ def _post(balance: ledger.Balance, cause: str, number: int, at: datetime, units:
 def test_any_order_of_arrival_ends_in_the_same_number(
     taken: list[Count], changes: list[Change], rng: random.Random
 ) -> None:
-    history = [*taken, *changes]
+    history: list[Count | Change] = [*taken, *changes]
     rng.shuffle(history)
 
     assert arrive(history).on_hand == stocktake.on_hand(taken, changes)

@@ -223,6 +223,18 @@ def test_the_schema_lists_every_route_and_its_scope(client: Client) -> None:
             assert not scope or scope in described["description"]
 
 
+def test_people_read_of_every_route_without_anything_from_elsewhere(client: Client, db: None) -> None:
+    page = client.get("/api/v1/docs/")
+
+    shown = page.content.decode()
+    assert page.status_code == 200
+    for place in ROUTES:
+        assert "/" + place.replace("<uuid:reference>", "{reference}") in shown
+    assert "lines[].quantity" in shown
+    assert "default-src 'none'" in page["Content-Security-Policy"]
+    assert "//" not in "".join(part.split('"')[0] for part in shown.split('src="')[1:])
+
+
 # --- throttle -----------------------------------------------------------------------------------------------
 
 

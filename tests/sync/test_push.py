@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from sync import push
 from sync.check import Checked, check_channel
 from sync.publish import publish_batch
 from sync.push import Pushed, claim_batch, push_channel
+from sync.reconcile import poll_orders
 from sync.tables import Tables
 from tests.engine import engine, ref
 from tests.factories import NOON, Shop, Trade, deliver, later, make_trade, order_body
@@ -61,6 +63,13 @@ def let_leases_run_out() -> None:
 def check(shop: Shop, store: FakeChannel) -> Checked:
     ListingLevel.objects.filter(suspect_since__isnull=False).update(next_check_at=Now())
     return check_channel(engine(NOON, {shop.channel: store}), channel=ref(shop.channel))
+
+
+def audit(shop: Shop, store: FakeChannel) -> None:
+    """Read the level, then the orders up to well after that, then settle."""
+    check(shop, store)
+    poll_orders(engine(later(200), {shop.channel: store}), channel=ref(shop.channel))
+    check(shop, store)
 
 
 def test_a_sale_lowers_every_other_store_and_not_its_own(alder: Trade, south: Shop, store: FakeChannel) -> None:
@@ -141,6 +150,7 @@ def test_a_store_that_forgot_the_key_is_read_and_the_write_found_applied(
     alder: Trade, south: Shop, store: FakeChannel
 ) -> None:
     store.forgets_keys = True
+    store.capabilities = replace(store.capabilities, idempotency_keys=False)
     store.faults = ["lost after"]
     sell_in_north(alder, 3)
     run(south, store)
@@ -149,11 +159,28 @@ def test_a_store_that_forgot_the_key_is_read_and_the_write_found_applied(
     assert PushBatch.objects.get().state == BatchState.UNRESOLVED
     assert Push.objects.get().state == PushState.OPEN
 
-    check(south, store)
+    audit(south, store)
 
     assert Push.objects.get().state == PushState.CONFIRMED
     level = south.level("MUG")
     assert (level.reported, level.desired, level.suspect_since, alder.stock("MUG").held) == (7, 7, None, 0)
+
+
+def test_a_store_that_keeps_its_keys_and_refuses_a_repeat_has_not_applied_it(
+    alder: Trade, south: Shop, store: FakeChannel
+) -> None:
+    """The first sending may still be on its way: until nobody can send it any more, the level is in doubt."""
+    store.faults = ["lost before"]
+    sell_in_north(alder, 3)
+    run(south, store)
+    let_leases_run_out()
+    store.sell(south, "MUG", 1)
+
+    run(south, store)
+
+    assert (PushBatch.objects.get().state, Push.objects.get().state) == (BatchState.DONE, PushState.REJECTED)
+    level = south.level("MUG")
+    assert (level.doubtful_to, level.doubtful_until, level.suspect_since is None) == (7, later(200), False)
 
 
 def test_a_sale_under_way_is_never_overwritten(alder: Trade, south: Shop, store: FakeChannel) -> None:
@@ -277,7 +304,7 @@ def test_six_times_no_answer_leaves_it_to_a_reading(alder: Trade, south: Shop, s
         let_leases_run_out()
 
     assert PushBatch.objects.get().state == BatchState.UNRESOLVED
-    check(south, store)
+    audit(south, store)
     assert Push.objects.get().state == PushState.REJECTED
     run(south, store)
     assert store.levels[store.where(south, "MUG")] == 7
@@ -338,7 +365,7 @@ def test_a_repeat_that_is_refused_as_a_whole_is_left_to_a_reading_and_holds_up_n
 
     assert len(store.writes) == 2
     assert (PushBatch.objects.get().state, done.has_suspects) == (BatchState.UNRESOLVED, True)
-    check(south, store)
+    audit(south, store)
     assert Push.objects.get().state == PushState.CONFIRMED
     assert (south.level("MUG").reported, south.level("MUG").suspect_since) == (7, None)
 

@@ -144,22 +144,36 @@ def test_the_first_reading_becomes_the_base() -> None:
     assert (judgement.ruling, judgement.residue, judgement.hold) == (Ruling.FIRST, 25, 0)
 
 
-def test_a_reading_tells_that_a_write_was_applied() -> None:
+def test_no_plain_reading_tells_what_became_of_a_write() -> None:
+    """Six may be ten less a lower by four, or ten less four sold that nobody has told of."""
     judgement = rule(replace(LEVEL, open_delta=-4), read(6))
+
+    assert (judgement.ruling, judgement.push_applied, judgement.hold) == (Ruling.SAMPLED, None, 0)
+
+
+def test_an_audit_tells_that_a_write_was_applied() -> None:
+    judgement = rule(sampled(6, replace(LEVEL, open_delta=-4)), read(6), NOTHING_SINCE)
 
     assert (judgement.ruling, judgement.push_applied) == (Ruling.EXPLAINED, True)
 
 
-def test_a_reading_tells_that_a_write_was_not_applied() -> None:
-    judgement = rule(replace(LEVEL, open_delta=-4), read(10))
+def test_an_audit_tells_that_a_write_was_not_applied() -> None:
+    judgement = rule(sampled(10, replace(LEVEL, open_delta=-4)), read(10), NOTHING_SINCE)
 
     assert (judgement.ruling, judgement.push_applied) == (Ruling.EXPLAINED, False)
 
 
-def test_a_gain_that_a_write_of_ours_could_be_is_not_adopted() -> None:
-    level = sampled(12, replace(LEVEL, open_delta=5))
+@pytest.mark.parametrize(("open_delta", "residue"), [(-1, -2), (1, -3)])
+def test_what_an_edit_beside_a_write_may_be_is_taken_for_what_leaves_less(open_delta: int, residue: int) -> None:
+    judgement = rule(sampled(8, replace(LEVEL, open_delta=open_delta)), read(8), NOTHING_SINCE)
 
-    assert rule(level, read(12), NOTHING_SINCE, on_gain="adopt").ruling is Ruling.OVERRIDE
+    assert (judgement.residue, judgement.is_ambiguous) == (residue, True)
+
+
+def test_a_gain_that_a_write_of_ours_could_be_is_not_adopted() -> None:
+    level = sampled(17, replace(LEVEL, open_delta=5))
+
+    assert rule(level, read(17), NOTHING_SINCE, on_gain="adopt").ruling is Ruling.OVERRIDE
 
 
 def test_only_what_a_write_cannot_explain_is_held() -> None:

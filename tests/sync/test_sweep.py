@@ -95,12 +95,19 @@ def test_a_channel_that_refuses_our_credentials_waits_for_a_person(alder: Trade)
 
 def test_every_scheduled_task_exists() -> None:
     # Tests with transactions of their own empty the table that the migration filled.
-    import_module("sync.migrations.0002_schedule").create_schedule(apps, None)
+    for migration in ("sync.migrations.0002_schedule", "inventory.migrations.0004_schedule"):
+        import_module(migration).create_schedule(apps, None)
     app.loader.import_default_modules()
 
     scheduled = set(PeriodicTask.objects.exclude(name="celery.backend_cleanup").values_list("task", flat=True))
 
-    assert scheduled == {"sync.tasks.sweep", "sync.tasks.reconcile_all", "sync.tasks.check_webhooks"}
+    assert scheduled == {
+        "sync.tasks.sweep",
+        "sync.tasks.reconcile_all",
+        "sync.tasks.check_webhooks",
+        "inventory.tasks.sweep_endpoints",
+        "inventory.tasks.forget_old",
+    }
     assert scheduled <= set(app.tasks)
 
 

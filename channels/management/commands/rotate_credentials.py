@@ -1,4 +1,4 @@
-"""Seal every channel's secrets with the newest key."""
+"""Seal the secrets of channels and webhook endpoints with the newest key."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from channels import credentials
+from inventory import delivery
 
 
 class Command(BaseCommand):
     help = (
-        "Seal all channel secrets with the first key of CREDENTIAL_KEYS. Put a new key first, restart, run "
-        "this, then take the old key away and restart. May be interrupted and run again."
+        "Seal all secrets of channels and webhook endpoints with the first key of CREDENTIAL_KEYS. Put a new key "
+        "first, restart, run this, then take the old key away and restart. May be interrupted and run again."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -20,6 +21,12 @@ class Command(BaseCommand):
         self.stdout.write(f"{report.resealed} rows sealed anew, {report.current} were current.")
         for pk, why in report.unreadable:
             self.stderr.write(f"credential {pk}: {why}")
+        endpoints_resealed, endpoints_unreadable = delivery.reseal_all()
+        self.stdout.write(f"{endpoints_resealed} webhook endpoints sealed anew.")
+        for pk, why in endpoints_unreadable:
+            self.stderr.write(f"webhook endpoint {pk}: {why}")
+        if endpoints_unreadable:
+            raise CommandError("Secrets of webhook endpoints do not open: bring their key back, or make new ones.")
         if report.unreadable:
             raise CommandError(
                 f"{len(report.unreadable)} rows do not open: bring their key back, or connect these channels again."

@@ -1,0 +1,407 @@
+"""What is available, in Redis: written through by version after every commit that moves stock, never the truth.
+
+One hash per SKU, a field per warehouse, and the moment `at` (by the clock of Redis) when all of it was last read from
+PostgreSQL. While `at` is young the hash is trusted: an older version (`seq`) never overwrites a newer one, and what a
+write-through failed to bring is at most TRUSTED_SECONDS late. A hash that is missing or old, after a FLUSHALL, a restart
+with old data or an outage, is read anew from PostgreSQL; nothing else needs to notice that Redis was lost.
+
+The same hashes are the gate before holds: it refuses what cannot be had at memory speed, and counts what it let through
+since the latest version. What it lets through is decided by PostgreSQL, so a gate that knows too little costs time, and
+never a unit.
+
+Invariant: no reading is older than TRUSTED_SECONDS; a Redis that is away costs one call in REST_SECONDS its
+TIMEOUT_SECONDS and changes no answer.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Final, TypeVar
+
+import redis
+import structlog
+from django.conf import settings
+from django.db import connection
+from redis.backoff import NoBackoff
+from redis.commands.core import Script
+from redis.retry import Retry
+
+from inventory.ledger import Balance
+from synctec.lib import sql
+
+log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
+
+#: How old a hash may be, counted from when PostgreSQL was asked; then it is read anew.
+TRUSTED_SECONDS: Final = 10.0
+#: What the gate let through counts so long against a version that should have been followed by a newer one.
+TAKEN_SECONDS: Final = 1.0
+#: A hash nobody reads or writes is dropped.
+KEPT_SECONDS: Final = 3600
+TIMEOUT_SECONDS: Final = 0.1
+REST_SECONDS: Final = 1.0
+
+#: Fields of a packed shelf, in Lua's counting: 1 seq, 2 available, 3 quota (-1: none), 4 when the first hold expires
+#: (ms, 0: none known), 5 when this was written (ms), 6 units let through since, 7 when the last of them was (ms).
+_NOW: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+_WRITE: Final = (
+    _NOW
+    + """
+-- KEYS: a hash each. ARGV: how long to keep it (ms); then per key warehouse, seq, available, quota, first expiry.
+for i, key in ipairs(KEYS) do
+  local first = (i - 1) * 5 + 2
+  local warehouse, seq, expiry = ARGV[first], tonumber(ARGV[first + 1]), tonumber(ARGV[first + 4])
+  local packed = redis.call('HGET', key, warehouse)
+  local shelf = packed and cmsgpack.unpack(packed)
+  if not shelf or seq > shelf[1] then
+    local known = shelf and shelf[4] or 0
+    shelf = {seq, tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3]), known, now, 0, 0}
+  end
+  if expiry > 0 and (shelf[4] == 0 or expiry < shelf[4]) then shelf[4] = expiry end
+  redis.call('HSET', key, warehouse, cmsgpack.pack(shelf))
+  redis.call('PEXPIRE', key, ARGV[1])
+end
+"""
+)
+
+_READ: Final = (
+    _NOW
+    + """
+local answer = {now}
+for i, key in ipairs(KEYS) do
+  local stored, flat = redis.call('HGETALL', key), {0}
+  for j = 1, #stored, 2 do
+    if stored[j] == 'at' then
+      flat[1] = tonumber(stored[j + 1])
+    else
+      local shelf = cmsgpack.unpack(stored[j + 1])
+      for _, value in ipairs({tonumber(stored[j]), shelf[1], shelf[2], shelf[3]}) do flat[#flat + 1] = value end
+    end
+  end
+  answer[#answer + 1] = flat
+end
+return answer
+"""
+)
+
+_FILL: Final = (
+    _NOW
+    + """
+-- ARGV: how long to keep (ms), when PostgreSQL was about to be asked (ms); then per key the number of its shelves and
+-- per shelf warehouse, seq, available, quota, first expiry.
+local asked_at, place = tonumber(ARGV[2]), 3
+for _, key in ipairs(KEYS) do
+  local at = tonumber(redis.call('HGET', key, 'at') or 0)
+  local count = tonumber(ARGV[place])
+  place = place + 1
+  if at <= asked_at or at > now then
+    local stored, fresh = redis.call('HGETALL', key), {}
+    for i = 1, #stored, 2 do
+      if stored[i] ~= 'at' then
+        local shelf = cmsgpack.unpack(stored[i + 1])
+        if shelf[5] > asked_at then fresh[stored[i]] = shelf else redis.call('HDEL', key, stored[i]) end
+      end
+    end
+    for i = 0, count - 1 do
+      local first = place + i * 5
+      local newer = fresh[ARGV[first]]
+      if not newer or newer[1] <= tonumber(ARGV[first + 1]) then
+        local shelf = {tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3]),
+                       tonumber(ARGV[first + 4]), now, 0, 0}
+        redis.call('HSET', key, ARGV[first], cmsgpack.pack(shelf))
+      end
+    end
+    redis.call('HSET', key, 'at', ARGV[2])
+    redis.call('PEXPIRE', key, ARGV[1])
+  end
+  place = place + count * 5
+end
+"""
+)
+
+_GATE: Final = (
+    _NOW
+    + """
+-- KEYS: the hash of each component. ARGV: the caller's now, how long a hash and what was let through count (ms), 1 if the
+-- hold may be spread, how many are wanted; per key the units in one; then the warehouses allowed (none given: all).
+-- Answers 1 (go on), 0 (refused, with how many there are) or -1 (cannot tell).
+local asked_at, trusted, lasts = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local spread, wanted = ARGV[4] == '1', tonumber(ARGV[5])
+local allowed
+for i = 6 + #KEYS, #ARGV do
+  allowed = allowed or {}
+  allowed[ARGV[i]] = true
+end
+local sure, hashes = true, {}
+for i, key in ipairs(KEYS) do
+  local stored, hash, at = redis.call('HGETALL', key), {}, 0
+  for j = 1, #stored, 2 do
+    if stored[j] == 'at' then
+      at = tonumber(stored[j + 1])
+    elseif not allowed or allowed[stored[j]] then
+      local shelf = cmsgpack.unpack(stored[j + 1])
+      if now - shelf[7] > lasts then shelf[6] = 0 end
+      if shelf[4] > 0 and shelf[4] <= asked_at then sure = false end
+      local free = shelf[2]
+      if shelf[3] >= 0 and shelf[3] < free then free = shelf[3] end
+      shelf.free = math.max(0, free - shelf[6])
+      hash[stored[j]] = shelf
+    end
+  end
+  if at > now or now - at > trusted then sure = false end
+  hashes[i] = hash
+end
+local function let_through(i, warehouse, units)
+  local shelf = hashes[i][warehouse]
+  shelf[6], shelf[7] = shelf[6] + units, now
+  shelf.free = nil
+  redis.call('HSET', KEYS[i], warehouse, cmsgpack.pack(shelf))
+end
+
+local most = spread and math.huge or 0
+if spread then
+  for i = 1, #KEYS do
+    local units = 0
+    for _, shelf in pairs(hashes[i]) do units = units + shelf.free end
+    most = math.min(most, math.floor(units / tonumber(ARGV[5 + i])))
+  end
+else
+  for warehouse in pairs(hashes[1]) do
+    local here = math.huge
+    for i = 1, #KEYS do
+      local shelf = hashes[i][warehouse]
+      here = math.min(here, shelf and math.floor(shelf.free / tonumber(ARGV[5 + i])) or 0)
+    end
+    if here >= wanted then
+      for i = 1, #KEYS do let_through(i, warehouse, wanted * tonumber(ARGV[5 + i])) end
+      return {1, here}
+    end
+    most = math.max(most, here)
+  end
+end
+if spread and most >= wanted then
+  for i = 1, #KEYS do
+    local units = wanted * tonumber(ARGV[5 + i])
+    for warehouse, shelf in pairs(hashes[i]) do
+      local taken = math.min(units, shelf.free)
+      if taken > 0 then let_through(i, warehouse, taken) end
+      units = units - taken
+    end
+  end
+  return {1, most}
+end
+return {sure and 0 or -1, most}
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What there is of a SKU in a warehouse, as of ledger sequence `seq`."""
+
+    sku_id: int
+    warehouse_id: int
+    seq: int
+    available: int
+    quota: int | None
+    held_until: datetime | None = None  # when the first of the holds on it expires
+
+    @classmethod
+    def of(cls, balance: Balance, held_until: Mapping[int, datetime] | None) -> Shelf:
+        """The shelf that a balance is about."""
+        return cls(
+            balance.sku_id,
+            balance.warehouse_id,
+            balance.seq,
+            balance.available,
+            balance.quota,
+            held_until.get(balance.stock_level_id) if held_until else None,
+        )
+
+    @property
+    def holdable(self) -> int:
+        """Units that a hold can have."""
+        return max(0, self.available if self.quota is None else min(self.available, self.quota))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All shelves of a SKU and how old the reading is at most (seconds)."""
+
+    shelves: tuple[Shelf, ...]
+    age_seconds: float
+
+
+class Gate(enum.IntEnum):
+    """What the gate says of a request."""
+
+    UNSURE = -1
+    REFUSED = 0
+    OPEN = 1
+
+
+@dataclass(slots=True)
+class _Access:
+    """Whether Redis answers. One failure is enough to leave it alone for a while."""
+
+    rests_until: float = 0.0
+    is_away: bool = False
+
+
+_access = _Access()
+
+
+@cache
+def _redis() -> redis.Redis:
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+@cache
+def _script(text: str) -> Script:
+    return _redis().register_script(text)
+
+
+def _ask(call: Callable[[], Answer]) -> Answer | None:
+    """What Redis answers; None when it does not, or did not a moment ago."""
+    if time.monotonic() < _access.rests_until:
+        return None
+    try:
+        answer = call()
+    except redis.RedisError as error:
+        _access.rests_until = time.monotonic() + REST_SECONDS
+        if not _access.is_away:
+            _access.is_away = True
+            log.warning("availability.without_redis", error=type(error).__name__)
+        return None
+    if _access.is_away:
+        _access.is_away = False
+        log.info("availability.redis_is_back")
+    return answer
+
+
+def _key(merchant_id: int, sku_id: int) -> str:
+    return f"stock:{{{merchant_id}}}:{sku_id}"
+
+
+def _milliseconds(moment: datetime | None) -> int:
+    return int(moment.timestamp() * 1000) if moment else 0
+
+
+def _packed(shelf: Shelf) -> tuple[int, int, int, int, int]:
+    quota = -1 if shelf.quota is None else shelf.quota
+    return shelf.warehouse_id, shelf.seq, shelf.available, quota, _milliseconds(shelf.held_until)
+
+
+def write_through(merchant_id: int, shelves: Sequence[Shelf]) -> None:
+    """Write what a commit left on these shelves, unless a later one did so already. Never raises for Redis."""
+    if shelves:
+        keys = [_key(merchant_id, shelf.sku_id) for shelf in shelves]
+        values = [value for shelf in shelves for value in _packed(shelf)]
+        _ask(lambda: _script(_WRITE)(keys=keys, args=[KEPT_SECONDS * 1000, *values]))
+
+
+def read(merchant_id: int, sku_ids: Collection[int]) -> dict[int, Reading]:
+    """What there is of these SKUs, at most TRUSTED_SECONDS old; from PostgreSQL what Redis does not know as well."""
+    wanted = sorted(set(sku_ids))
+    if not wanted:
+        return {}
+    answer = _ask(lambda: _script(_READ)(keys=[_key(merchant_id, sku) for sku in wanted]))
+    if answer is None:
+        return _readings(_from_ledger(merchant_id, wanted), wanted)
+    now, hashes = answer[0], answer[1:]
+    known = {
+        sku: Reading(tuple(_unpacked(sku, flat)), (now - flat[0]) / 1000)
+        for sku, flat in zip(wanted, hashes, strict=True)
+        if 0 <= now - flat[0] <= TRUSTED_SECONDS * 1000
+    }
+    missing = [sku for sku in wanted if sku not in known]
+    return known | _fill(merchant_id, missing, asked_at=now)
+
+
+def refresh(merchant_id: int, sku_ids: Collection[int]) -> None:
+    """Read these SKUs from PostgreSQL again, because the gate did not know enough. Never raises for Redis."""
+    time_now = _ask(lambda: _redis().time()) if sku_ids else None
+    if time_now is not None:
+        seconds, microseconds = time_now
+        _fill(merchant_id, sorted(set(sku_ids)), asked_at=seconds * 1000 + microseconds // 1000)
+
+
+def forget(merchant_id: int, sku_ids: Collection[int]) -> None:
+    """Trust nothing that is written of these SKUs: for changes that no movement tells of, such as quotas."""
+    if sku_ids:
+        _ask(lambda: _redis().delete(*(_key(merchant_id, sku) for sku in sku_ids)))
+
+
+def _fill(merchant_id: int, sku_ids: Sequence[int], *, asked_at: int) -> dict[int, Reading]:
+    if not sku_ids:
+        return {}
+    shelves = _from_ledger(merchant_id, sku_ids)
+    # What a transaction has not committed yet is nobody else's business.
+    if not connection.in_atomic_block:
+        values: list[int] = []
+        for sku in sku_ids:
+            values += [len(shelves[sku]), *(value for shelf in shelves[sku] for value in _packed(shelf))]
+        keys = [_key(merchant_id, sku) for sku in sku_ids]
+        _ask(lambda: _script(_FILL)(keys=keys, args=[KEPT_SECONDS * 1000, asked_at, *values]))
+    return _readings(shelves, sku_ids)
+
+
+def _readings(shelves: Mapping[int, Sequence[Shelf]], sku_ids: Sequence[int]) -> dict[int, Reading]:
+    return {sku: Reading(tuple(shelves[sku]), 0.0) for sku in sku_ids}
+
+
+def _from_ledger(merchant_id: int, sku_ids: Sequence[int]) -> dict[int, list[Shelf]]:
+    shelves: dict[int, list[Shelf]] = {sku: [] for sku in sku_ids}
+    for row in sql.rows(
+        """
+        SELECT level.sku_id, level.warehouse_id, level.seq, level.available, level.quota, (
+            SELECT min(part.expires_at) FROM inventory_holdpart part
+            WHERE part.stock_level_id = level.id AND part.expires_at IS NOT NULL)
+        FROM inventory_stocklevel level WHERE level.merchant_id = %s AND level.sku_id = ANY(%s::bigint[])
+        """,
+        [merchant_id, list(sku_ids)],
+    ):
+        shelves[row[0]].append(Shelf(*row))
+    return shelves
+
+
+def _unpacked(sku_id: int, flat: Sequence[int]) -> list[Shelf]:
+    return [
+        Shelf(sku_id, flat[i], flat[i + 1], flat[i + 2], None if flat[i + 3] < 0 else flat[i + 3])
+        for i in range(1, len(flat), 4)
+    ]
+
+
+def ask_gate(
+    merchant_id: int,
+    *,
+    parts: Mapping[int, int],
+    quantity: int,
+    warehouse_ids: Sequence[int],
+    split: bool,
+    now: datetime,
+) -> tuple[Gate, int]:
+    """Whether `quantity` of something made of `parts` (stocked SKU -> units in one) may be there, and how many there are.
+
+    OPEN counts the units until the next version is written, and promises nothing. Without Redis: UNSURE.
+    """
+    keys = [_key(merchant_id, sku) for sku in parts]
+    trusted, lasts = int(TRUSTED_SECONDS * 1000), int(TAKEN_SECONDS * 1000)
+    values: list[Any] = [_milliseconds(now.astimezone(UTC)), trusted, lasts, int(split), quantity]
+    answer = _ask(lambda: _script(_GATE)(keys=keys, args=[*values, *parts.values(), *warehouse_ids]))
+    return (Gate.UNSURE, 0) if answer is None else (Gate(answer[0]), int(answer[1]))
