@@ -9,7 +9,6 @@ from typing import Any
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.forms import BaseInlineFormSet
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
@@ -21,7 +20,15 @@ from locations import matrix
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule, Weighting
 from locations.pace import UNKNOWN_PROPAGATION_SECONDS, threshold
 from locations.publishing import Policy
-from merchants.admin_base import TenantAdmin, TenantForm, TenantInline, acting_user, column, merchant_filter
+from merchants.admin_base import (
+    TenantAdmin,
+    TenantForm,
+    TenantInline,
+    TenantInlineFormSet,
+    acting_user,
+    column,
+    merchant_filter,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,7 @@ class GroupLocationForm(TenantForm):
         return cleaned
 
 
-class GroupLocationFormSet(BaseInlineFormSet[Any, Any, Any]):
+class GroupLocationFormSet(TenantInlineFormSet):
     """The store locations of a group: somebody has to get the units that are divided."""
 
     def clean(self) -> None:
@@ -303,8 +310,8 @@ def threshold_in_words(group: LocationGroup) -> str:
         return "None: split always divides."
     if group.guard_units is not None:
         return f"{group.guard_units} units of every SKU, as set here."
-    if group.pk is None:
-        return "Computed once the group has store locations."
+    if group._state.adding:
+        return "Computed per SKU once the group has store locations."
     window, slowest = propagation_window(group)
     units = ", ".join(f"{threshold(pace, window)} for one that sells {name}" for name, pace in PACES)
     return f"Computed per SKU: {units}. So many may be sold in the {window:.1f} seconds that news takes. {slowest}"

@@ -235,7 +235,7 @@ def test_weights_are_saved_with_the_matrix(client: Client, manager: User, alder:
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(
-    fields: dict[str, str], complaint: str, client: Client, manager: User, alder: Trade
+    fields: dict[str, Any], complaint: str, client: Client, manager: User, alder: Trade
 ) -> None:
     before = LocationGroup.objects.values().get(pk=alder.group.pk)
 
@@ -276,6 +276,8 @@ def test_the_page_says_what_policies_cost_and_which_threshold_is_in_force(
     Channel.objects.update(inbound_seconds=1, inbound_observed_at=now, outbound_seconds=2, outbound_observed_at=now)
     Channel.objects.filter(name="South").update(inbound_seconds=28)
 
+    new = client.get(reverse("admin:locations_locationgroup_add")).content.decode()
+    assert "Computed per SKU once the group has store locations" in new
     assert "a store can show 0 while another still has some" in unknown
     assert "20.0 seconds that news takes. Not every store is measured yet." in unknown
     measured = page(policy="guard")

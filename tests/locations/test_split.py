@@ -50,6 +50,71 @@ def test_an_empty_store_gets_units_only_once_another_has_confirmed_that_it_gave_
     assert shown(mugs(4, 2, 0), 8) == [4, 2, 2]
 
 
+def test_a_store_that_cannot_be_reached_keeps_what_it_shows() -> None:
+    silent = mugs(5, silent_for=60.0)
+    assert shown([*silent, *mugs(0, 0, 0)[1:]], 9) == [5, 2, 2]
+
+
+def test_guard_divides_what_is_scarce_and_waits_before_it_shares_again() -> None:
+    guard = Terms(Policy.GUARD, {MUG: 6}, slack=3)
+
+    assert shown(mugs(7, 7), 7, guard) == [7, 7]
+    assert shown(mugs(6, 6), 6, guard) == [3, 3]
+    assert shown(mugs(3, 3), 9, guard) == [5, 4]
+    assert shown(mugs(5, 4), 10, guard) == [10, 10]
+
+
+def test_guard_sets_aside_what_an_unreachable_store_may_have_sold() -> None:
+    def told(available: int, silent_for: float | None) -> list[int]:
+        stores = mugs(30, 30, velocity=0.01)
+        stores[0] = replace(stores[0], silent_for=silent_for)
+        return shown(stores, available, Terms(Policy.GUARD, {MUG: 6}))
+
+    assert told(30, None) == [30, 30]
+    assert 20 <= told(30, 60.0)[1] < 30
+    assert told(30, 600.0)[1] < told(30, 60.0)[1]
+    assert told(6, 60.0)[1] == 0
+
+
+def test_guard_judges_what_each_store_can_draw_on() -> None:
+    stores = [Shelf(0, {MUG: 1}, (MAIN,), 0), Shelf(1, {MUG: 1}, (MAIN,), 0), Shelf(2, {MUG: 1}, (MAIN, BARN), 0)]
+
+    told = numbers(stores, {(MUG, MAIN): 4, (MUG, BARN): 50}, Terms(Policy.GUARD, {MUG: 6}))
+
+    assert told.shown == {0: 2, 1: 2, 2: 50}
+    assert told.quotas == {(MUG, MAIN): 0, (MUG, BARN): None}
+
+
+def test_a_bundle_claims_its_parts_and_the_parts_of_others() -> None:
+    stores = [Shelf(0, {MUG: 1}, (MAIN,), 0), Shelf(1, {MUG: 1, SAUCER: 2}, (MAIN,), 0)]
+
+    assert numbers(stores, {(MUG, MAIN): 6, (SAUCER, MAIN): 40}, SPLIT).shown == {0: 3, 1: 3}
+    assert numbers(stores, {(MUG, MAIN): 6, (SAUCER, MAIN): 3}, SPLIT).shown == {0: 5, 1: 1}
+
+
+def test_what_a_cap_or_a_floor_leaves_over_goes_to_the_others() -> None:
+    stores = mugs(0, 0, 0)
+
+    assert shown([replace(stores[0], rule=Rule(cap=1)), *stores[1:]], 9) == [1, 4, 4]
+    assert shown([replace(stores[0], rule=Rule(floor=4)), *stores[1:]], 9) == [0, 5, 4]
+
+
+def test_holds_get_their_share_or_what_no_store_shows() -> None:
+    pool = {(MUG, MAIN): 8}
+
+    weighing = replace(SPLIT, holds_weight=2.0)
+    assert numbers(mugs(0, 0), pool, weighing) == Numbers({0: 2, 1: 2}, {(MUG, MAIN): 4})
+    assert numbers(mugs(8, 0), pool, weighing) == Numbers({0: 2, 1: 0}, {(MUG, MAIN): 0})
+    assert numbers(mugs(0, 0), pool, SPLIT).quotas == {(MUG, MAIN): 0}
+    assert numbers(mugs(0, 0, rule=Rule(cap=3)), pool, SPLIT).quotas == {(MUG, MAIN): 2}
+    assert numbers(mugs(0, 0), pool, replace(weighing, policy=Policy.SHARED)).quotas == {(MUG, MAIN): None}
+
+
+def test_units_do_not_wander_for_the_sake_of_rounding() -> None:
+    assert shown(mugs(4, 2, 3), 9) == [4, 2, 3]
+    assert shown(mugs(2, 1, 1, weight=1.0), 4) == [2, 1, 1]
+
+
 RECIPES: list[Mapping[int, int]] = [{MUG: 1}, {SAUCER: 1}, {MUG: 1, SAUCER: 2}, {MUG: 2}]
 RULES = st.builds(
     Rule,
@@ -234,13 +299,14 @@ class Trade(RuleBasedStateMachine):
         quotas = {cell: quota for cell, quota in told.quotas.items() if quota is not None}
         self.terms = replace(self.terms, quotas=quotas)
 
-    @rule(store=st.integers(0, 3))
-    def sell(self, store: int) -> None:
-        if self.counters[store]:
-            self.counters[store] -= 1
+    @rule(store=st.integers(0, 3), wanted=st.integers(1, 4))
+    def sell(self, store: int, wanted: int) -> None:
+        sold = min(wanted, self.counters[store])
+        if sold > 0:
+            self.counters[store] -= sold
             for sku, units in self.shelves[store].parts.items():
-                self.stock[sku] -= units
-            self.news.append((store, 1))
+                self.stock[sku] -= units * sold
+            self.news.append((store, sold))
 
     @rule(store=st.integers(0, 3))
     def take_back(self, store: int) -> None:
@@ -258,11 +324,12 @@ class Trade(RuleBasedStateMachine):
         for sku, units in self.shelves[store].parts.items():
             self.pool[sku, warehouse] -= sold * units
 
-    @rule(store=st.integers(0, 3))
-    def send(self, store: int) -> None:
-        """Commit the intention to set the store from what it must show to what it was told."""
-        if store not in self.pushes and self.told[store] != self.models[store]:
-            self.pushes[store] = (self.models[store], self.told[store], None)
+    @rule()
+    def send(self) -> None:
+        """Commit the intentions to set stores from what they must show to what they were told."""
+        for store, number in self.told.items():
+            if store not in self.pushes and number != self.models[store]:
+                self.pushes[store] = (self.models[store], number, None)
 
     @rule(store=st.integers(0, 3))
     def arrive(self, store: int) -> None:
