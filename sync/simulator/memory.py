@@ -1161,19 +1161,20 @@ class MemoryBooks:
                     group = location.group
                     targets.append(
                         Target(
-                            level.id,
-                            level.channel_id,
-                            listing.id,
-                            location.id,
-                            sku,
-                            None if group is None else group.id,
-                            location.weight,
-                            level.desired,
-                            is_published and level.is_stocked,
-                            level.suspect_since is not None,
-                            self._ceiling(level, now),
-                            level.velocity,
-                            self._failing_since(level.channel_id),
+                            level_id=level.id,
+                            channel_id=level.channel_id,
+                            listing_id=listing.id,
+                            store_location_id=location.id,
+                            sku_id=sku,
+                            group_id=None if group is None else group.id,
+                            weight=location.weight,
+                            desired=level.desired,
+                            is_publishable=is_published and level.is_stocked,
+                            is_suspect=level.suspect_since is not None,
+                            shown=level.shown,
+                            ceiling=self._ceiling(level, now),
+                            velocity=level.velocity,
+                            failing_since=self._failing_since(level.channel_id),
                         )
                     )
         targets.sort(key=_by_level_id)
@@ -1203,14 +1204,14 @@ class MemoryBooks:
     def load_groups(self, group_ids: Collection[int]) -> dict[int, Group]:
         return {
             group_id: Group(
-                group_id,
-                group.policy,
-                group.guard_units,
-                group.is_weighted_by_velocity,
-                group.allows_split_shipment,
-                group.holds_weight,
-                _window(group.channels.values()),
-                group.warehouses,
+                group_id=group_id,
+                warehouses=group.warehouses,
+                policy=group.policy,
+                guard_units=group.guard_units,
+                is_weighted_by_velocity=group.is_weighted_by_velocity,
+                allows_split_shipment=group.allows_split_shipment,
+                holds_weight=group.holds_weight,
+                window_seconds=_window(group.channels.values()),
             )
             for group_id in sorted(group_ids)
             if (group := self.groups.get(group_id)) is not None
@@ -1469,11 +1470,20 @@ class MemoryBooks:
             level.next_push_at = now + row.pause
             level.push_failures += row.failures
             level.last_error = (f"{push.error_code}: {push.error}" if push.error_code else push.error)[:500]
-            if row.is_doubtful_until is not None and push.to_quantity > push.from_quantity:
+            if row.is_doubtful_until is not None:
                 is_in_force = level.doubtful_until is not None and level.doubtful_until > now
                 before = level.doubtful_to or 0 if is_in_force else 0
                 level.doubtful_to = max(before, push.to_quantity)
                 level.doubtful_until = _later(level.doubtful_until, row.is_doubtful_until)
+
+    def end_doubts(self) -> None:
+        now = self._now()
+        for level in self.levels.values():
+            if level.doubtful_until is not None and level.doubtful_until <= now:
+                self._touch_level(level)
+                level.doubtful_to = level.doubtful_until = None
+                if level.listing.sku_id is not None:
+                    self.mark_dirty(level.listing.merchant_id, {level.listing.sku_id: (self._uuid(), now)})
 
     def suspect(self, level_ids: Collection[int], reason: str, check_after: timedelta) -> None:
         now = self._now()
@@ -1605,6 +1615,8 @@ class MemoryBooks:
                     open_push_id=None if push is None else push.id,
                     open_push_delta=None if push is None else push.to_quantity - push.from_quantity,
                     open_push_sent_at=None if push is None else push.batch.sent_at,
+                    is_in_doubt=level.doubtful_until is not None
+                    and level.doubtful_until >= (level.sampled_until or self._now()),
                 )
             )
         return locked

@@ -4,12 +4,16 @@ import secrets
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Final
 
 _RANDOM_BITS: Final = 74
 _STEP_BYTES: Final = 4
 _lock = threading.Lock()
 _latest = 0  # 48 bits of milliseconds, then the 74 random bits
+
+#: Makes every id instead of clock and chance, where a run must come out the same again (`sync.simulator`).
+source: Callable[[], uuid.UUID] | None = None
 
 
 def uuid7() -> uuid.UUID:
@@ -23,6 +27,8 @@ def uuid7() -> uuid.UUID:
 def uuid7s(count: int) -> list[uuid.UUID]:
     """Return so many of them, ascending, at the price of one look at the clock and one call for randomness."""
     global _latest
+    if source is not None:
+        return [source() for _ in range(count)]
     noise = secrets.token_bytes(_STEP_BYTES * count)
     fresh = ((time.time_ns() // 1_000_000) << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS - 1)
     made = []

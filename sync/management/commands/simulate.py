@@ -1,0 +1,139 @@
+"""Run the engine in the deterministic simulator and say what held (see docs/simulator.md)."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+POLICIES = ("shared", "guard", "split")
+
+
+class Command(BaseCommand):
+    help = "Run the engine's own code in virtual time, with faults of every kind, from seeds."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--policy", choices=(*POLICIES, "all"), default="all")
+        parser.add_argument("--faults", choices=("none", "light", "full"), default="full", help="(default full)")
+        parser.add_argument("--runs", type=int, default=100, help="seeds per policy (default 100)")
+        parser.add_argument("--seed", type=int, default=0, help="the first seed; the next run takes the next (default 0)")
+        parser.add_argument("--fresh", action="store_true", help="start at a seed drawn at random, and say which")
+        parser.add_argument("--stores", type=int, default=10)
+        parser.add_argument("--shoppers", type=int, default=100, help="purchases attempted (default 100)")
+        parser.add_argument("--skus", type=int, default=2)
+        parser.add_argument("--bundles", type=int, default=0, help="bundles of those SKUs, sold along with them")
+        parser.add_argument("--guard-units", type=int, help="threshold of guard (default: as measured)")
+        parser.add_argument("--shopping-seconds", type=float, default=300.0, help="virtual time they come in (300)")
+        parser.add_argument("--gains-by-hand", action="store_true", help="merchants raise counters: breaks split")
+        parser.add_argument("--long-stops", action="store_true", help="processes sleep for minutes: breaks split")
+        parser.add_argument("--jobs", type=int, default=0, help="processes (default: one per core)")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        parser.add_argument("--trace", action="store_true", help="print the story of the first seed")
+        parser.add_argument("--table", action="store_true", help="measure all policies, write docs/simulator.md")
+        parser.add_argument("--mutants", action="store_true", help="plant every known bug and say what catches it")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            from sync.simulator import mutants, run, table
+            from sync.simulator.world import Setting
+        except ImportError as error:
+            raise CommandError(f"The simulator needs requirements-dev.txt installed: {error}") from None
+        if min(options["runs"], options["stores"], options["skus"]) < 1 or options["shoppers"] < 0:
+            raise CommandError("--runs, --stores and --skus need 1 at least, --shoppers 0.")
+        jobs = options["jobs"] or run.jobs_default()
+        if options["mutants"]:
+            self._mutants(mutants.hunt_all(seeds=options["runs"] if options["runs"] != 100 else 300, jobs=jobs), options)
+            return
+        if options["table"]:
+            path = Path(settings.BASE_DIR, "docs", "simulator.md")
+            table.write(path, runs=options["runs"], jobs=jobs)
+            self.stdout.write(f"Written: {path}")
+            return
+        first = random.SystemRandom().randrange(10**9) if options["fresh"] else options["seed"]
+        seeds = range(first, first + options["runs"])
+        policies = POLICIES if options["policy"] == "all" else (options["policy"],)
+        chosen = [
+            Setting(
+                policy=policy,
+                faults=options["faults"],
+                stores=options["stores"],
+                shoppers=options["shoppers"],
+                skus=options["skus"],
+                bundles=options["bundles"],
+                guard_units=options["guard_units"],
+                gains_by_hand=options["gains_by_hand"],
+                long_stops=options["long_stops"],
+                shopping_seconds=options["shopping_seconds"],
+            )
+            for policy in policies
+        ]
+        if options["trace"]:
+            for setting in chosen:
+                self._trace(run, setting, first)
+            return
+        summaries = [run.run_many(setting, seeds, jobs=jobs) for setting in chosen]
+        if options["json"]:
+            self.stdout.write(json.dumps(self._joined(summaries)))
+        else:
+            for summary in summaries:
+                self._print(run, summary)
+        if any(summary.bad for summary in summaries):
+            raise SystemExit(1)
+
+    def _print(self, run: Any, summary: Any) -> None:
+        figures = summary.as_json()
+        self.stdout.write(
+            "{policy}, faults {faults}: {runs} runs, {units_sold} units sold, {oversold_units} oversold, "
+            "{undeclared_units} undeclared, {violations} violations, {seconds_per_run} s a run".format(**figures)
+        )
+        for result in summary.bad[:10]:
+            invariant, at, says = result.violation
+            self.stdout.write(f"  seed {result.seed}, {at:.1f} s, {invariant}: {says}")
+            self.stdout.write(f"    {run.replay_command(summary.setting, result.seed)}")
+
+    def _trace(self, run: Any, setting: Any, seed: int) -> None:
+        story: list[str] = []
+        try:
+            result = run.run_one(setting, seed, story=story)
+        finally:
+            self.stdout.write("\n".join(story))
+        self.stdout.write(repr(result))
+
+    def _mutants(self, hunts: Any, options: dict[str, Any]) -> None:
+        found = []
+        for hunt in hunts:
+            found.append(hunt)
+            if not options["json"]:
+                self.stdout.write(hunt.sentence())
+        caught = sum(hunt.is_caught for hunt in found)
+        if options["json"]:
+            self.stdout.write(
+                json.dumps({"mutants": len(found), "caught": caught, "list": [hunt.as_json() for hunt in found]})
+            )
+        else:
+            self.stdout.write(f"{caught} of {len(found)} caught")
+        if caught < len(found):
+            raise SystemExit(1)
+
+    def _joined(self, summaries: list[Any]) -> dict[str, Any]:
+        """One object; with several policies their sums, and each by itself under its name."""
+        each = [summary.as_json() for summary in summaries]
+        if len(each) == 1:
+            return each[0]
+        joined: dict[str, Any] = {
+            name: sum(figures[name] for figures in each)
+            for name in ("runs", "oversold_units", "declared_units", "undeclared_units", "violations", "units_sold")
+        }
+        bad = [figures["first_bad_seed"] for figures in each if figures["first_bad_seed"] is not None]
+        seconds = sum(figures["seconds_per_run"] * figures["runs"] for figures in each) / max(1, joined["runs"])
+        return joined | {
+            "policy": "all",
+            "first_bad_seed": min(bad, default=None),
+            "seconds_per_run": round(seconds, 4),
+            "policies": {figures["policy"]: figures for figures in each},
+        }

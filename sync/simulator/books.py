@@ -1,0 +1,193 @@
+"""The engine's books in memory, over a database that may be away, and watched by the auditor at every commit.
+
+A commit is where other workers come in: the task that committed waits a moment, and may find that it is dead, that it was
+asleep, or that nobody can tell whether the commit happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db import OperationalError
+
+from channels import protocol
+from sync.decide import Verdict
+from sync.ports import Batch, ChannelRef, Claimed, Due
+from sync.simulator.scheduler import EPOCH
+from sync.simulator.memory import LevelRow, MemoryBooks
+from sync.simulator.stores import Shelf, Store, Told
+
+if TYPE_CHECKING:
+    from sync.simulator.world import Setting, World
+
+WAREHOUSE = 1
+GROUP = 1
+#: PostgreSQL writes what waits for nobody to the disk this often (wal_writer_delay, at most three of them).
+FLUSH_SECONDS = 0.6
+
+Undo = list[tuple[Any, ...]]
+
+
+class WatchedBooks(MemoryBooks):
+    """`MemoryBooks` in a simulated world."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(lambda: world.scheduler.now)
+        self._world = world
+        self._waits_for_disk = False
+        #: What a crash of the database would take back: (when it was committed, how).
+        self._unflushed: list[tuple[float, Undo]] = []
+        self.commits = 0
+
+    def open(
+        self, setting: Setting, shelves: Mapping[int, Shelf], recipes: Mapping[int, Mapping[int, int]], stores: Sequence[Store]
+    ) -> None:
+        """Fill in the merchant's configuration and the opening stock."""
+        merchant = self.add_merchant(id=1)
+        self.add_warehouse(merchant, id=WAREHOUSE)
+        self.add_group(
+            merchant, id=GROUP, policy=setting.policy, guard_units=setting.guard_units, warehouses=[WAREHOUSE]
+        )
+        for sku in recipes:
+            self.add_sku(merchant, id=sku)
+        for sku, recipe in recipes.items():
+            if sku not in shelves:
+                for component, units in recipe.items():
+                    self.add_bom_line(sku, component, units)
+        for store in stores:
+            self.add_channel(merchant, id=store.channel_id, kind="simulated", orders_counted_from=EPOCH)
+            location = self.add_location(
+                store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE]
+            )
+            for sku, article in zip(recipes, store.articles, strict=True):
+                listing = self.add_listing(store.channel_id, sku, article.variant_id, article.inventory_item_id)
+                self.add_level(listing, location, base=0, desired=0)
+        self.open_stock(merchant, {(sku, WAREHOUSE): shelf.initial for sku, shelf in shelves.items()}, self._now())
+        self.mark_all()
+
+    def mark_all(self) -> None:
+        """Have every SKU published."""
+        self.mark_dirty(1, {sku: (self._uuid(), self._now()) for sku in self.skus})
+
+    def open_work(self) -> Iterator[tuple[str, int]]:
+        """What there is to do, found without any message: (task, of whom)."""
+        yield from (("apply", merchant) for merchant in self.merchants_to_apply())
+        yield from (("publish", merchant) for merchant in self.merchants_to_publish())
+        yield from (("push", channel) for channel in self.channels_to_push())
+        yield from (("check", channel) for channel in self.channels_to_check())
+
+    def level_of(self, channel_id: int, item: str, location: str) -> LevelRow:
+        """The level of an item in a store."""
+        return next(
+            level
+            for listing in self._by_item[channel_id, item]
+            for level in listing.levels
+            if level.location.remote_id == location
+        )
+
+    def delivered(self) -> Collection[tuple[int, str, str]]:
+        """Every delivery that is stored: (channel, topic, webhook)."""
+        return self._delivered.keys()
+
+    @property
+    def is_inside(self) -> bool:
+        return self._undo is not None
+
+    # --- transactions -------------------------------------------------------------------------------------------
+
+    def transaction(self, *, waits_for_disk: bool = False) -> Any:
+        self._waits_for_disk = waits_for_disk
+        return super().transaction(waits_for_disk=waits_for_disk)
+
+    def _begin(self) -> None:
+        self._world.ask_database()
+        super()._begin()
+
+    def _end(self, *, commits: bool) -> None:
+        undo = self._undo
+        if not commits or undo is None:
+            super()._end(commits=False)
+            return
+        self._world.auditor.look(undo)
+        super()._end(commits=True)
+        self._committed(undo)
+
+    def _committed(self, undo: Undo | None) -> None:
+        """Something is committed; `undo` says how a crash would take it back, None that it is on the disk."""
+        self.commits += 1
+        if undo is None or self._waits_for_disk:
+            self._unflushed.clear()
+        elif undo:
+            self._unflushed.append((self._world.scheduler.time, undo))
+            if len(self._unflushed) > 64:
+                self._unflushed = self._recent()
+        self._waits_for_disk = False
+        self._world.has_committed()
+
+    def _recent(self) -> list[tuple[float, Undo]]:
+        latest = self._world.scheduler.time - FLUSH_SECONDS
+        return [entry for entry in self._unflushed if entry[0] > latest]
+
+    def crash(self) -> None:
+        """The database dies and comes back: the newest commits that waited for no disk are gone."""
+        for _, undo in reversed(self._recent()):
+            for take_back, *arguments in reversed(undo):
+                take_back(*arguments)
+        self._unflushed.clear()
+        self._world.auditor.look_anew()
+
+    # --- operations that commit by themselves -------------------------------------------------------------------------
+
+    @contextmanager
+    def _own_commit(self, *, is_flushed: bool = False) -> Iterator[None]:
+        if self._undo is not None:
+            yield
+            return
+        self._world.ask_database()
+        yield
+        self._committed(None if is_flushed else [])
+
+    def receive_webhook(self, channel_id: int, topic: str, webhook_id: str, told: Told) -> bool:
+        is_news = self.receive(channel_id, topic, webhook_id, told.events, body=told)
+        self._committed(None)
+        return is_news
+
+    def claim_events(self, merchant_id: int, limit: int, lease: timedelta) -> list[Claimed]:
+        with self._own_commit():
+            return super().claim_events(merchant_id, limit, lease)
+
+    def claim_repeat(self, channel_id: int, lease: timedelta) -> Batch | None:
+        with self._own_commit():
+            return super().claim_repeat(channel_id, lease)
+
+    def claim_suspects(self, channel_id: int, limit: int, lease: timedelta) -> list[Due]:
+        with self._own_commit():
+            return super().claim_suspects(channel_id, limit, lease)
+
+    def store_orders(
+        self,
+        channel: ChannelRef,
+        topic: str,
+        orders: Sequence[protocol.PolledOrder],
+        watermark: datetime | None,
+        now: datetime,
+    ) -> int:
+        with self._own_commit(is_flushed=True):
+            return super().store_orders(channel, topic, orders, watermark, now)
+
+    def orders_read(self, channel_id: int, at: datetime) -> None:
+        with self._own_commit():
+            super().orders_read(channel_id, at)
+
+    def suspect_unsuspected(self, level_ids: Collection[int], reason: str, now: datetime) -> None:
+        with self._own_commit():
+            super().suspect_unsuspected(level_ids, reason, now)
+
+    def settle_events(self, verdicts: Mapping[int, Verdict]) -> None:
+        with self._own_commit():
+            super().settle_events(verdicts)
+
+

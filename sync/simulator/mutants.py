@@ -1,0 +1,355 @@
+"""Planted bugs: each takes one guard away, in the engine's own code or around it, and the simulator must notice.
+
+A bug counts as caught by a seed when the run breaks an invariant with it and none without it. Some guards stand behind
+another that makes up for them (a ledger key behind a register, a lock behind a transaction); these are planted where the
+direct check sees them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from channels.protocol import PolledOrder, QuantityChange, RowOutcome, WriteResult
+from inventory.ledger import Entry, OpenShortage
+from sync import check, decide, register
+from sync.decide import Level, Line
+from sync.ports import Batch, ChannelRef, GivenBack
+from sync.register import Effect, Register
+from sync.simulator import world as simulated
+from sync.simulator.books import WatchedBooks
+from sync.simulator.memory import LevelRow
+from sync.simulator.run import quieten, run_one
+from sync.simulator.stores import DONE, Store, Told
+from sync.simulator.wire import StoreConnector
+from sync.simulator.world import Setting, World
+
+Patch = tuple[object, str, Callable[[Any], Any]]  # of what, which attribute, made from the original
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A planted bug: what is patched, and in which settings it is looked for."""
+
+    name: str
+    patches: tuple[Patch, ...]
+    settings: tuple[Setting, ...] = (Setting(policy="split"), Setting(policy="shared"))
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """With the bug in place."""
+        with ExitStack() as stack:
+            for owner, name, make in self.patches:
+                original = getattr(owner, name)
+                setattr(owner, name, make(original))
+                stack.callback(setattr, owner, name, original)
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Hunt:
+    """What caught a mutant: the first seed, the policy, the invariant; nothing: it got away."""
+
+    name: str
+    seeds: int
+    seed: int | None = None
+    policy: str = ""
+    invariant: str = ""
+    says: str = ""
+
+    @property
+    def is_caught(self) -> bool:
+        return self.seed is not None
+
+    def sentence(self) -> str:
+        if self.seed is None:
+            return f"{self.name}: NOT CAUGHT in {self.seeds} seeds"
+        return f"{self.name}: seed {self.seed}, {self.policy}, {self.invariant}: {self.says}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "caught": self.is_caught,
+            "seed": self.seed,
+            "policy": self.policy,
+            "invariant": self.invariant,
+        }
+
+
+def hunt(mutant: Mutant, seeds: int) -> Hunt:
+    """Look for the first seed that notices."""
+    for seed in range(seeds):
+        for setting in mutant.settings:
+            with mutant.planted():
+                result = run_one(setting, seed)
+            if result.violation and not run_one(setting, seed).violation:
+                invariant, _, says = result.violation
+                return Hunt(mutant.name, seeds, seed, setting.policy, invariant, says)
+    return Hunt(mutant.name, seeds)
+
+
+def hunt_all(*, seeds: int = 300, jobs: int = 1) -> Iterator[Hunt]:
+    """Hunt every mutant, in the order of the list."""
+    with multiprocessing.get_context("fork").Pool(jobs, initializer=quieten) as pool:
+        yield from pool.imap(_hunt_numbered, [(place, seeds) for place in range(len(MUTANTS))])
+
+
+def _hunt_numbered(work: tuple[int, int]) -> Hunt:
+    place, seeds = work
+    return hunt(MUTANTS[place], seeds)
+
+
+# --- arrivals -----------------------------------------------------------------------------------------------------
+
+
+def _acknowledge_first(receive: Any) -> Any:
+    def receive_webhook(self: World, store: Store, topic: str, webhook_id: str, told: Told) -> bool:
+        if self.faults.killed and self.luck.random() < self.faults.killed:
+            self.auditor.acknowledged.append((store.channel_id, topic, webhook_id))
+            return True  # and then it dies before it has stored anything
+        return bool(receive(self, store, topic, webhook_id, told))
+
+    return receive_webhook
+
+
+def _drop_what_failed(put_off: Any) -> Any:
+    def put_off_events(self: WatchedBooks, event_ids: Collection[int], after: timedelta, reason: str) -> None:
+        for event_id in event_ids:
+            event = self.events.pop(event_id, None)
+            if event is not None:
+                self._pending[event.merchant_id].pop(event_id, None)
+                self._delivered.pop((event.envelope.channel_id, event.topic, event.webhook_id), None)
+
+    return put_off_events
+
+
+def _move_watermark_first(store_orders: Any) -> Any:
+    def store_later(
+        self: WatchedBooks,
+        channel: ChannelRef,
+        topic: str,
+        orders: Sequence[PolledOrder],
+        watermark: datetime | None,
+        now: datetime,
+    ) -> int:
+        # A watermark that runs ahead by as much as the overlap takes back, stored in a commit of its own.
+        ahead = watermark and watermark + simulated.POLL_OVERLAP
+        store_orders(self, channel, topic, (), ahead, now)
+        return int(store_orders(self, channel, topic, orders, ahead, now))
+
+    return store_later
+
+
+# --- registers and ledger -------------------------------------------------------------------------------------------
+
+
+def _count_again(settle: Any) -> Any:
+    def settle_as_delta(line: Line, *rest: Any) -> None:
+        line.applied = Effect()
+        settle(line, *rest)
+
+    return settle_as_delta
+
+
+def _forget_versions(join: Any) -> Any:
+    def last_arrival_wins(one: Register, other: Register) -> Register:
+        joined: Register = join(one, other)
+        return replace(joined, says=other.says or one.says)
+
+    return last_arrival_wins
+
+
+def _forget_cancellations(join: Any) -> Any:
+    def forgetful(one: Register, other: Register) -> Register:
+        joined: Register = join(one, other)
+        return replace(joined, cancelled_at=other.cancelled_at)
+
+    return forgetful
+
+
+def _number_nothing(settle: Any) -> Any:
+    def settle_under_one_key(line: Line, *rest: Any) -> None:
+        line.postings = 0
+        settle(line, *rest)
+
+    return settle_under_one_key
+
+
+def _miss_a_component(recipe: Any) -> Any:
+    def shortened(line: Line, world: Any) -> Mapping[int, int]:
+        parts: Mapping[int, int] = recipe(line, world)
+        return dict(list(parts.items())[:1])
+
+    return shortened
+
+
+def _declare_nothing(_: Any) -> Any:
+    def make_no_shortage(self: WatchedBooks, made: OpenShortage, now: datetime) -> None:
+        del self, made, now
+
+    return make_no_shortage
+
+
+# --- levels ---------------------------------------------------------------------------------------------------------
+
+
+def _believe_webhooks(write: Any) -> Any:
+    def write_and_book(
+        self: WatchedBooks, levels: Collection[Level], now: datetime, check_after: timedelta
+    ) -> None:
+        write(self, levels, now, check_after)
+        for level in levels:
+            told = level.becomes.available if level.becomes is not None and level.becomes.is_suspect else None
+            place = self._first_stock(self.levels[level.id])
+            if told is not None and place is not None and told != level.reported:
+                row = self.levels[level.id]
+                self._touch_level(row)
+                row.base += told - level.reported
+                entry = Entry(place, "adjustment", f"told:{self._id('told')}", "", self._uuid(), now, told - level.reported)
+                self.post(1, self.lock_balances([place]), [entry], now)
+
+    return write_and_book
+
+
+def _forget_own_orders(_: Any) -> Any:
+    def write_no_effects(self: WatchedBooks, levels: Collection[Level], now: datetime) -> None:
+        del self, levels, now
+
+    return write_no_effects
+
+
+def _keep_holds(entries: Any) -> Any:
+    def without_releases(*arguments: Any) -> list[Entry]:
+        return [entry for entry in entries(*arguments) if entry.held >= 0]
+
+    return without_releases
+
+
+def _audit_at_once(_: Any) -> Any:
+    return lambda sample, orders_read_at, lag: True
+
+
+# --- pushes ---------------------------------------------------------------------------------------------------------
+
+
+def _overwrite(write: Any) -> Any:
+    def write_harder(self: Store, changes: Sequence[QuantityChange], key: str) -> WriteResult:
+        now = tuple(
+            replace(row, from_quantity=self.counters[(row.inventory_item_id, row.location_id)]) for row in changes
+        )
+        return write(self, now, key)  # type: ignore[no-any-return]
+
+    return write_harder
+
+
+def _new_key_each_time(write: Any) -> Any:
+    def write_quantities(
+        self: StoreConnector, changes: Sequence[QuantityChange], *, key: str, reference: str
+    ) -> WriteResult:
+        return write(self, changes, key=f"{key}-{len(self.calls)}", reference=reference)  # type: ignore[no-any-return]
+
+    return write_quantities
+
+
+def _take_stale_for_done(write: Any) -> Any:
+    def write_quantities(
+        self: StoreConnector, changes: Sequence[QuantityChange], *, key: str, reference: str
+    ) -> WriteResult:
+        answer: WriteResult = write(self, changes, key=key, reference=reference)
+        if any(row.outcome is RowOutcome.STALE for row in answer.rows):
+            return WriteResult((DONE,) * len(changes), answer.source_at)
+        return answer
+
+    return write_quantities
+
+
+def _forget_doubts(give_back: Any) -> Any:
+    def give_back_for_good(self: WatchedBooks, rows: Sequence[GivenBack]) -> None:
+        give_back(self, [replace(row, is_doubtful_until=None) for row in rows])
+
+    return give_back_for_good
+
+
+def _trust_nothing_shown(_: Any) -> Any:
+    def ceiling(self: WatchedBooks, level: LevelRow, now: datetime) -> int:
+        del self, level, now
+        return 0
+
+    return ceiling
+
+
+def _open_two(_: Any) -> Any:
+    def fence_nobody(
+        self: WatchedBooks, batch: Batch, state: str, error: str, next_attempt: timedelta | None
+    ) -> bool:
+        row = self.batches[batch.id]
+        self._touch(row)
+        row.state = state
+        self._remove(self._unanswered[row.channel_id], row.id)
+        return True
+
+    return fence_nobody
+
+
+def _flush_nothing(transaction: Any) -> Any:
+    def never_waiting(self: WatchedBooks, *, waits_for_disk: bool = False) -> Any:
+        del waits_for_disk
+        return transaction(self)
+
+    return never_waiting
+
+
+# --- around it ------------------------------------------------------------------------------------------------------
+
+
+def _sweep_nothing(_: Any) -> Any:
+    def sweep(self: World) -> None:
+        del self
+
+    return sweep
+
+
+def _release_anybodys(_: Any) -> Any:
+    def release(self: World, keys: Sequence[str], token: int) -> None:
+        for key in keys:
+            self.locked.pop(key, None)
+
+    return release
+
+
+def _no_overlap(_: Any) -> Any:
+    return timedelta(0)
+
+
+BUNDLED = (Setting(policy="shared", bundles=2), Setting(policy="split", bundles=2))
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant("acknowledge before the commit", ((World, "receive", _acknowledge_first),)),
+    Mutant("drop events that cannot be applied yet", ((WatchedBooks, "put_off_events", _drop_what_failed),)),
+    Mutant("poll without overlap", ((simulated, "POLL_OVERLAP", _no_overlap),)),
+    Mutant("move the watermark before its page is stored", ((WatchedBooks, "store_orders", _move_watermark_first),)),
+    Mutant("count order events as deltas", ((decide, "_settle", _count_again),)),
+    Mutant("last arrival wins in the register", ((decide, "join", _forget_versions),)),
+    Mutant("forget cancellations", ((decide, "join", _forget_cancellations),)),
+    Mutant("count refunds by message, not by id", ((register, "_united", lambda _: lambda refunds: refunds),)),
+    Mutant("post a line under the same ledger key again", ((decide, "_settle", _number_nothing),)),
+    Mutant("leave a component out of a bundle", ((decide, "_recipe", _miss_a_component),), BUNDLED),
+    Mutant("write no shortages", ((WatchedBooks, "_make_shortage", _declare_nothing),)),
+    Mutant("book what level webhooks show", ((WatchedBooks, "write_level_changes", _believe_webhooks),)),
+    Mutant("forget that own orders move the counter", ((WatchedBooks, "write_order_effects", _forget_own_orders),)),
+    Mutant("never release what is held", ((check, "_entries", _keep_holds),)),
+    Mutant("audit before the order list is complete", ((check, "is_auditable", _audit_at_once),)),
+    Mutant("write without compare-and-set", ((Store, "write", _overwrite),)),
+    Mutant("take a new key for a repeated write", ((StoreConnector, "write_quantities", _new_key_each_time),)),
+    Mutant("take stale for done", ((StoreConnector, "write_quantities", _take_stale_for_done),)),
+    Mutant("forget that a request may still be executed", ((WatchedBooks, "give_back", _forget_doubts),)),
+    Mutant("raise without waiting for the lowering", ((WatchedBooks, "_ceiling", _trust_nothing_shown),)),
+    Mutant("answer for a batch that is another's by now", ((WatchedBooks, "fence", _open_two),)),
+    Mutant("send before the intention is on the disk", ((WatchedBooks, "transaction", _flush_nothing),)),
+    Mutant("sweep nothing", ((World, "_sweep", _sweep_nothing),)),
+    Mutant("release locks without asking whose they are", ((World, "release", _release_anybodys),)),
+)

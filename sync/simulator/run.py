@@ -1,0 +1,178 @@
+"""Many runs: seeds divided among processes, results added up. What comes out does not depend on how they were divided."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import structlog
+
+from sync.simulator.world import Setting, World
+
+#: Seeds that a process takes at a time.
+CHUNK = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one run came to. Units are counted by the stores' own truth."""
+
+    seed: int
+    digest: str
+    seconds: float  # of one core
+    units_sold: int
+    oversold_units: int
+    declared_units: int
+    undeclared_units: int
+    webhooks: int
+    webhooks_lost: int
+    pushes: int
+    kills: int
+    drifts: int
+    ambiguous: int
+    converged_seconds: float
+    #: (invariant, virtual seconds, what is wrong); empty: nothing is.
+    violation: tuple[str, float, str] | tuple[()]
+
+
+@dataclass(slots=True)
+class Summary:
+    """Many results of one setting."""
+
+    setting: Setting
+    results: list[Result] = field(default_factory=list)
+
+    def total(self, name: str) -> int:
+        return sum(getattr(result, name) for result in self.results)
+
+    @property
+    def bad(self) -> list[Result]:
+        return [result for result in self.results if result.violation]
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures, all in one flat object."""
+        runs = len(self.results)
+        converged = sorted(result.converged_seconds for result in self.results)
+        bad = self.bad
+        return {
+            "runs": runs,
+            "policy": self.setting.policy,
+            "faults": self.setting.faults,
+            "oversold_units": self.total("oversold_units"),
+            "declared_units": self.total("declared_units"),
+            "undeclared_units": self.total("undeclared_units"),
+            "violations": len(bad),
+            "first_bad_seed": bad[0].seed if bad else None,
+            "invariants_broken": sorted({result.violation[0] for result in bad if result.violation}),
+            "units_sold": self.total("units_sold"),
+            "seconds_per_run": round(sum(result.seconds for result in self.results) / max(1, runs), 4),
+            "webhooks": self.total("webhooks"),
+            "webhooks_lost": self.total("webhooks_lost"),
+            "pushes": self.total("pushes"),
+            "kills": self.total("kills"),
+            "drifts": self.total("drifts"),
+            "ambiguous": self.total("ambiguous"),
+            "converged_seconds_p50": round(quantile(converged, 0.5), 1),
+            "converged_seconds_p99": round(quantile(converged, 0.99), 1),
+            "digest": digest_of(self.results),
+        }
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value below which this share of them lies."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def digest_of(results: Iterable[Result]) -> str:
+    """One digest over the traces of all runs."""
+    total = 0
+    for result in results:
+        total = (total * 1_000_003 + int(result.digest, 16)) % 2**64
+    return f"{total:016x}"
+
+
+def run_one(setting: Setting, seed: int, *, story: list[str] | None = None) -> Result:
+    """One run, from its seed."""
+    began = time.process_time()
+    world = World(setting, seed, story=story)
+    world.run()
+    books, auditor = world.books, world.auditor
+    found = auditor.violations[0] if auditor.violations else None
+    return Result(
+        seed=seed,
+        digest=world.scheduler.digest,
+        seconds=time.process_time() - began,
+        units_sold=sum(shelf.sold for shelf in world.shelves.values()),
+        oversold_units=sum(shelf.oversold for shelf in world.shelves.values()),
+        declared_units=sum(shortage.quantity for row in books.stock.values() for shortage in row.shortages),
+        undeclared_units=auditor.undeclared_units() if found is None or found.invariant == "undeclared" else 0,
+        webhooks=world.wire.sent,
+        webhooks_lost=world.wire.lost,
+        pushes=len(books.pushes),
+        kills=world.kills,
+        drifts=len(books.drifts),
+        ambiguous=sum(drift.is_ambiguous for drift in books.drifts),
+        converged_seconds=world.converged_seconds,
+        violation=(found.invariant, found.at, found.says) if found else (),
+    )
+
+
+def run_many(
+    setting: Setting, seeds: Sequence[int], *, jobs: int = 1, each: Callable[[Result], object] | None = None
+) -> Summary:
+    """All these seeds, in order. `each` is called with every result as it comes."""
+    summary = Summary(setting)
+    for result in _results(setting, seeds, jobs):
+        summary.results.append(result)
+        if each is not None:
+            each(result)
+    return summary
+
+
+def _results(setting: Setting, seeds: Sequence[int], jobs: int) -> Iterator[Result]:
+    quieten()
+    if jobs <= 1:
+        for seed in seeds:
+            yield run_one(setting, seed)
+        return
+    chunks = [(setting, tuple(seeds[start : start + CHUNK])) for start in range(0, len(seeds), CHUNK)]
+    with multiprocessing.get_context("fork").Pool(jobs, initializer=quieten) as pool:
+        for results in pool.imap(_run_chunk, chunks):
+            yield from results
+
+
+def _run_chunk(work: tuple[Setting, tuple[int, ...]]) -> list[Result]:
+    setting, seeds = work
+    return [run_one(setting, seed) for seed in seeds]
+
+
+def quieten() -> None:
+    """The acts log what goes wrong; here that is most of what happens."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    # What has been imported stays; the collector need not look at it after every run.
+    gc.collect()
+    gc.freeze()
+
+
+def jobs_default() -> int:
+    """One process per core that we may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def replay_command(setting: Setting, seed: int) -> str:
+    """The command that shows the story of a run."""
+    told = [f"--{name.replace('_', '-')} {value}" for name, value in _changed(setting) if value is not True]
+    flags = [f"--{name.replace('_', '-')}" for name, value in _changed(setting) if value is True]
+    return " ".join(["python manage.py simulate", *told, *flags, f"--seed {seed} --runs 1 --trace"])
+
+
+def _changed(setting: Setting) -> list[tuple[str, Any]]:
+    usual = asdict(Setting())
+    always = ("policy", "faults")
+    return [(name, value) for name, value in asdict(setting).items() if value != usual[name] or name in always]

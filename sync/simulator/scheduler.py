@@ -1,0 +1,158 @@
+"""Virtual time: one thread, one heap of things to happen, and greenlets for whatever blocks.
+
+A task runs real, blocking code. Wherever that code would wait it calls `Scheduler.sleep`, which hands the thread to
+whatever is due next and comes back at the task's own time, or never: a task can be killed where it waits.
+
+The order of events depends on nothing but the seed: times, then the order in which they were planned. A digest over all
+of them tells two runs apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import struct
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+#: When every run begins.
+EPOCH: Final = datetime(2030, 1, 1, tzinfo=UTC)
+
+_packed = struct.Struct("<dI").pack
+
+
+class Killed(BaseException):
+    """SIGKILL: the task ends here. Not an Exception: no handler of the engine's may survive it."""
+
+
+class Task:
+    """One process or request: a greenlet with a name. `clock_error` is by how many seconds its own clock is wrong."""
+
+    def __init__(self, scheduler: Scheduler, name: str, body: Callable[[], object]) -> None:
+        self.name = name
+        self.clock_error = 0.0
+        self.is_killed = False
+        self._scheduler = scheduler
+        self._body = body
+        self._greenlet = greenlet(self._run, parent=scheduler.hub)
+        #: Counts the waits of the task: a wake-up for a wait that is over finds another number.
+        self.waits = 0
+
+    def _run(self) -> None:
+        try:
+            self._body()
+        except Killed:
+            pass
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self._greenlet.dead)
+
+    def resume(self) -> None:
+        """Run the task until it waits again or ends. Only from the scheduler's own loop."""
+        self._scheduler.running = self
+        try:
+            if self.is_killed:
+                self._greenlet.throw(Killed)
+            else:
+                self._greenlet.switch()
+        except Killed:
+            pass  # it had not even begun
+        finally:
+            self._scheduler.running = None
+
+    def wait(self) -> None:
+        """Give way until somebody resumes this task."""
+        self._scheduler.hub.switch()
+
+    def discard(self) -> None:
+        """End the task for good, wherever it is; its `finally` blocks run, since Python insists."""
+        if self._greenlet and not self._greenlet.dead:
+            self.is_killed = True
+            self._greenlet.throw(GreenletExit)
+
+
+class Scheduler:
+    """The clock and what is going to happen."""
+
+    def __init__(self) -> None:
+        #: Seconds since EPOCH.
+        self.time = 0.0
+        self.running: Task | None = None
+        self.hub = getcurrent()
+        self.events = 0
+        self._planned: list[tuple[float, int, str, Callable[..., object], tuple[Any, ...]]] = []
+        self._order = itertools.count()
+        self._digest = hashlib.blake2b(digest_size=8)
+        self._labels: dict[str, int] = {}
+
+    @property
+    def now(self) -> datetime:
+        """The true time."""
+        return EPOCH + timedelta(seconds=self.time)
+
+    def moment(self, seconds: float) -> datetime:
+        return EPOCH + timedelta(seconds=seconds)
+
+    def own_clock(self) -> datetime:
+        """The time by the clock of whoever asks."""
+        return self.moment(self.time + (self.running.clock_error if self.running else 0.0))
+
+    def at(self, seconds: float, label: str, what: Callable[..., object], *arguments: Any) -> None:
+        """Plan a call. One that is due already comes after everything that was planned for now before it."""
+        heapq.heappush(self._planned, (max(seconds, self.time), next(self._order), label, what, arguments))
+
+    def after(self, seconds: float, label: str, what: Callable[..., object], *arguments: Any) -> None:
+        self.at(self.time + seconds, label, what, *arguments)
+
+    def spawn(self, name: str, body: Callable[[], object], *, delay: float = 0.0) -> Task:
+        """Start a task."""
+        task = Task(self, name, body)
+        self.at(self.time + delay, name, task.resume)
+        return task
+
+    def sleep(self, seconds: float) -> None:
+        """Have the running task wait. Raises Killed if it is killed meanwhile."""
+        task = self.running
+        assert task is not None, "only a task can wait"
+        task.waits += 1
+        self.at(self.time + seconds, task.name, self._wake, task, task.waits)
+        task.wait()
+
+    def _wake(self, task: Task, wait: int) -> None:
+        if task.waits == wait and not task.is_over:
+            task.resume()
+
+    def kill(self, task: Task) -> None:
+        """SIGKILL a task that waits: it goes no further."""
+        if not task.is_over and not task.is_killed:
+            task.is_killed = True
+            task.waits += 1
+            self.at(self.time, task.name, task.resume)
+
+    def note(self, label: str, value: int = 0) -> None:
+        """Put something that happened into the digest."""
+        known = self._labels.setdefault(label, len(self._labels))
+        if known == len(self._labels) - 1:
+            self._digest.update(label.encode())
+        self._digest.update(_packed(self.time, (known << 16) ^ (value & 0xFFFF)))
+
+    def run(self, until: float) -> None:
+        """Let everything happen that is planned up to then."""
+        planned = self._planned
+        while planned and planned[0][0] <= until:
+            at, _, label, what, arguments = heapq.heappop(planned)
+            self.time = at
+            self.events += 1
+            self.note(label)
+            what(*arguments)
+        self.time = max(self.time, until)
+
+    @property
+    def digest(self) -> str:
+        """Of everything that has happened so far."""
+        return self._digest.hexdigest()

@@ -1,0 +1,377 @@
+"""Emulated stores, each with a truth of its own, and the truth of the shelf behind them all.
+
+A store keeps a counter per (inventory item, location) and sells while it is above zero, asking nobody: it never oversells
+by itself. It keeps orders that are cancelled, refunded, edited and shipped, tells of every change by webhook, lists its
+orders with a lag and whole-second times, and takes compare-and-set writes under idempotency keys, all rows or none.
+
+Everything here happens at once, in the store's own world. What becomes of the messages is `sync.simulator.wire`'s affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from channels.protocol import (
+    Event,
+    LevelState,
+    LevelTouched,
+    LineState,
+    OrderPage,
+    OrderState,
+    OrderTouched,
+    PolledOrder,
+    QuantityChange,
+    RefundedUnits,
+    RefundMade,
+    Restock,
+    RowOutcome,
+    RowResult,
+    WriteResult,
+)
+
+Where = tuple[str, str]  # inventory item, location
+
+POLLED_TOPIC = "orders/polled"
+STALE = RowResult(RowOutcome.STALE, "CHANGE_FROM_QUANTITY_STALE", "the level no longer shows that")
+UNTOUCHED = RowResult(RowOutcome.NOT_APPLIED)
+DONE = RowResult(RowOutcome.CONFIRMED)
+
+
+class Told(bytes):
+    """The body of a message: bytes that differ where the content differs, and what a reader finds in them."""
+
+    events: tuple[Event, ...]
+
+    @classmethod
+    def of(cls, name: str, *events: Event) -> Told:
+        told = cls(name.encode())
+        told.events = events
+        return told
+
+
+@dataclass(slots=True)
+class Shelf:
+    """The truth about one stocked SKU, over all stores."""
+
+    initial: int
+    #: Units there and not sold; below zero where units were sold that nobody has.
+    left: int
+    #: Units that counters still offer, of this SKU and of bundles with it.
+    offered: int = 0
+    sold: int = 0
+    oversold: int = 0
+    #: Units put back by cancellations, refunds and edits.
+    returned: int = 0
+    #: Units that counters offer beyond what is left, and whom to tell when they grow more.
+    excess: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """What a store sells under a variant: components per unit, and where the counter stands."""
+
+    variant_id: str
+    inventory_item_id: str
+    recipe: Mapping[int, int]
+    is_bundle: bool
+
+
+@dataclass(slots=True)
+class OrderLine:
+    """A line of an order, in the store's own terms."""
+
+    line_id: str
+    article: Article
+    location_id: str
+    ordered: int
+    removed: int = 0
+    shipped: int = 0
+
+    def put_back(self, refunds: Sequence[RefundedUnits]) -> int:
+        return sum(r.quantity for r in refunds if r.line_id == self.line_id and r.restock is not Restock.NONE)
+
+    def left(self, refunds: Sequence[RefundedUnits]) -> int:
+        """Units that neither edits nor refunds have taken out of the order."""
+        return self.ordered - self.removed - sum(r.quantity for r in refunds if r.line_id == self.line_id)
+
+
+@dataclass(slots=True)
+class Order:
+    """An order as its store keeps it."""
+
+    order_id: str
+    created_at: datetime
+    version: datetime
+    lines: list[OrderLine]
+    cancelled_at: datetime | None = None
+    refunds: list[RefundedUnits] = field(default_factory=list)
+    revision: int = 0
+    #: From when on (virtual seconds) the list knows of the latest change, and the version it knows of before.
+    listed_from: float = 0.0
+    listed_version: datetime | None = None
+
+
+@dataclass(slots=True)
+class Store:
+    """One store. `send(store, topic, told)` hands over a message; `index_lag()` draws how late the list is (seconds);
+    `offers_too_much(SKU, units)` is told when stores together offer more than is on the shelf.
+    """
+
+    number: int
+    channel_id: int
+    shelves: dict[int, Shelf]
+    articles: list[Article]
+    clock: Callable[[], float]
+    epoch: datetime
+    send: Callable[[Store, str, Told], object]
+    index_lag: Callable[[], float]
+    offers_too_much: Callable[[int, int], object]
+    #: Told of every change of a counter, where somebody wants the story.
+    tell: Callable[[str], object] | None = None
+    #: By how much the store's clock is ahead of the true time (seconds).
+    clock_error: float = 0.0
+    #: Whether it answers a refused write under the same key with the refusal again, or tries anew.
+    keeps_refusals: bool = False
+    orders_per_page: int = 50
+    tells_location: bool = True
+
+    counters: dict[Where, int] = field(default_factory=dict)
+    changed_at: dict[Where, datetime] = field(default_factory=dict)
+    orders: dict[str, Order] = field(default_factory=dict)
+    answers: dict[str, WriteResult] = field(default_factory=dict)
+    #: How many times a write under a key took effect: never more than once.
+    effects: dict[str, int] = field(default_factory=dict)
+    written: int = 0
+    by_item: dict[str, Article] = field(default_factory=dict)
+    #: Units changed by hand, by (item, location).
+    edited: dict[Where, int] = field(default_factory=dict)
+
+    # --- what happens in the store ------------------------------------------------------------------------------
+
+    def open(self, article: Article, location_id: str, units: int) -> None:
+        """Stock an article."""
+        self.by_item[article.inventory_item_id] = article
+        where = (article.inventory_item_id, location_id)
+        self.counters[where] = 0
+        self.changed_at[where] = self.now()
+        self._count(where, units)
+
+    def now(self) -> datetime:
+        """The store's time, which it tells in whole seconds."""
+        return (self.epoch + timedelta(seconds=self.clock() + self.clock_error)).replace(microsecond=0)
+
+    def buy(self, wanted: Sequence[tuple[Article, str, int]]) -> Order | None:
+        """Sell all of it or nothing."""
+        if any(self.counters[(article.inventory_item_id, place)] < units for article, place, units in wanted):
+            return None
+        order_id = f"{self.number}-{len(self.orders) + 1}"
+        lines = [
+            OrderLine(f"{order_id}/{place}", article, location, units)
+            for place, (article, location, units) in enumerate(wanted)
+        ]
+        order = self.orders[order_id] = Order(order_id, self.now(), self.now(), lines)
+        for line in lines:
+            self._take(line, line.ordered)
+        self._changed(order, "orders/create")
+        return order
+
+    def cancel(self, order: Order, *, restock: bool) -> None:
+        """Call the order off: what is left of it is refunded."""
+        if order.cancelled_at is not None or not any(line.left(order.refunds) for line in order.lines):
+            return
+        order.cancelled_at = self.now()
+        for line in order.lines:
+            left = line.left(order.refunds)
+            unshipped = max(0, left - line.shipped)
+            if unshipped:
+                self._refund(order, line, unshipped, Restock.CANCEL if restock else Restock.NONE)
+            if left - unshipped:
+                self._refund(order, line, left - unshipped, Restock.NONE)
+        self._changed(order, "orders/cancelled")
+
+    def refund(self, order: Order, line: OrderLine, units: int, restock: Restock) -> None:
+        """Give money back for some units; they come back to the counter or not."""
+        left = line.left(order.refunds)
+        shipped_left = min(left, line.shipped)
+        possible = shipped_left if restock is Restock.RETURN else left - shipped_left
+        units = min(units, possible)
+        if units <= 0 or order.cancelled_at is not None:
+            return
+        made = self._refund(order, line, units, restock)
+        self._changed(order, "orders/updated")
+        told = RefundMade(order.order_id, (made,))
+        self.send(self, "refunds/create", Told.of(f"refund {made.refund_id}", told))
+
+    def edit(self, order: Order, line: OrderLine, change: int) -> None:
+        """Staff add units to a line or take some out."""
+        where = (line.article.inventory_item_id, line.location_id)
+        left = line.left(order.refunds) - line.shipped
+        if order.cancelled_at is not None or (change > 0 and self.counters[where] < change) or -change > left:
+            return
+        if change > 0:
+            line.ordered += change
+            self._take(line, change)
+        else:
+            line.removed -= change
+            self._give_back(line, -change)
+        self._changed(order, "")
+        told = OrderTouched(order.order_id, "edited")
+        self.send(self, "orders/edited", Told.of(f"edit {order.order_id} {order.revision}", told))
+
+    def ship(self, order: Order) -> None:
+        """All that is left of the order leaves the building."""
+        if order.cancelled_at is not None:
+            return
+        for line in order.lines:
+            line.shipped = max(line.shipped, line.left(order.refunds))
+        self._changed(order, "orders/updated")
+
+    def edit_by_hand(self, where: Where, change: int) -> None:
+        """The merchant changes the counter, and with it the shelf: units are gone, or found."""
+        change = max(change, -self.counters[where])
+        article = self.by_item[where[0]]
+        if change and not article.is_bundle:
+            self.edited[where] = self.edited.get(where, 0) + change
+            for sku, units in article.recipe.items():
+                self.shelves[sku].left += units * change
+            self._count(where, change)
+            self._tell_level(where)
+
+    # --- what it answers ------------------------------------------------------------------------------------------
+
+    def write(self, changes: Sequence[QuantityChange], key: str) -> WriteResult:
+        """Compare and set, all rows or none; a key takes effect once."""
+        known = self.answers.get(key)
+        if known is not None:
+            return known
+        now = self.now()
+        stale = [self.counters[(row.inventory_item_id, row.location_id)] != row.from_quantity for row in changes]
+        if any(stale):
+            result = WriteResult(tuple(STALE if is_stale else UNTOUCHED for is_stale in stale), now)
+            if self.keeps_refusals:
+                self.answers[key] = result
+            return result
+        for row in changes:
+            where = (row.inventory_item_id, row.location_id)
+            self._count(where, row.to_quantity - row.from_quantity)
+            self._tell_level(where)
+        self.written += len(changes)
+        self.effects[key] = self.effects.get(key, 0) + 1
+        result = self.answers[key] = WriteResult((DONE,) * len(changes), now)
+        return result
+
+    def levels(self, items: Sequence[str]) -> tuple[LevelState, ...]:
+        wanted = set(items)
+        return tuple(
+            LevelState(item, location, units, is_stocked=True, source_at=self.changed_at[(item, location)])
+            for (item, location), units in self.counters.items()
+            if item in wanted
+        )
+
+    def orders_since(self, since: datetime, cursor: str | None) -> OrderPage:
+        """One page by (time of the change, order), as far as the list knows."""
+        clock = self.clock()
+        after = cursor or ""
+        listed: list[tuple[str, Order]] = []
+        for order in self.orders.values():
+            version = order.version if order.listed_from <= clock else order.listed_version
+            if version is not None and version >= since:
+                place = f"{version.astimezone(UTC):%Y%m%d%H%M%S} {order.order_id}"
+                if place > after:
+                    listed.append((place, order))
+        listed.sort(key=lambda entry: entry[0])
+        page = listed[: self.orders_per_page]
+        more = len(listed) > len(page)
+        return OrderPage(tuple(self._polled(order) for _, order in page), page[-1][0] if more else None)
+
+    def orders_by_id(self, ids: Sequence[str]) -> tuple[PolledOrder, ...]:
+        return tuple(self._polled(self.orders[order_id]) for order_id in ids if order_id in self.orders)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _take(self, line: OrderLine, units: int) -> None:
+        for sku, each in line.article.recipe.items():
+            shelf = self.shelves[sku]
+            shelf.left -= each * units
+            shelf.sold += each * units
+            shelf.oversold += min(each * units, max(0, -shelf.left))
+        where = (line.article.inventory_item_id, line.location_id)
+        self._count(where, -units)
+        self._tell_level(where)
+
+    def _give_back(self, line: OrderLine, units: int) -> None:
+        for sku, each in line.article.recipe.items():
+            self.shelves[sku].left += each * units
+            self.shelves[sku].returned += each * units
+        where = (line.article.inventory_item_id, line.location_id)
+        self._count(where, units)
+        self._tell_level(where)
+
+    def _refund(self, order: Order, line: OrderLine, units: int, restock: Restock) -> RefundedUnits:
+        made = RefundedUnits(
+            f"{order.order_id}r{len(order.refunds)}", line.line_id, units, restock, line.location_id, self.now()
+        )
+        order.refunds.append(made)
+        if restock is not Restock.NONE:
+            self._give_back(line, units)
+        return made
+
+    def _count(self, where: Where, change: int) -> None:
+        """Every change of a counter goes through here, so that the shelf knows what is offered."""
+        self.counters[where] += change
+        self.changed_at[where] = self.now()
+        if self.tell is not None:
+            self.tell(f"{where[0]} {change:+d} = {self.counters[where]}")
+        for sku, units in self.by_item[where[0]].recipe.items():
+            shelf = self.shelves[sku]
+            shelf.offered += units * change
+            excess = shelf.offered - max(0, shelf.left)
+            if excess > max(0, shelf.excess):
+                self.offers_too_much(sku, excess)
+            shelf.excess = excess
+
+    def _changed(self, order: Order, topic: str) -> None:
+        if order.listed_from <= self.clock():
+            order.listed_version = order.version if order.revision else None
+        order.revision += 1
+        order.version = self.now()
+        order.listed_from = self.clock() + self.index_lag()
+        if topic:
+            self.send(self, topic, Told.of(f"{topic} {order.order_id} {order.revision}", self.state(order)))
+
+    def _tell_level(self, where: Where) -> None:
+        item, location = where
+        units, at = self.counters[where], self.changed_at[where]
+        told = LevelTouched(item, location, units, at)
+        self.send(self, "inventory_levels/update", Told.of(f"level {item} {location} {units} {at}", told))
+
+    def _polled(self, order: Order) -> PolledOrder:
+        told = Told.of(f"poll {order.order_id} {order.revision}", self.state(order, is_read=True))
+        return PolledOrder(order.order_id, order.version, told)
+
+    def state(self, order: Order, *, is_read: bool = False) -> OrderState:
+        """The whole order, as a message or an answer shows it."""
+        state = OrderState(
+            order_id=order.order_id,
+            name=f"#{order.order_id}",
+            version=order.version,
+            created_at=order.created_at,
+            cancelled_at=order.cancelled_at,
+            is_test=False,
+            lines=tuple(
+                LineState(
+                    line_id=line.line_id,
+                    variant_id=line.article.variant_id,
+                    sku="",
+                    ordered=line.ordered,
+                    current=line.left(order.refunds),
+                    shipped=line.shipped,
+                    location_id=line.location_id if is_read or self.tells_location else None,
+                )
+                for line in order.lines
+            ),
+            refunds=tuple(order.refunds),
+        )
+        return replace(state, read_at=self.now()) if is_read and hasattr(state, "read_at") else state

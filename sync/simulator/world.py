@@ -1,0 +1,697 @@
+"""One run: stores, shoppers, workers and what happens to them, on one thread, from one seed.
+
+1. *Opening*: the engine brings its first numbers into the stores, undisturbed.
+2. *Faults*: shoppers come, and everything goes wrong as often as the seed has drawn it. Safety is judged all along.
+3. *Healed*: everything works again and every channel is reconciled twice; all must come to rest in time, with every
+   number right. What arrives after that must change nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import OperationalError
+
+from channels import protocol
+from channels.protocol import Restock
+from sync import apply, check, publish, push, reconcile
+from sync.ports import ChannelRef, Engine
+from sync.simulator import faults as swarm
+from sync.simulator.auditor import Auditor
+from sync.simulator.books import WatchedBooks
+from sync.simulator.faults import Faults
+from sync.simulator.scheduler import EPOCH, Killed, Scheduler, Task
+from sync.simulator.stores import Article, Order, OrderLine, Shelf, Store, Told
+from sync.simulator.wire import StoreConnector, Wire
+from synctec.lib import failpoints, ids
+
+KIND = "simulated"
+MERCHANT = 1
+#: When the first shopper may come (seconds): by then the opening numbers are shown.
+OPENING_SECONDS = 20.0
+SHOPPING_SECONDS = 300.0
+SWEEP_SECONDS = 3.0
+#: Between two reconciliations of a channel, while things go wrong.
+RECONCILE_SECONDS = 60.0
+#: After everything is healed all must be at rest within this, once no sleeping request can wake any more.
+CONVERGE_SECONDS = 300.0 + swarm.ZOMBIE_SECONDS
+#: A staying worker's pauses, as in production (`sync.tasks`).
+GATHER_SECONDS = 0.02
+PUSH_EVERY_SECONDS = 0.15
+BELL_SECONDS = 5.0
+LOCK_SECONDS = 30.0
+COMMIT_SECONDS = 0.002
+AUDIT_LAG = timedelta(seconds=25)
+POLL_OVERLAP = timedelta(seconds=60)
+REAUTHORIZED_SECONDS = 20.0
+POOLS = {"apply": 3, "push": 3, "check": 2}
+POLICIES = ("shared", "guard", "split")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is simulated; with a seed it is a run, to the last event."""
+
+    policy: str = "guard"
+    faults: str = "full"
+    stores: int = 10
+    shoppers: int = 100
+    skus: int = 2
+    bundles: int = 0
+    #: Threshold of `guard`; None: as measured.
+    guard_units: int | None = None
+    #: Outside the promise: a merchant raises counters by hand; processes sleep longer than a request can be valid.
+    gains_by_hand: bool = False
+    long_stops: bool = False
+    shopping_seconds: float = SHOPPING_SECONDS
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A shopper who wants something at a time, and what becomes of the order if there is one."""
+
+    at: float
+    store: int
+    wanted: list[tuple[int, int]]  # (article, units)
+    fates: list[tuple[float, str, float]]  # (seconds later, what, how much of it)
+
+
+@dataclass(slots=True)
+class Pool:
+    """Workers of one kind, with the bells that wake them."""
+
+    name: str
+    jobs: deque[tuple[str, int]] = field(default_factory=deque)
+    idle: deque[Task] = field(default_factory=deque)
+    workers: list[Task] = field(default_factory=list)
+    #: Bells that ring, and until when: a worker that dies cannot silence its own.
+    ringing: dict[tuple[str, int], float] = field(default_factory=dict)
+
+
+class Granted:
+    """Keys that a task holds."""
+
+    is_degraded = False
+
+    def __init__(self, keys: Collection[str]) -> None:
+        self.keys = keys
+
+
+class World:
+    """Everything there is in one run."""
+
+    def __init__(self, setting: Setting, seed: int, *, story: list[str] | None = None) -> None:
+        self.setting = setting
+        self.seed = seed
+        self.story = story
+        self.scheduler = Scheduler()
+        self.people = random.Random(f"{seed}:people")
+        self.luck = random.Random(f"{seed}:luck")
+        self.drawn = swarm.draw(
+            setting.faults,
+            random.Random(f"{seed}:faults"),
+            seconds=setting.shopping_seconds,
+            stores=setting.stores,
+            gains_by_hand=setting.gains_by_hand,
+            long_stops=setting.long_stops,
+        )
+        self.faults = Faults()
+        self.is_healed = False
+        self.kills = 0
+        self.unrest = ""
+        self.converged_seconds = 0.0
+        self.hub_is_down = False
+        self.database_is_down = False
+        #: Locks: key -> (token, until when), as the lock nodes know them and as they really are held.
+        self.locked: dict[str, tuple[int, float]] = {}
+        self.holders: dict[str, tuple[int, float]] = {}
+        self._tokens = 0
+        self._ids = 0
+        self.shelves: dict[int, Shelf] = {}
+        self.stores: list[Store] = []
+        self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self, self.tell)
+        self.connectors: dict[int, StoreConnector] = {}
+        self.books = WatchedBooks(self)
+        self.engine = Engine(
+            books=self.books,
+            channels=self,
+            locks=self,
+            rng=random.Random(f"{seed}:engine"),
+            now=self.clock,
+            audit_lag=AUDIT_LAG,
+            poll_overlap=POLL_OVERLAP,
+        )
+        self.pools = {name: Pool(name) for name in POOLS}
+        self.passes: dict[int, int] = {}
+        self.auditor = Auditor(self)
+        self._fill()
+
+    # --- what there is ------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Stock, stores and the books about them."""
+        setting = self.setting
+        units = max(1, setting.shoppers // (2 * setting.skus))
+        for sku in range(1, setting.skus + 1):
+            self.shelves[sku] = Shelf(initial=units, left=units)
+        recipes = {sku: {sku: 1} for sku in self.shelves}
+        for place in range(setting.bundles):
+            parts = self.people.sample(list(self.shelves), min(len(self.shelves), self.people.randint(1, 2)))
+            recipes[setting.skus + 1 + place] = {sku: self.people.randint(1, 2) for sku in sorted(parts)}
+        self.recipes = recipes
+        errors = random.Random(f"{self.seed}:clocks")
+        for number in range(setting.stores):
+            articles = [
+                Article(f"v{number}-{sku}", f"i{number}-{sku}", recipe, sku > setting.skus)
+                for sku, recipe in recipes.items()
+            ]
+            store = Store(
+                number=number,
+                channel_id=number + 1,
+                shelves=self.shelves,
+                articles=articles,
+                clock=self._clock,
+                epoch=EPOCH,
+                send=self.wire.send,
+                index_lag=self._index_lag,
+                offers_too_much=self._offers_too_much,
+                tell=self._counter_teller(number),
+                clock_error=errors.uniform(-1, 1) * self.drawn.store_clock_error,
+                keeps_refusals=self.drawn.keeps_refusals,
+                orders_per_page=self.drawn.orders_per_page,
+            )
+            for article in articles:
+                store.open(article, f"l{number}", 0)
+            self.stores.append(store)
+            self.connectors[store.channel_id] = StoreConnector(self.wire, store, self.step)
+        self.books.open(setting, self.shelves, recipes, self.stores)
+
+    def _clock(self) -> float:
+        return self.scheduler.time
+
+    def clock(self) -> datetime:
+        """The database's clock, which all workers go by; their own may be wrong."""
+        return self.scheduler.now
+
+    def _index_lag(self) -> float:
+        return self.luck.uniform(0, self.faults.list_lag) if self.faults.list_lag else 0.0
+
+    def _counter_teller(self, number: int) -> Callable[[str], object] | None:
+        if self.story is None:
+            return None
+        return lambda says: self.tell("counter", number, lambda: says)
+
+    def _offers_too_much(self, sku: int, excess: int) -> None:
+        self.auditor.offered_too_much(sku, excess)
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """From the opening to rest. What is wrong is in `auditor.violations`."""
+        failpoints.handler = self.passed
+        ids.source = self.new_id
+        try:
+            self._run()
+        except Exception as error:
+            self.auditor.blame("crash", f"{type(error).__name__}: {error}")
+            if self.story is not None:
+                raise
+        finally:
+            failpoints.handler = None
+            ids.source = None
+            for pool in self.pools.values():
+                for task in pool.workers:
+                    task.discard()
+
+    def _run(self) -> None:
+        scheduler, setting = self.scheduler, self.setting
+        for pool in self.pools.values():
+            for _ in range(POOLS[pool.name]):
+                self._hire(pool)
+        scheduler.after(SWEEP_SECONDS, "sweep", self._sweep)
+        self.books.mark_all()
+        self.ring("publish", MERCHANT)
+        scheduler.run(OPENING_SECONDS)
+        self._spoil()
+        self._invite()
+        heals_at = OPENING_SECONDS + setting.shopping_seconds
+        scheduler.run(heals_at)
+        self._heal()
+        self._converge(heals_at + CONVERGE_SECONDS)
+        if self.auditor.is_clean:
+            self.auditor.audit_end()
+        if self.auditor.is_clean and self.wire.very_late:
+            for deliver in self.wire.very_late:
+                deliver()
+            self.wire.very_late.clear()
+            scheduler.run(scheduler.time + 30.0)
+            self._converge(scheduler.time + CONVERGE_SECONDS)
+            self.auditor.audit_end()
+
+    def _spoil(self) -> None:
+        """From now on things go wrong."""
+        self.faults = self.wire.faults = self.drawn
+        self.wire.began = self.scheduler.time
+        start, at = self.scheduler.time, self.scheduler.at
+        for moment in self.drawn.flushes:
+            at(start + moment, "flush", self._flush)
+        for window in self.drawn.database_down:
+            at(start + window.start, "database down", self._set_database, True)
+            at(start + window.start + window.seconds, "database up", self._set_database, False)
+        for window in self.drawn.hub_down:
+            at(start + window.start, "hub down", self._set_hub, True)
+            at(start + window.start + window.seconds, "hub up", self._set_hub, False)
+        if self.drawn.clock_error:
+            pool = self.pools[self.luck.choice(list(POOLS))]
+            pool.workers[0].clock_error = self.drawn.clock_error
+        if self.setting.faults != "none":
+            for store in self.stores:
+                first = self.luck.uniform(0, RECONCILE_SECONDS)
+                self.scheduler.after(first, "reconcile", self._reconcile_again, store.channel_id)
+
+    def _invite(self) -> None:
+        """Shoppers and merchants, the same ones under every policy and all faults of a seed."""
+        for attempt in self._attempts():
+            self.scheduler.at(OPENING_SECONDS + attempt.at, "shopper", self._shop, attempt)
+        seconds = self.setting.shopping_seconds
+        for change, times in ((-1, self.drawn.losses_by_hand), (1, self.drawn.gains_by_hand)):
+            for _ in range(times):
+                moment, place = self.people.uniform(0, seconds), self.people.random()
+                self.scheduler.at(OPENING_SECONDS + moment, "merchant", self._edit_by_hand, place, change)
+
+    def _attempts(self) -> list[Attempt]:
+        people, setting = self.people, self.setting
+        attempts = []
+        for _ in range(setting.shoppers):
+            at = people.uniform(0, setting.shopping_seconds)
+            store = people.randrange(setting.stores)
+            lines = 2 if people.random() < 0.05 else 1
+            articles = people.sample(range(len(self.recipes)), min(lines, len(self.recipes)))
+            wanted = [(article, people.choices((1, 2, 3), (0.92, 0.06, 0.02))[0]) for article in articles]
+            attempts.append(Attempt(at, store, wanted, self._fates()))
+        return sorted(attempts, key=lambda attempt: attempt.at)
+
+    def _fates(self) -> list[tuple[float, str, float]]:
+        people, drawn = self.people, self.drawn
+        fates = []
+        for share, what in (
+            (drawn.shipped, "ship"),
+            (drawn.edited, "edit"),
+            (drawn.refunded, "refund"),
+            (drawn.cancelled, "cancel"),
+        ):
+            happens, later, measure = people.random() < share, people.expovariate(1 / 40), people.random()
+            if happens:
+                fates.append((later, what, measure))
+        return fates
+
+    def _shop(self, attempt: Attempt) -> None:
+        store = self.stores[attempt.store]
+        place = f"l{store.number}"
+        order = store.buy([(store.articles[article], place, units) for article, units in attempt.wanted])
+        self.tell("sold" if order else "sold out", store.number, lambda: f"{attempt.wanted} {order and order.order_id}")
+        if order is not None:
+            for later, what, measure in attempt.fates:
+                self.scheduler.after(later, what, self._befall, store, order, what, measure)
+
+    def _befall(self, store: Store, order: Order, what: str, measure: float) -> None:
+        line: OrderLine = order.lines[int(measure * 100) % len(order.lines)]
+        self.tell(what, store.number, lambda: f"{order.order_id} {measure:.2f}")
+        if what == "ship":
+            store.ship(order)
+        elif what == "cancel":
+            store.cancel(order, restock=measure < 0.7)
+        elif what == "edit":
+            store.edit(order, line, 1 if measure < 0.4 else -1)
+        else:
+            kinds = (Restock.CANCEL, Restock.RETURN, Restock.NONE)
+            store.refund(order, line, 1, kinds[int(measure * len(kinds))])
+
+    def _edit_by_hand(self, place: float, change: int) -> None:
+        store = self.stores[int(place * len(self.stores))]
+        article = store.articles[int(place * 1000) % self.setting.skus]
+        self.tell("by hand", store.number, lambda: f"{article.inventory_item_id} {change:+d}")
+        store.edit_by_hand((article.inventory_item_id, f"l{store.number}"), change)
+
+    def _heal(self) -> None:
+        """Everything works from now on; what is under way still arrives."""
+        self.is_healed = True
+        self.faults = self.wire.faults = self.drawn.healed()
+        self._set_database(False)
+        self._set_hub(False)
+        self.tell("healed", 0, lambda: "")
+        for pool in self.pools.values():
+            for task in pool.workers:
+                task.clock_error = 0.0
+        self.passes = dict.fromkeys(self.connectors, 0)
+
+    def _converge(self, deadline: float) -> None:
+        """Reconcile everything twice and wait for rest."""
+        scheduler = self.scheduler
+        began = scheduler.time
+        self.passes = dict.fromkeys(self.connectors, 0)
+        asked = began
+        while scheduler.time < deadline and self.auditor.is_clean:
+            fewest = min(self.passes.values())
+            if fewest < 2 and scheduler.time >= asked:
+                for channel_id, passes in self.passes.items():
+                    if passes == fewest:
+                        self.ring("reconcile", channel_id)
+                asked = scheduler.time + 30.0
+            self.unrest = self.auditor.unrest()
+            if not self.unrest:
+                self.converged_seconds = max(0.0, self.auditor.latest_commit - began)
+                return
+            scheduler.run(scheduler.time + 5.0)
+        if self.auditor.is_clean:
+            self.auditor.blame("convergence", self.unrest or "never at rest")
+
+    @property
+    def is_within_promise(self) -> bool:
+        """Whether `split` promises that nothing is oversold in this run."""
+        return not self.drawn.gains_by_hand and not self.drawn.stopped_long
+
+    # --- processes ------------------------------------------------------------------------------------------------
+
+    def _hire(self, pool: Pool) -> None:
+        task = self.scheduler.spawn(pool.name, lambda: self._work(pool))
+        pool.workers.append(task)
+
+    def _work(self, pool: Pool) -> None:
+        """A worker's life."""
+        me = self.scheduler.running
+        assert me is not None
+        try:
+            while True:
+                while not pool.jobs:
+                    pool.idle.append(me)
+                    me.wait()
+                what, key = pool.jobs.popleft()
+                self._do(pool, what, key)
+        except Killed:
+            self.kills += 1
+            self.tell("killed", 0, lambda: pool.name)
+            pool.workers.remove(me)
+            if me in pool.idle:
+                pool.idle.remove(me)
+            self.scheduler.after(self.luck.uniform(0.5, 3.0), "hired", self._hire_if_up, pool)
+            raise
+
+    def _hire_if_up(self, pool: Pool) -> None:
+        if self.hub_is_down:
+            self.scheduler.after(1.0, "hired", self._hire_if_up, pool)
+        else:
+            self._hire(pool)
+
+    def _do(self, pool: Pool, what: str, key: int) -> None:
+        try:
+            getattr(self, f"_{what}")(key)
+        except OperationalError:
+            pass  # nothing is lost: the sweep comes back to it
+        except protocol.ChannelError as error:
+            self._note_failure(key, error)
+        pool.ringing.pop((what, key), None)
+
+    def _note_failure(self, channel_id: int, error: protocol.ChannelError) -> None:
+        try:
+            push.note_failure(self.engine, self.ref(channel_id), error)
+        except OperationalError:
+            pass  # neither could that be noted
+
+    def _apply(self, merchant_id: int) -> None:
+        self.pause(GATHER_SECONDS)
+        while True:
+            applied = apply.apply_batch(self.engine, merchant_id=merchant_id)
+            if applied.dirty:
+                self._publish(merchant_id)
+            if applied.claimed <= applied.busy:
+                return
+            self.pause(GATHER_SECONDS)
+
+    def _publish(self, merchant_id: int) -> None:
+        while True:
+            published = publish.publish_batch(self.engine, merchant_id=merchant_id)
+            for channel_id in sorted(published.channels):
+                self.ring("push", channel_id)
+            if not published.skus:
+                return
+
+    def _push(self, channel_id: int) -> None:
+        while True:
+            done = push.push_channel(self.engine, channel=self.ref(channel_id), max_batches=1)
+            if done.has_suspects:
+                self.ring("check", channel_id)
+            if done.confirmed:
+                self.ring("publish", MERCHANT)  # a confirmed lower may free a raise
+            if not done.batches or done.wait_seconds or done.unknown:
+                return
+            self.pause(PUSH_EVERY_SECONDS)
+
+    def _check(self, channel_id: int) -> None:
+        channel = self.ref(channel_id)
+        while True:
+            done = check.check_channel(self.engine, channel=channel)
+            if done.needs_orders:
+                reconcile.poll_orders(self.engine, channel=channel)
+            if done.read:
+                self.ring("publish", MERCHANT)
+            if done.read == 0 or done.waiting == done.read:
+                return
+
+    def _reconcile(self, channel_id: int) -> None:
+        channel = self.ref(channel_id)
+        reconcile.poll_orders(self.engine, channel=channel)
+        reconcile.compare_levels(self.engine, channel=channel)
+        self.ring("check", channel_id)
+        if self.is_healed:
+            self.passes[channel_id] += 1
+
+    def _reconcile_again(self, channel_id: int) -> None:
+        if not self.is_healed:
+            self.ring("reconcile", channel_id)
+            self.scheduler.after(RECONCILE_SECONDS, "reconcile", self._reconcile_again, channel_id)
+
+    def _sweep(self) -> None:
+        """Look for work that no bell announced."""
+        self.scheduler.after(SWEEP_SECONDS, "sweep", self._sweep)
+        if not self.hub_is_down and not self.database_is_down:
+            self.books.end_doubts()
+            for what, key in self.books.open_work():
+                self.ring(what, key)
+
+    def ref(self, channel_id: int) -> ChannelRef:
+        return ChannelRef(channel_id, MERCHANT, KIND)
+
+    # --- bells, waits and ends ------------------------------------------------------------------------------------
+
+    def ring(self, what: str, key: int) -> None:
+        """Wake a worker, unless one is on its way already."""
+        pool = self.pools["apply" if what in ("apply", "publish") else "push" if what == "push" else "check"]
+        faults, now = self.faults, self.scheduler.time
+        bell = (what, key)
+        is_doubled = faults.bell_doubled and self.luck.random() < faults.bell_doubled
+        if pool.ringing.get(bell, -1.0) > now and not is_doubled:
+            return
+        pool.ringing[bell] = now + BELL_SECONDS
+        if faults.bell_lost and self.luck.random() < faults.bell_lost:
+            return
+        pool.jobs.append(bell)
+        if pool.idle:
+            self.scheduler.after(0.001, "woken", self._wake, pool)
+
+    def _wake(self, pool: Pool) -> None:
+        if pool.jobs and pool.idle:
+            pool.idle.popleft().resume()
+
+    def pause(self, seconds: float) -> None:
+        """A task waits, and then may find that it is dead, or that it was asleep for long."""
+        self.scheduler.sleep(seconds)
+        self.step()
+
+    def step(self) -> None:
+        """A moment at which a process may end or stall."""
+        faults = self.faults
+        if not (faults.killed or faults.stopped or faults.stopped_long):
+            return
+        fate = self.luck.random()
+        if fate < faults.killed:
+            raise Killed
+        if fate < faults.killed + faults.stopped:
+            self.tell("stopped", 0, lambda: "")
+            self.scheduler.sleep(self.luck.uniform(5, 120))
+        elif fate < faults.killed + faults.stopped + faults.stopped_long:
+            self.tell("stopped long", 0, lambda: "")
+            self.scheduler.sleep(swarm.ZOMBIE_SECONDS + self.luck.uniform(10, 200))
+
+    def passed(self, point: str) -> None:
+        """The engine passes a failpoint."""
+        if self.scheduler.running is None:
+            return
+        if self.books.is_inside:
+            # A process that stalls here loses its transaction: the database ends what idles in one.
+            fate = self.luck.random() if self.faults.killed or self.faults.stopped else 1.0
+            if fate < self.faults.killed:
+                raise Killed
+            if fate < self.faults.killed + self.faults.stopped:
+                raise OperationalError("terminating connection due to idle-in-transaction timeout")
+            return
+        self.step()
+
+    def _flush(self) -> None:
+        """FLUSHALL: bells, their messages and locks are gone."""
+        self.tell("flush", 0, lambda: "")
+        self.locked.clear()
+        self.holders.clear()
+        for pool in self.pools.values():
+            pool.jobs.clear()
+            pool.ringing.clear()
+
+    def _set_database(self, is_down: bool) -> None:
+        self.tell("database down" if is_down else "database up", 0, lambda: "")
+        self.database_is_down = is_down
+        if is_down:
+            self.books.crash()
+
+    def _set_hub(self, is_down: bool) -> None:
+        """The whole machine: workers die, nothing is received, locks and bells are gone."""
+        if is_down:
+            for pool in self.pools.values():
+                for task in list(pool.workers):
+                    self.scheduler.kill(task)
+            self._flush()
+        self.hub_is_down = is_down
+
+    # --- sync.ports.Channels ----------------------------------------------------------------------------------------
+
+    def reader(self, kind: str) -> protocol.EventReader:
+        return READER
+
+    def connector(self, channel_id: int) -> protocol.Connector:
+        return self.connectors[channel_id]
+
+    def needs_authorization(self, channel_id: int, reason: str) -> None:
+        self.books.set_channel_state(channel_id, "needs_auth")
+        self.scheduler.after(REAUTHORIZED_SECONDS, "authorized", self._authorized, channel_id)
+
+    def _authorized(self, channel_id: int) -> None:
+        self.books.set_channel_state(channel_id, "active")
+        self.ring("reconcile", channel_id)
+
+    def received(self, merchant_id: int) -> None:
+        self.ring("apply", merchant_id)
+
+    # --- sync.ports.Locks -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def try_lock(self, keys: Sequence[str]) -> Iterator[Granted]:
+        """Redlock, as far as its users can tell: it may be lost, and ends by itself when its holder dies."""
+        self.pause(0.001)
+        now = self.scheduler.time
+        self._tokens += 1
+        token = self._tokens
+        granted = []
+        for key in keys:
+            holder = self.locked.get(key)
+            is_lost = self.faults.lock_lost and self.luck.random() < self.faults.lock_lost
+            if holder is None or holder[1] <= now or is_lost:
+                self.locked[key] = (token, now + LOCK_SECONDS)
+                granted.append(key)
+                true_holder = self.holders.get(key)
+                if true_holder is not None and true_holder[1] > now and not is_lost:
+                    self.auditor.blame("lock", f"{key} was granted while another task held it")
+                self.holders[key] = (token, now + LOCK_SECONDS)
+        try:
+            yield Granted(frozenset(granted))
+        except Killed:
+            raise  # nobody is left to release anything
+        except BaseException:
+            self._let_go(granted, token)
+            raise
+        else:
+            self._let_go(granted, token)
+
+    def _let_go(self, keys: Sequence[str], token: int) -> None:
+        for key in keys:
+            if self.holders.get(key, (0, 0.0))[0] == token:
+                del self.holders[key]
+        self.release(keys, token)
+        for key in keys:
+            holder = self.holders.get(key)
+            if holder is not None and holder[1] > self.scheduler.time and self.locked.get(key) != holder:
+                self.auditor.blame("lock", f"{key} was released while another task held it")
+
+    def release(self, keys: Sequence[str], token: int) -> None:
+        """Delete the keys that are still ours."""
+        for key in keys:
+            if self.locked.get(key, (0, 0.0))[0] == token:
+                del self.locked[key]
+
+    # --- sync.simulator.wire.Hub ------------------------------------------------------------------------------------
+
+    def receive(self, store: Store, topic: str, webhook_id: str, told: Told) -> bool:
+        """The web server: acknowledged means committed."""
+        if self.hub_is_down or self.database_is_down:
+            return False
+        faults = self.faults
+        if faults.killed and self.luck.random() < faults.killed / 2:
+            return False  # the process died before it had stored anything
+        is_news = self.books.receive_webhook(store.channel_id, topic, webhook_id, told)
+        if is_news and not (faults.bell_lost and self.luck.random() < faults.bell_lost):
+            self.ring("apply", MERCHANT)
+        if faults.commit_unknown and self.luck.random() < faults.commit_unknown:
+            return False  # stored, and yet the answer was never sent, or never arrived
+        self.auditor.acknowledged.append((store.channel_id, topic, webhook_id))
+        return True
+
+    # --- the database -----------------------------------------------------------------------------------------------
+
+    def ask_database(self) -> None:
+        """A statement is sent: is anybody there?"""
+        if self.database_is_down:
+            raise OperationalError("the database is away")
+        if self.faults.database_errors and self.luck.random() < self.faults.database_errors:
+            raise OperationalError("the connection was lost")
+
+    def has_committed(self) -> None:
+        """A task has committed: others have their turn, and it may not learn of it."""
+        if self.scheduler.running is not None:
+            self.pause(COMMIT_SECONDS)
+            if self.faults.commit_unknown and self.luck.random() < self.faults.commit_unknown:
+                raise OperationalError("the connection was lost after COMMIT")
+
+    # --- for the story ------------------------------------------------------------------------------------------------
+
+    def new_id(self) -> uuid.UUID:
+        """An id that is the same when the run is repeated."""
+        self._ids += 1
+        return uuid.UUID(int=(self.seed << 80) | (7 << 76) | (0b10 << 62) | self._ids)
+
+    def tell(self, label: str, value: int, what: Callable[[], str]) -> None:
+        """Put something into the digest, and into the story if anybody wants it."""
+        self.scheduler.note(label, value)
+        if self.story is not None:
+            task = self.scheduler.running
+            self.story.append(f"{self.scheduler.time:9.3f} {task.name if task else '-':8} {label} {value} {what()}")
+
+
+class Reader:
+    """Messages are handed over as they are meant: what bytes may hide is the connectors' tests' affair."""
+
+    def authenticate(self, *, headers: dict[str, str], body: bytes, secrets: Sequence[str]) -> bool:
+        return True
+
+    def read_delivery(self, headers: dict[str, str]) -> protocol.Delivery:
+        raise NotImplementedError
+
+    def interpret(self, *, topic: str, body: bytes) -> tuple[protocol.Event, ...]:
+        assert isinstance(body, Told)
+        return body.events
+
+
+READER = Reader()
