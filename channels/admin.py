@@ -178,6 +178,7 @@ class ChannelAdmin(TenantAdmin):
             "Sync",
             {
                 "fields": (
+                    ("on_loss", "on_gain"),
                     "orders_counted_from",
                     "orders_watermark",
                     ("failures", "next_call_at"),

@@ -50,6 +50,8 @@ LIFETIME: Final = timedelta(minutes=15)
 LIFETIME_MAX: Final = timedelta(hours=24)
 #: How often a decision is taken anew because something moved meanwhile, before it takes locks.
 TRIES: Final = 6
+#: How long a decision waits, when there is a crowd, for those just answered to ask again.
+LINGER_SECONDS: Final = 0.002
 _COMBINED_MAX: Final = 200
 #: So many may wait for a decision, and so long: then the caller had better come again.
 _WAITING_MAX: Final = 5_000
@@ -241,6 +243,7 @@ def _decided(merchant_id: int, group: _Group, strategies: set[str]) -> list[Answ
                 batch_max=_COMBINED_MAX,
                 waiting_max=_WAITING_MAX,
                 timeout_seconds=_WAIT_SECONDS,
+                linger_seconds=LINGER_SECONDS,
             )
             combiner = _combiners.setdefault(merchant_id, made)
         try:

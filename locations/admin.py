@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.forms import BaseInlineFormSet
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
@@ -19,9 +17,18 @@ from django.utils.html import format_html, format_html_join
 from channels.admin import channel_filter
 from channels.models import Channel
 from locations import matrix
-from locations.models import GroupLocation, GroupWarehouse, LocationGroup, Policy, PublishingRule, Weighting
+from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule, Weighting
 from locations.pace import UNKNOWN_PROPAGATION_SECONDS, threshold
-from merchants.admin_base import TenantAdmin, TenantForm, TenantInline, acting_user, column, merchant_filter
+from locations.publishing import Policy
+from merchants.admin_base import (
+    TenantAdmin,
+    TenantForm,
+    TenantInline,
+    TenantInlineFormSet,
+    acting_user,
+    column,
+    merchant_filter,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,7 @@ class GroupForm(TenantForm):
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
         self.cells = read_cells(self.data)
+        refuse_bad_weight(self, "holds_weight")
         if cleaned.get("policy") == Policy.GUARD and cleaned.get("guard_units") == 0:
             self.add_error(
                 "guard_units", "At 0 nothing is ever divided. Leave it empty, give at least 1, or choose shared."
@@ -112,7 +120,21 @@ def read_cells(data: Mapping[str, Any]) -> dict[tuple[int, int], int]:
     return cells
 
 
-class GroupLocationFormSet(BaseInlineFormSet[Any, Any, Any]):
+def refuse_bad_weight(form: Any, name: str) -> None:
+    """Weights are 0 or comparable: one that is a millionth of another was a slip of the hand."""
+    weight = form.cleaned_data.get(name)
+    if weight is not None and not (weight == 0 or 0.01 <= weight <= 10_000):
+        form.add_error(name, "Give a weight from 0.01 to 10,000, or 0 for no share at all.")
+
+
+class GroupLocationForm(TenantForm):
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        refuse_bad_weight(self, "weight")
+        return cleaned
+
+
+class GroupLocationFormSet(TenantInlineFormSet):
     """The store locations of a group: somebody has to get the units that are divided."""
 
     def clean(self) -> None:
@@ -130,6 +152,7 @@ class GroupLocationFormSet(BaseInlineFormSet[Any, Any, Any]):
 
 class GroupLocationInline(TenantInline):
     model = GroupLocation
+    form = GroupLocationForm
     formset = GroupLocationFormSet
     autocomplete_fields = ("store_location",)
     fields = ("store_location", "weight")
@@ -251,7 +274,7 @@ def _members(formset: Any) -> list[int]:
     return [row.pk for row in rows if row is not None]
 
 
-def _weights(formsets: Any) -> dict[int, Decimal]:
+def _weights(formsets: Any) -> dict[int, float]:
     return {
         form.cleaned_data["store_location"].pk: form.cleaned_data["weight"]
         for formset in formsets
@@ -287,8 +310,8 @@ def threshold_in_words(group: LocationGroup) -> str:
         return "None: split always divides."
     if group.guard_units is not None:
         return f"{group.guard_units} units of every SKU, as set here."
-    if group.pk is None:
-        return "Computed once the group has store locations."
+    if group._state.adding:
+        return "Computed per SKU once the group has store locations."
     window, slowest = propagation_window(group)
     units = ", ".join(f"{threshold(pace, window)} for one that sells {name}" for name, pace in PACES)
     return f"Computed per SKU: {units}. So many may be sold in the {window:.1f} seconds that news takes. {slowest}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 
 from django.db import transaction
 
@@ -41,7 +40,7 @@ def set_matrix(
     now: datetime,
     store_location_ids: Collection[int] | None = None,
     warehouse_ids: Collection[int] | None = None,
-    weights: Mapping[int, Decimal] | None = None,
+    weights: Mapping[int, float] | None = None,
 ) -> bool:
     """Make this the group's matrix, and its members those named in it; returns whether anything changed.
 
@@ -216,7 +215,7 @@ def _set_cells(group: LocationGroup, cells: Cells) -> bool:
     return bool(gone or moved or new)
 
 
-def _set_weights(group: LocationGroup, weights: Mapping[int, Decimal]) -> bool:
+def _set_weights(group: LocationGroup, weights: Mapping[int, float]) -> bool:
     moved = [
         member
         for member in GroupLocation.objects.filter(group=group)
@@ -236,6 +235,6 @@ def _described(group: LocationGroup) -> dict[str, list[str]]:
         drawn[cell.store_location_id].append(f"{cell.priority}: {cell.warehouse.name}")
     members = GroupLocation.objects.filter(group=group).select_related("store_location__channel")
     return {
-        str(member): drawn[member.store_location_id] + ([f"weight {member.weight}"] if member.weight != 1 else [])
+        str(member): drawn[member.store_location_id] + ([f"weight {member.weight:g}"] if member.weight != 1 else [])
         for member in members.order_by("store_location_id")
     }

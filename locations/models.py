@@ -12,19 +12,19 @@ from merchants.models import Merchant
 from merchants.tenancy import CompositeKey, SameMerchant, in_choices, tenant_identity
 
 
-class Policy(models.TextChoices):
-    """How a group divides its stock among its store locations; see `locations.publishing`."""
+class PolicyChoice(models.TextChoices):
+    """How a group divides its stock among its store locations (`locations.publishing.Policy`, for people)."""
 
-    GUARD = "guard", "Guard: shared while there is plenty, split when it is scarce"
+    GUARD = "guard", "Guard: shared while there is plenty, split when few are left"
     SHARED = "shared", "Shared: every store shows the whole pool"
-    SPLIT = "split", "Split: every unit is in one store only"
+    SPLIT = "split", "Split: every unit is for sale in one store at a time"
 
 
 class Weighting(models.TextChoices):
-    """By what units are divided."""
+    """By what the shares of a split are measured."""
 
-    FIXED = "fixed", "The weights of the store locations"
-    VELOCITY = "velocity", "What each of them usually sells"
+    FIXED = "fixed", "The weights given with the store locations"
+    VELOCITY = "velocity", "How much each store sells"
 
 
 class LocationGroup(models.Model):
@@ -32,47 +32,35 @@ class LocationGroup(models.Model):
 
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="location_groups")
     name = models.CharField(max_length=80)
-    policy = models.CharField(max_length=10, choices=Policy.choices, default=Policy.GUARD, db_default=Policy.GUARD)
+    policy = models.CharField(
+        max_length=10, choices=PolicyChoice.choices, default=PolicyChoice.GUARD, db_default=PolicyChoice.GUARD
+    )
     guard_units = models.PositiveIntegerField(
-        "divide at or below",
+        "guard at or below (units)",
         null=True,
         blank=True,
-        validators=[MaxValueValidator(1_000_000)],
-        help_text="Units of a SKU. Empty: computed from how fast it sells and how long news takes.",
+        help_text="Empty: computed from how fast each SKU sells and how long news takes from store to store.",
     )
     weighting = models.CharField(
-        "divide by",
-        max_length=10,
-        choices=Weighting.choices,
-        default=Weighting.FIXED,
-        db_default=Weighting.FIXED,
+        "shares by", max_length=10, choices=Weighting.choices, default=Weighting.FIXED, db_default=Weighting.FIXED
     )
-    holds_weight = models.DecimalField(
+    holds_weight = models.FloatField(
         "weight of holds",
-        max_digits=6,
-        decimal_places=2,
         default=0,
         db_default=0,
-        validators=[MinValueValidator(0)],
-        help_text="The share of holds made through the API, against the store locations' weights. 0: none.",
+        help_text="What reservations through the API weigh against the stores while units are split. "
+        "0: they get what no store shows.",
     )
     allows_split_shipment = models.BooleanField(
-        "bundles from several warehouses",
-        default=False,
-        db_default=False,
-        help_text="The parts of one bundle may be shipped from different warehouses.",
+        default=False, db_default=False, help_text="The parts of a bundle may be sent from several warehouses."
     )
 
     class Meta:
         constraints = [
             tenant_identity("location_group"),
             models.UniqueConstraint(fields=["merchant", "name"], name="location_group_name_once"),
-            in_choices("location_group_policy_known", "policy", Policy),
+            in_choices("location_group_policy_known", "policy", PolicyChoice),
             in_choices("location_group_weighting_known", "weighting", Weighting),
-            models.CheckConstraint(
-                condition=Q(guard_units__isnull=True) | Q(guard_units__gte=0, guard_units__lte=1_000_000),
-                name="location_group_guard_in_range",
-            ),
             models.CheckConstraint(condition=Q(holds_weight__gte=0), name="location_group_holds_weight_not_negative"),
         ]
 
@@ -88,23 +76,18 @@ class GroupLocation(models.Model):
     store_location = models.OneToOneField(
         StoreLocation, on_delete=models.CASCADE, related_name="membership", db_constraint=False
     )
-    weight = models.DecimalField(
-        max_digits=6,
-        decimal_places=2,
-        default=1,
-        db_default=1,
-        validators=[MinValueValidator(0)],
-        help_text="Its share of divided units, against the others' weights. 0: none.",
+    weight = models.FloatField(
+        default=1, db_default=1, help_text="Its share of units that are split, in proportion to the others. 0: none."
     )
 
     class Meta:
         verbose_name = "store location of the group"
         verbose_name_plural = "store locations of the group"
         constraints = [
+            models.CheckConstraint(condition=Q(weight__gte=0), name="group_location_weight_not_negative"),
             SameMerchant(field="group", name="group_location_group_of_merchant"),
             SameMerchant(field="store_location", name="group_location_location_of_merchant"),
             models.UniqueConstraint(fields=["group", "store_location"], name="group_location_identity"),
-            models.CheckConstraint(condition=Q(weight__gte=0), name="group_location_weight_not_negative"),
         ]
 
     def __str__(self) -> str:

@@ -123,7 +123,7 @@ class Terms:
     #: `guard`: once split, it stays so until there are so many units more than the threshold.
     slack: int = 3
     allows_split_shipment: bool = False  # the parts of a bundle may come from several warehouses
-    #: What holds through our own API weigh against the stores while units are split.
+    #: What holds through our own API weigh against the stores while units are split; 0: they get what no store shows.
     holds_weight: float = 0.0
     #: What holds may still take now, per (SKU, warehouse); missing: whatever is available.
     quotas: Mapping[tuple[int, int], int] = field(default_factory=dict)
@@ -146,6 +146,7 @@ class Numbers:
 MOST_UNIONS = 256
 
 Cell = tuple[int, int]  # (SKU, warehouse)
+Cover = tuple[int, frozenset[int]]  # SKU, warehouses
 Claim = dict[int, frozenset[int]]  # SKU -> the warehouses its units are promised from
 
 
@@ -161,27 +162,42 @@ def numbers(shelves: Sequence[Shelf], pool: Pool, terms: Terms) -> Numbers:
     quotas: dict[Cell, int | None] = dict.fromkeys(pool)
     if not scarce:
         return Numbers({shelf.key: limit for shelf, limit in zip(shelves, limits, strict=True)}, quotas)
-    quotas.update(dict.fromkeys(scarce, 0))
+    cells = sorted(scarce)
     claimants = list(shelves)
-    cells = sorted(scarce) if terms.holds_weight else []
-    for sku, warehouse in cells:
+    for sku, warehouse in cells if terms.holds_weight else ():
         available = max(0, pool.get((sku, warehouse), 0))
         quota = terms.quotas.get((sku, warehouse), available)
         claimants.append(Shelf(-1, {sku: 1}, (warehouse,), quota, weight=terms.holds_weight))
         limits.append(available)
         claims.append({sku: frozenset((warehouse,))})
     bounds = _bounds(claimants, claims, pool)
-    promised = _promise(claimants, limits, claims, bounds, len(shelves), terms.cover_seconds)
-    _hold_back(claimants, promised, bounds)
-    quotas.update(zip(cells, promised[len(shelves) :], strict=True))
+    promised = _promise(claimants, limits, claims, list(bounds.values()), len(shelves), terms.cover_seconds)
+    _hold_back(claimants, promised, bounds.values())
+    if terms.holds_weight:
+        quotas.update(zip(cells, promised[len(shelves) :], strict=True))
+    else:
+        most = [max(shelf.ceiling, units) for shelf, units in zip(shelves, promised, strict=True)]
+        quotas.update(_left_over(cells, pool, {cover: bound.left(most) for cover, bound in bounds.items()}))
     return Numbers({shelf.key: units for shelf, units in zip(shelves, promised, strict=False)}, quotas)
+
+
+def _left_over(cells: Sequence[Cell], pool: Pool, rooms: dict[Cover, int]) -> dict[Cell, int]:
+    """What no store may sell or is about to: holds get that, even where they weigh nothing."""
+    quotas = {}
+    for sku, warehouse in cells:
+        covers = [cover for cover in rooms if cover[0] == sku and warehouse in cover[1]]
+        units = max(0, min([pool.get((sku, warehouse), 0), *(rooms[cover] for cover in covers)]))
+        for cover in covers:
+            rooms[cover] -= units
+        quotas[sku, warehouse] = units
+    return quotas
 
 
 def _scarce(shelves: Sequence[Shelf], pool: Pool, terms: Terms) -> set[Cell]:
     """The units that are split: all of them, none, or those that a store has no more of than the threshold."""
-    if terms.policy is Policy.SHARED:
+    if terms.policy == Policy.SHARED:
         return set()
-    if terms.policy is Policy.SPLIT:
+    if terms.policy == Policy.SPLIT:
         return {(sku, warehouse) for shelf in shelves for sku in shelf.parts for warehouse in shelf.warehouses} | set(
             pool
         )
@@ -221,7 +237,7 @@ def _set_aside(sku: int, warehouses: Sequence[int], silent: Sequence[Shelf], ter
 def _limits(shelves: Sequence[Shelf], pool: Pool, terms: Terms, scarce: set[Cell]) -> tuple[list[int], list[Claim]]:
     """What each shelf may show at most, as if it were alone, and what it claims of scarce units."""
     limits, claims = [], []
-    silent = [shelf for shelf in shelves if shelf.silent_for is not None] if terms.policy is Policy.GUARD else []
+    silent = [shelf for shelf in shelves if shelf.silent_for is not None] if terms.policy == Policy.GUARD else []
     homes: dict[tuple[frozenset[tuple[int, int]], int], int] = {}
     for shelf in shelves:
         others = [other for other in silent if other is not shelf]
@@ -267,7 +283,7 @@ def _home(shelf: Shelf, pool: Pool, homes: dict[tuple[frozenset[tuple[int, int]]
     return home
 
 
-def _bounds(claimants: Sequence[Shelf], claims: Sequence[Claim], pool: Pool) -> list[Bound]:
+def _bounds(claimants: Sequence[Shelf], claims: Sequence[Claim], pool: Pool) -> dict[Cover, Bound]:
     """What claimants may show together, per SKU and union of warehouses; what silent ones go on showing is taken off."""
     drawn: dict[int, dict[frozenset[int], list[int]]] = {}
     for place, claim in enumerate(claims):
@@ -277,7 +293,7 @@ def _bounds(claimants: Sequence[Shelf], claims: Sequence[Claim], pool: Pool) -> 
             if len(warehouses) < len(claimants[place].warehouses):
                 # What was promised from another home still counts among all warehouses it may come from.
                 places.setdefault(frozenset(claimants[place].warehouses), [])
-    bounds = []
+    bounds = {}
     for sku, places in drawn.items():
         for union in _unions(places):
             room = sum(pool.get((sku, warehouse), 0) for warehouse in union)
@@ -288,7 +304,7 @@ def _bounds(claimants: Sequence[Shelf], claims: Sequence[Claim], pool: Pool) -> 
                     units[place] = claimant.parts[sku]
                 else:
                     room -= claimant.parts[sku] * claimant.ceiling
-            bounds.append(Bound(room, units))
+            bounds[sku, union] = Bound(room, units)
     return bounds
 
 
@@ -329,8 +345,10 @@ def _promise(
     if len(held) == first_quota and _is_settled(claimants, held, kept, tops, weights, bounds, cover_seconds):
         return [units if claim else limit for units, claim, limit in zip(kept, claims, limits, strict=True)]
     shares = _fill(base=[0] * len(held), tops=tops, weights=weights, bounds=bounds, held=held, floors=floors)
+    held[first_quota:] = [0] * (len(held) - first_quota)
     for place in range(first_quota, len(held)):
-        held[place] = kept[place] = min(kept[place], shares[place])
+        room = min(bound.left(held) for bound in bounds if place in bound.units)
+        held[place] = kept[place] = max(0, min(kept[place], shares[place], room))
 
     promised = _lowered(kept, shares, bounds, floors)
     rising = [
@@ -354,7 +372,7 @@ def _promise(
     return [units if claims[place] else limits[place] for place, units in enumerate(promised)]
 
 
-def _hold_back(claimants: Sequence[Shelf], promised: list[int], bounds: Sequence[Bound]) -> None:
+def _hold_back(claimants: Sequence[Shelf], promised: list[int], bounds: Iterable[Bound]) -> None:
     """Raise no number that is shown, not even within its ceiling, while the ceilings together are more than there is.
 
     A ceiling above what is shown is a doubt. Where it is unfounded, such a raise is as good as any other.

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+#: A weight that is smaller than the greatest by this factor counts as nothing: fractions could not tell it from that.
+SMALLEST_WEIGHT = 1e-9
+
 #: A unit left over by rounding leaves who holds it only for a remainder larger by this much: weights that are measured
 #: waver, and units should not wander with them.
 STICKINESS = 0.5
@@ -39,7 +42,9 @@ def fill(
     Weight 0 gets nothing. Where a unit is left over by rounding, who holds it already (`held`) is preferred. Nobody ends
     below its base, and no bound that had room is overrun.
     """
-    rising = [place for place, weight in enumerate(weights) if weight > 0 and tops[place] > base[place]]
+    greatest = max(weights, default=0.0)
+    weights = [weight / greatest if greatest else 0.0 for weight in weights]
+    rising = [place for place, weight in enumerate(weights) if weight > SMALLEST_WEIGHT and tops[place] > base[place]]
     if not rising:
         return list(base)
     raised = _rise_together(rising, base, tops, weights, bounds)

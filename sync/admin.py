@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin
+from django import forms
+from django.contrib import admin, messages
 from django.contrib.admin import ModelAdmin as PlainModelAdmin
 from django.contrib.admin import SimpleListFilter
 from django.db import models
 from django.db.models import Q
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
 from django_celery_beat.admin import ClockedScheduleAdmin as PlainClockedAdmin
 from django_celery_beat.admin import CrontabScheduleAdmin as PlainCrontabAdmin
 from django_celery_beat.admin import PeriodicTaskAdmin as PlainPeriodicTaskAdmin
@@ -29,16 +32,34 @@ from inventory.admin import sku_ids, stock_level_ids, table
 from merchants.admin_base import (
     BigTableAdmin,
     ReadOnlyAdmin,
+    ReasonForm,
     UnfoldModelAdmin,
+    acting_user,
     as_uuid,
     column,
     merchant_filter,
+    page_action,
     pretty_json,
     recent,
     story_link,
     visible_merchant_ids,
 )
-from sync.models import Allocation, DirtySku, Drift, Heartbeat, OrderLine, ReconcileRun
+from sync import answers, tasks
+from sync.models import Allocation, DirtySku, Drift, DriftAction, Heartbeat, OrderLine, ReconcileRun
+
+
+class AnswerForm(ReasonForm):
+    """Whose number counts."""
+
+    answer = forms.ChoiceField(
+        label="Whose number counts?",
+        choices=[
+            ("adopt", "The store's: take the difference over into the pool"),
+            ("override", "The pool's: overwrite the store"),
+        ],
+        widget=UnfoldAdminSelectWidget,
+    )
+    field_order = ("answer", "reason")
 
 
 class WaitingFilter(SimpleListFilter):
@@ -210,10 +231,13 @@ class DriftAdmin(BigTableAdmin):
         "explanation",
         "is_ambiguous",
         ("previous_confirmed_at", "found_at"),
+        ("held", "held_at"),
+        ("decided_by", "decided_at"),
         "story",
         "merchant",
     )
     readonly_fields = ("story", "action_badge")
+    actions_detail = ("answer",)
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
         return Q(listing_level_id__in=listing_level_ids(request, key))
@@ -223,7 +247,44 @@ class DriftAdmin(BigTableAdmin):
         listing = drift.listing_level.listing
         return listing.title or listing.remote_sku or listing.remote_variant_id
 
-    @column("action", badge={"explained": "success", "adopted": "warning", "overridden": "info"})
+    @page_action("Answer…", path="answer", icon="help", primary=True)
+    def answer(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        drift = self.get_managed(request, object_id)
+        back = reverse("admin:sync_drift_change", args=[drift.pk])
+        if drift.action != DriftAction.ASKED:
+            messages.info(request, "There is nothing to answer here: it was settled before.")
+            return HttpResponseRedirect(back)
+        form = AnswerForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                answered = answers.answer(
+                    drift_id=drift.pk,
+                    adopt=form.cleaned_data["answer"] == "adopt",
+                    reason=form.cleaned_data["reason"],
+                    user=acting_user(request),
+                    now=timezone.now(),
+                )
+            except answers.AlreadyAnswered:
+                messages.info(request, "Somebody has answered meanwhile; nothing was changed.")
+            except answers.NothingToCount:
+                messages.error(request, "The listing is mapped to no stock any more. Map it first, then answer again.")
+            else:
+                messages.success(request, f"{answered.get_action_display()}.")
+                tasks.ring_publish(drift.merchant_id)
+            return HttpResponseRedirect(back)
+        difference = drift.actual - drift.expected
+        return self.form_page(
+            request,
+            title=f"{abs(difference)} {'more' if difference > 0 else 'fewer'} than expected: whose number counts?",
+            form=form,
+            submit="Decide",
+            intro="No order, refund or push explains the difference, so somebody changed it in the store."
+            + (" Until you decide, the missing units are not sold anywhere." if drift.held else ""),
+            back=back,
+            facts=[("Listing", str(drift.listing_level)), ("Expected", drift.expected), ("Found", drift.actual)],
+        )
+
+    @column("action", badge={"explained": "success", "adopted": "warning", "overridden": "info", "asked": "danger"})
     def action_badge(self, drift: Drift) -> str:
         return drift.action
 

@@ -249,9 +249,14 @@ def _decide_all(engine: Engine, merchant_id: int, batch: Sequence[Claimed], outc
         for (channel, _), location in mappings.location_ids.items()
         if channel in order_channels and location in mappings.warehouses
     }
-    stock_level_ids, balances = books.lock_stock(
-        merchant_id, mappings, sku_ids, selling, {level for line in lines.values() for level in line.taken_from}
-    )
+    held_for = books.held_for_orders(merchant_id, mentioned.orders)
+    taken = {level for line in lines.values() for level in line.taken_from}
+    stock_level_ids, balances = books.lock_stock(merchant_id, mappings, sku_ids, selling, taken | held_for)
+    # A hold that was committed to an order and the order are one sale: what was held is what is sold.
+    freed = books.end_holds(merchant_id, mentioned.orders, balances, now) if held_for else []
+    available = {level: balance.available for level, balance in balances.items()}
+    for entry in freed:
+        available[entry.stock_level_id] -= entry.held
     levels = books.lock_levels(merchant_id, _level_pairs(batch, mappings, lines, selling))
     world = World(
         listings_by_variant=mappings.listings_by_variant,
@@ -263,7 +268,7 @@ def _decide_all(engine: Engine, merchant_id: int, batch: Sequence[Claimed], outc
         bundles=mappings.bundles,
         counted_from=mappings.counted_from,
         stock_level_ids=stock_level_ids,
-        available={level: balance.available for level, balance in balances.items()},
+        available=available,
         levels=levels,
         lines=lines,
     )
@@ -275,7 +280,7 @@ def _decide_all(engine: Engine, merchant_id: int, batch: Sequence[Claimed], outc
                 verdict = decide(event, claimed.envelope, world, outcome)
                 verdicts[claimed.envelope.event_id] = verdict
         verdicts.setdefault(claimed.envelope.event_id, Verdict(IGNORED, "the order is no longer there to be read"))
-    books.post(merchant_id, balances, outcome.entries, now)
+    books.post(merchant_id, balances, [*freed, *outcome.entries], now)
     books.write_lines(merchant_id, outcome.touched_lines.values(), now)
     books.write_order_effects(levels.values(), now)
     books.write_level_changes(levels.values(), now, CHECK_AFTER)

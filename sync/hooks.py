@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -11,8 +11,8 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from channels import inbox, mapping, onboarding, steering
-from channels.models import EventState, InboxEvent, Listing, ListingLevel
-from inventory import stock
+from channels.models import Channel, EventState, InboxEvent, Listing, ListingLevel
+from inventory import holds, stock
 from locations import matrix
 from sync import tasks
 from sync.models import OrderLine
@@ -24,6 +24,7 @@ def attach() -> None:
     """Fill the hooks. Called once, when Django has loaded all apps."""
     inbox.on_received.append(tasks.ring_apply)
     stock.on_change.append(_stock_changed)
+    holds.order_is_booked.append(_booked)
     stock.on_changes.append(_stocks_changed)
     matrix.on_change.append(_matrix_changed)
     mapping.on_mapped.append(_listings_mapped)
@@ -39,6 +40,15 @@ def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uui
 def _stocks_changed(merchant_id: int, changes: Sequence[tuple[int, uuid.UUID]], now: datetime) -> None:
     upkeep.mark_each_dirty(merchant_id=merchant_id, changes=changes, now=now)
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
+
+
+def _booked(merchant_id: int, orders: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Those of the orders of which something was booked."""
+    channels = {channel for channel, _ in orders}
+    if Channel.objects.filter(merchant_id=merchant_id, pk__in=channels).count() < len(channels):
+        raise holds.UnknownChannel
+    lines = OrderLine.objects.filter(channel__in=channels, order_id__in={order for _, order in orders}, postings__gt=0)
+    return set(lines.values_list("channel_id", "order_id")) & set(orders)
 
 
 def _matrix_changed(merchant_id: int, sku_ids: Sequence[int] | None, now: datetime) -> None:

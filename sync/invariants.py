@@ -162,17 +162,20 @@ ALWAYS = (
     ),
     Check(
         "holds_are_accounted_for",
-        "the held units of a stock level are those of holds that have not ended and of levels being checked",
+        "the held units of a stock level are those of holds, of levels being checked and of questions not answered yet",
         """
-        SELECT level.id AS stock_level, level.held, coalesce(checked.units, 0) + coalesce(reserved.units, 0) AS accounted
+        SELECT level.id AS stock_level, level.held,
+            coalesce(checked.units, 0) + coalesce(asked.units, 0) + coalesce(reserved.units, 0) AS accounted
         FROM inventory_stocklevel level
         LEFT JOIN (SELECT held_at_id AS id, sum(held) AS units FROM channels_listinglevel WHERE held > 0 GROUP BY 1)
             AS checked USING (id)
+        LEFT JOIN (SELECT held_at_id AS id, sum(held) AS units FROM sync_drift WHERE action = 'asked' GROUP BY 1)
+            AS asked USING (id)
         LEFT JOIN (
             SELECT part.stock_level_id AS id, sum(part.quantity) AS units FROM inventory_hold hold
             JOIN inventory_holdpart part ON part.hold_id = hold.id WHERE hold.ended_at IS NULL GROUP BY 1)
             AS reserved USING (id)
-        WHERE level.held <> coalesce(checked.units, 0) + coalesce(reserved.units, 0)
+        WHERE level.held <> coalesce(checked.units, 0) + coalesce(asked.units, 0) + coalesce(reserved.units, 0)
         """,
     ),
     Check(

@@ -148,6 +148,16 @@ class StockBooks(Protocol):
         """Write entries to the ledger of locked stock levels, with their shortages."""
         ...
 
+    def held_for_orders(self, merchant_id: int, orders: Collection[OrderKey]) -> set[int]:
+        """The stock levels of holds that wait for one of these orders."""
+        ...
+
+    def end_holds(
+        self, merchant_id: int, orders: Collection[OrderKey], balances: Mapping[int, Balance], now: datetime
+    ) -> list[Entry]:
+        """End the holds that wait for these orders, which are about to be booked; returns what that gives back."""
+        ...
+
     def write_lines(self, merchant_id: int, lines: Collection[Line], now: datetime) -> None:
         """Write registers and what each has taken from where."""
         ...

@@ -15,17 +15,16 @@ from typing import LiteralString
 from django.db import connection
 
 from sync import apply as engine
-from sync import invariants
+from sync import invariants, live
 from sync.benchmarks import goods, row_by_row
 from sync.benchmarks.bodies import OrderBodies
 from sync.benchmarks.figures import Case
-from sync.benchmarks.workers import Drained, drain
+from sync.benchmarks.workers import Crew, Drained
 from synctec.lib import sql
 from synctec.lib.ids import uuid7s
 
-STORES = 10
-SKUS = 10_000
-BUNDLES = 1_000
+#: Every so many SKUs there is a bundle.
+SKUS_PER_BUNDLE = 10
 WORKERS = (1, 2)
 #: Events of the first look, which also warms caches and plans.
 TRIAL_EVENTS = 900
@@ -46,22 +45,24 @@ class BooksDiffer(Exception):
     """The work was not done as it should have been."""
 
 
-def run(*, seconds: float) -> list[Case]:
+def run(*, seconds: float, stores: int, skus: int) -> list[Case]:
     """Measure each case for about so many seconds. Raises BooksDiffer."""
-    made = goods.stock_up(stores=STORES, skus=SKUS, bundles=BUNDLES)
+    bundles = max(1, skus // SKUS_PER_BUNDLE)
+    made = goods.stock_up(stores=stores, skus=skus, bundles=bundles)
     rng = random.Random(1)
     cases = {
-        f"{SKUS} SKUs, uniform": lambda: rng.randint(1, SKUS),
-        "one hot SKU": lambda: 1,
-        f"{BUNDLES} bundles of {goods.PARTS} SKUs": lambda: SKUS + rng.randint(1, BUNDLES),
+        f"{skus} SKUs, uniform": lambda: rng.randint(1, skus),
+        f"{skus} SKUs, one of them hot": lambda: 1,
+        f"{bundles} bundles of {skus} SKUs": lambda: skus + rng.randint(1, bundles),
     }
-    stored = Events(made)
-    return [_measure(name, stored, choose, seconds) for name, choose in cases.items()]
+    events = Events(made)
+    with Crew(max(WORKERS)) as crew:
+        return [_measure(f"{stores} stores, {name}", events, choose, crew, seconds) for name, choose in cases.items()]
 
 
 def apply_batch(merchant_id: int, rng: random.Random) -> int:
     """What is measured: one batch; how many events it settled."""
-    return engine.apply_batch(merchant_id=merchant_id, now=datetime.now(UTC), rng=rng).settled
+    return engine.apply_batch(live.engine(), merchant_id=merchant_id).settled
 
 
 def apply_one(merchant_id: int, rng: random.Random) -> int:
@@ -107,21 +108,21 @@ class Events:
         sql.execute("DELETE FROM sync_dirtysku")
 
 
-def _measure(name: str, stored: Events, choose: Callable[[], int], seconds: float) -> Case:
+def _measure(name: str, stored: Events, choose: Callable[[], int], crew: Crew, seconds: float) -> Case:
     stored.store(TRIAL_EVENTS, choose)
-    trial = drain(stored.merchant_id, BATCH, workers=1, seconds=seconds)
+    trial = crew.drain(stored.merchant_id, BATCH, workers=1, seconds=seconds)
     by_workers: dict[int, Drained] = {}
     for workers in WORKERS:
         stored.store(min(EVENTS_MAX, int(trial.per_second * seconds * workers * 1.5) + 100), choose)
-        by_workers[workers] = drain(stored.merchant_id, BATCH, workers=workers, seconds=seconds)
+        by_workers[workers] = crew.drain(stored.merchant_id, BATCH, workers=workers, seconds=seconds)
         stored.forget_the_rest()
     stored.store(min(EVENTS_MAX, int(500 * seconds) + 100), choose)
-    plain = drain(stored.merchant_id, ONE, workers=1, seconds=seconds)
+    plain = crew.drain(stored.merchant_id, ONE, workers=1, seconds=seconds)
     stored.forget_the_rest()
     _audit()
     best = max(by_workers.values(), key=lambda drained: drained.per_second)
     return Case(
-        case=f"{STORES} stores, {name}",
+        case=name,
         unit="events/s",
         figure=round(best.per_second, 1),
         against=AGAINST,

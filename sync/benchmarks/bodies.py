@@ -6,7 +6,7 @@ A body is rendered once by the sandbox with numbers that occur nowhere else; an 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from channels.sandbox import catalogue, orders, payloads
@@ -14,7 +14,6 @@ from channels.sandbox.store import Access, Store
 
 _ORDER, _LINE, _VARIANT = 7_000_000_000_001, 7_000_000_000_002, 7_000_000_000_003
 _PLACED = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
-_PLACED_TEXT = "2026-11-20T07:00:00-05:00"
 _NAME = "#1001"
 
 #: As long as those in Shopify's own samples; nobody's.
@@ -49,25 +48,21 @@ class OrderBodies:
     """Renders the body of `orders/create` for an order of `lines` lines."""
 
     def __init__(self, lines: int = 1) -> None:
-        document = _sample(lines)
-        self._lines = lines
-        self._text = json.dumps(document)
+        self._text = json.dumps(_sample(lines))
 
-    def body(self, *, order_id: int, variant_ids: list[int], placed: int = 0) -> bytes:
-        """The body of a new order, `placed` seconds after the first one; a unit of each variant, one variant per line."""
+    def body(self, *, order_id: int, variant_ids: list[int]) -> bytes:
+        """The body of a new order: a unit of each variant, one variant per line."""
         text = self._text.replace(str(_ORDER), str(order_id)).replace(_NAME, f"#{order_id % 1_000_000}")
         for number, variant_id in enumerate(variant_ids):
             text = text.replace(str(_LINE + 10 * number), str(order_id * 10 + number))
             text = text.replace(str(_VARIANT + 10 * number), str(variant_id))
-        if placed:
-            moment = (_PLACED + timedelta(seconds=placed)).astimezone(UTC)
-            text = text.replace(_PLACED_TEXT, moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
         return text.encode()
 
 
 def _sample(lines: int) -> dict[str, Any]:
     now_us = int(_PLACED.timestamp()) * 1_000_000
     store = Store("bench", "Bench", 1, now_us, Access("", ""))
+    store.now_us = now_us
     store.next_id = 8_000_000_000_000
     catalogue.add_location(store, now_us, name="Here")
     goods = [

@@ -23,7 +23,6 @@ from synctec.lib.signing import sign_base64
 from synctec.local.process import accepts_connections, free_ports, wait_for
 from synctec.local.stack import LOOPBACK, web_command
 
-STORES = 10
 BODIES = 200
 TURNS = 3
 #: Requests under way: many stores deliver at once, and a store keeps several of its own open.
@@ -34,13 +33,13 @@ class NotAcknowledged(Exception):
     """The server did not store what it should have."""
 
 
-def run(*, seconds: float) -> list[Case]:
+def run(*, seconds: float, stores: int, skus: int) -> list[Case]:
     """Measure for about so many seconds.
 
     Raises:
         NotAcknowledged: an answer other than 200, or rows that do not match the answers.
     """
-    made = goods.stock_up(stores=STORES, skus=BODIES, bundles=0)
+    made = goods.stock_up(stores=stores, skus=skus, bundles=0)
     bodies = _bodies(made)
     deliveries = _requests(bodies)
     empties = _requests(bodies, path="/empty/")
@@ -71,7 +70,7 @@ def run(*, seconds: float) -> list[Case]:
     }
     return [
         Case(
-            case=f"{STORES} stores, {CONNECTIONS} connections",
+            case=f"{stores} stores, {skus} SKUs, {CONNECTIONS} connections",
             unit="webhooks/s",
             figure=round(stored.per_second, 1),
             against="an empty DRF view of the same server",
@@ -100,7 +99,7 @@ def _bodies(made: goods.Goods) -> list[tuple[goods.Store, bytes, str]]:
     render = OrderBodies()
     found = []
     for number, store in zip(range(BODIES), cycle(made.stores), strict=False):
-        body = render.body(order_id=7_100_000_000_000 + number, variant_ids=[store.variant_id(number + 1)])
+        body = render.body(order_id=7_100_000_000_000 + number, variant_ids=[store.variant_id(1 + number % made.skus)])
         found.append((store, body, sign_base64(body, goods.CLIENT_SECRET)))
     return found
 

@@ -989,6 +989,14 @@ class MemoryBooks:
         self._require(row.covered <= row.quantity, f"shortage {row.id} covered beyond itself")
         row.covered_at = now if row.covered == row.quantity else None
 
+    def held_for_orders(self, merchant_id: int, orders: Collection[OrderKey]) -> set[int]:
+        return set()  # these books keep no holds: nobody asks for one here
+
+    def end_holds(
+        self, merchant_id: int, orders: Collection[OrderKey], balances: Mapping[int, Balance], now: datetime
+    ) -> list[Entry]:
+        return []
+
     def write_lines(self, merchant_id: int, lines: Collection[Line], now: datetime) -> None:
         for line in lines:
             order = self.orders.get(line.key[:2])

@@ -10,7 +10,7 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from inventory import stock
+from inventory import holds, stock
 from inventory.bom import explode
 from inventory.ledger import Balance, Entry
 from locations.pace import RUSH_SECONDS, USUAL_SECONDS, Propagation
@@ -224,6 +224,14 @@ class StockTables:
             )
             for row in found
         }
+
+    def held_for_orders(self, merchant_id: int, orders: Collection[OrderKey]) -> set[int]:
+        return holds.levels_held_for_orders(merchant_id=merchant_id, orders=orders) if orders else set()
+
+    def end_holds(
+        self, merchant_id: int, orders: Collection[OrderKey], balances: Mapping[int, Balance], now: datetime
+    ) -> list[Entry]:
+        return holds.taken_over_by_orders(merchant_id=merchant_id, orders=orders, balances=balances, now=now)
 
     def write_lines(self, merchant_id: int, lines: Collection[Line], now: datetime) -> None:
         touched = list(lines)

@@ -9,6 +9,7 @@ the thread that leads, everybody who waits is told that it was not done.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, cast
@@ -53,16 +54,20 @@ class Combiner(Generic[Item, Result]):
         batch_max: int,
         waiting_max: int,
         timeout_seconds: float,
+        linger_seconds: float = 0.0,
         weigh: Callable[[Item], int] = lambda _: 0,
         weight_max: int = 0,
     ) -> None:
         """`act` gets 1 to `batch_max` items, of which all but the first weigh `weight_max` together at most, and returns the
         result or the error of each, in order. What it raises is raised in the thread that leads, and NotDone in the others.
+        After a batch of several, whoever leads next lingers, so that those just answered can ask again and share its act.
         """
         self._act = act
         self._batch_max = batch_max
         self._waiting_max = waiting_max
         self._timeout_seconds = timeout_seconds
+        self._linger_seconds = linger_seconds
+        self._is_crowded = False
         self._weigh = weigh
         self._weight_max = weight_max
         self._lock = threading.Lock()
@@ -102,7 +107,10 @@ class Combiner(Generic[Item, Result]):
 
     def _lead(self) -> None:
         """Act once, for this thread's own item and all that fit with it, and hand over to one of those who wait."""
+        if self._linger_seconds and self._is_crowded:
+            time.sleep(self._linger_seconds)
         batch = self._take()
+        self._is_crowded = len(batch) > 1
         try:
             outcomes = self._act([waiting.item for waiting in batch])
             for waiting, outcome in zip(batch, outcomes, strict=True):

@@ -37,7 +37,7 @@ VALKEY_NODES = 3
 WORKERS = 2
 # A task stays while its channel has something to do, mostly waiting: threads are cheap, a queue is not.
 WORKER_THREADS = 16
-# The rest would only wait for each other: one process runs Python on one core at a time.
+# More than could compute at the same time: deliveries under way share a commit, and wait for it together.
 WEB_THREADS = 16
 # Several commands of manage.py in one process, because each process pays for all the imports anew.
 PREPARE_PROGRAM = """
@@ -60,7 +60,8 @@ def web_command(*, host: str, port: int, application: str = "synctec.wsgi:applic
         "--port": str(port),
         "--workers": "1",
         "--blocking-threads": str(WEB_THREADS),
-        "--log-level": "warning",
+        # Its only warning at this level is about the number of threads.
+        "--log-level": "error",
     }
     words = [word for option in options.items() for word in option]
     switches = ["--no-ws", "--no-access-log", "--respawn-failed-workers"]

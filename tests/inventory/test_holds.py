@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import redis
+from django.conf import settings
+from django.db import connection, transaction
 
-from inventory import holds
-from inventory.holds import Ask, Refusal
-from inventory.models import Strategy
+from inventory import availability, holds, recipes, stock
+from inventory.holds import Answer, Ask, Commitment, Order, Refusal
+from inventory.ledger import Entry
+from inventory.models import (
+    BomLine,
+    Cause,
+    Hold,
+    HoldPart,
+    HoldState,
+    Movement,
+    Shortage,
+    Sku,
+    SkuKind,
+    StockLevel,
+    Strategy,
+    Warehouse,
+)
 from sync.invariants import violations
-from tests.factories import NOON, Trade, make_trade
+from sync.models import DirtySku
+from tests.factories import NOON, Trade, later, make_trade
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+THREADS = 16
 
 
 @pytest.fixture
@@ -20,21 +46,512 @@ def alder() -> Trade:
     return make_trade()
 
 
-def hold(trade: Trade, *asks: Ask, **options: object) -> list[holds.Answer]:
-    return holds.hold(asks, merchant_id=trade.merchant.pk, now=NOON, **options)
+@pytest.fixture(autouse=True)
+def _sound(db: None) -> Iterator[None]:
+    """Whatever a test does to holds, the books are right afterwards."""
+    yield
+    assert list(violations(when_quiet=False)) == []
+
+
+@pytest.fixture
+def booked(monkeypatch: pytest.MonkeyPatch) -> set[Order]:
+    """The orders that the engine says it has booked."""
+    known: set[Order] = set()
+
+    def is_booked(merchant_id: int, orders: Collection[Order]) -> set[Order]:
+        if any(channel == 404 for channel, _ in orders):
+            raise holds.UnknownChannel
+        return known & set(orders)
+
+    monkeypatch.setattr(holds, "order_is_booked", [is_booked])
+    return known
+
+
+def hold(trade: Trade, *asks: Ask, at: float = 0, all_or_nothing: bool = False) -> list[Answer]:
+    return holds.hold(asks, merchant_id=trade.merchant.pk, now=later(at), all_or_nothing=all_or_nothing)
+
+
+def held(trade: Trade, *ask: Any, at: float = 0, **more: Any) -> holds.Held:
+    [answer] = hold(trade, Ask(*ask, **more), at=at)
+    assert answer.held is not None, answer
+    return answer.held
+
+
+def commit(trade: Trade, hold_id: int, order: Order | None = None, *, at: float = 1) -> Answer:
+    channel, order_id = order or (None, "")
+    return holds.commit([Commitment(hold_id, channel, order_id)], merchant_id=trade.merchant.pk, now=later(at))[0]
+
+
+def use(trade: Trade, *strategies: str) -> None:
+    """Give the SKUs these strategies in turn."""
+    for place, sku in enumerate(trade.skus.values()):
+        Sku.objects.filter(pk=sku.pk).update(strategy=strategies[place % len(strategies)])
+
+
+def make_bundle(trade: Trade, code: str, parts: dict[str, int], strategy: str = Strategy.ATOMIC) -> Sku:
+    bundle = Sku.objects.create(merchant=trade.merchant, code=code, kind=SkuKind.BUNDLE, strategy=strategy)
+    for part, quantity in parts.items():
+        component = trade.skus.get(part) or Sku.objects.get(merchant=trade.merchant, code=part)
+        BomLine.objects.create(merchant=trade.merchant, bundle=bundle, component=component, quantity=quantity)
+    return bundle
+
+
+def second_warehouse(trade: Trade, stock_of: dict[str, int]) -> Warehouse:
+    warehouse = Warehouse.objects.create(merchant=trade.merchant, code="EAST", name="East")
+    quantities = {(trade.skus[code].pk, warehouse.pk): units for code, units in stock_of.items()}
+    stock.open_stock(merchant_id=trade.merchant.pk, quantities=quantities, now=NOON)
+    return warehouse
+
+
+def at_once(count: int, act: Callable[[int], Any]) -> list[Any]:
+    """Do it so many times from THREADS threads that begin together."""
+    begin = threading.Barrier(THREADS)
+
+    def work(me: int) -> list[Any]:
+        begin.wait(30)
+        try:
+            return [act(number) for number in range(me, count, THREADS)]
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [result for results in pool.map(work, range(THREADS)) for result in results]
+
+
+# --- holding ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", Strategy.values)
 def test_units_are_held_until_there_are_none_left(alder: Trade, strategy: str) -> None:
-    for sku in alder.skus.values():
-        sku.strategy = strategy
-        sku.save()
+    use(alder, strategy)
 
-    first, second = hold(alder, Ask("MUG", 7)), hold(alder, Ask("MUG", 4))
+    first = held(alder, "MUG", 7, reference="cart 9")
+    [refused] = hold(alder, Ask("MUG", 4))
 
-    assert first[0].held is not None
-    assert second[0].refusal is Refusal.UNAVAILABLE
-    assert second[0].available == 3
+    assert (refused.refusal, refused.available) == (Refusal.UNAVAILABLE, 3)
     assert (alder.stock("MUG").held, alder.stock("MUG").available) == (7, 3)
-    assert list(violations(when_quiet=False)) == []
-    assert first[0].held.expires_at == NOON + timedelta(minutes=15)
+    assert first.expires_at == NOON + timedelta(minutes=15)
+    movement = Movement.objects.get(correlation_id=first.correlation_id)
+    assert (movement.account, movement.delta, movement.cause) == ("held", 7, Cause.RESERVATION)
+    assert movement.reference == "cart 9"
+    assert DirtySku.objects.filter(correlation_id=first.correlation_id, sku=alder.skus["MUG"]).exists()
+    assert holds.find([first.hold_id], merchant_id=alder.merchant.pk) == {first.hold_id: first}
+
+
+@pytest.mark.parametrize("strategy", Strategy.values)
+def test_of_200_who_want_the_last_unit_one_gets_it(strategy: str) -> None:
+    alder = make_trade(stock_of={"MUG": 1}, shops=())
+    use(alder, strategy)
+
+    answers = at_once(200, lambda _: hold(alder, Ask("MUG", 1))[0])
+
+    assert sum(answer.held is not None for answer in answers) == 1
+    assert {answer.refusal for answer in answers} == {None, Refusal.UNAVAILABLE}
+    assert alder.stock("MUG").held == 1
+
+
+@pytest.mark.parametrize("disturbance", ["none", "flush", "dead"])
+def test_strategies_and_bundles_mixed_on_shared_components_never_exceed(
+    monkeypatch: pytest.MonkeyPatch, disturbance: str
+) -> None:
+    alder = make_trade(stock_of={"MUG": 40, "TEE": 40, "HAT": 40}, shops=())
+    use(alder, *Strategy.values)
+    make_bundle(alder, "SET", {"MUG": 2, "TEE": 1}, Strategy.ATOMIC)
+    make_bundle(alder, "PAIR", {"TEE": 1, "HAT": 2}, Strategy.OPTIMISTIC)
+    make_bundle(alder, "BOX", {"SET": 1, "HAT": 1}, Strategy.PESSIMISTIC)
+    codes = ("MUG", "SET", "PAIR", "TEE", "BOX", "HAT")
+
+    def act(number: int) -> Answer:
+        if number == 60 and disturbance == "flush":
+            redis.Redis.from_url(settings.REDIS_URL).flushall()
+        if number == 60 and disturbance == "dead":
+            nobody = redis.Redis(host="127.0.0.1", port=1, socket_timeout=0.1, socket_connect_timeout=0.1)
+            monkeypatch.setattr(availability, "_redis", lambda: nobody)
+            monkeypatch.setattr(availability, "_script", nobody.register_script)
+        return hold(alder, Ask(codes[number % len(codes)], 1 + number % 2))[0]
+
+    answers = at_once(180, act)
+
+    given = Counter[str]()
+    for answer in answers:
+        if answer.held is not None:
+            given.update({part.sku: part.quantity for part in answer.held.parts})
+    for code in alder.skus:
+        level = alder.stock(code)
+        assert level.held == given[code]
+        assert level.available >= 0
+    # Somebody was refused, so something is used up: a component that every refused request needs.
+    assert any(alder.stock(code).available < 4 for code in alder.skus)
+
+
+def test_a_bundle_is_held_with_all_its_components_or_not_at_all(alder: Trade) -> None:
+    make_bundle(alder, "SET", {"MUG": 2, "TEE": 1})
+
+    first = held(alder, "SET", 4)
+    [refused] = hold(alder, Ask("SET", 2))
+
+    assert {(part.sku, part.quantity) for part in first.parts} == {("MUG", 8), ("TEE", 4)}
+    assert (refused.refusal, refused.available) == (Refusal.UNAVAILABLE, 1)
+    assert (alder.stock("MUG").held, alder.stock("TEE").held) == (8, 4)
+
+
+def test_a_hold_comes_whole_from_one_warehouse_unless_it_may_be_split(alder: Trade) -> None:
+    second_warehouse(alder, {"MUG": 6})
+
+    assert hold(alder, Ask("MUG", 12))[0].available == 10
+    assert [part.warehouse for part in held(alder, "MUG", 5).parts] == ["MAIN"]
+    assert [part.warehouse for part in held(alder, "MUG", 5).parts] == ["EAST"]  # most of it by now
+    ordered = held(alder, "MUG", 1, warehouses=("MAIN", "EAST"))
+    assert [part.warehouse for part in ordered.parts] == ["MAIN"]
+    split = held(alder, "MUG", 5, split=True)
+    assert [(part.warehouse, part.quantity) for part in split.parts] == [("MAIN", 4), ("EAST", 1)]
+
+
+def test_what_is_not_known_is_refused_by_name(alder: Trade) -> None:
+    answers = hold(alder, Ask("NONE", 1), Ask("MUG", 1, warehouses=("NOWHERE",)), Ask("MUG", 1))
+
+    assert [answer.refusal for answer in answers] == [Refusal.UNKNOWN_SKU, Refusal.UNKNOWN_WAREHOUSE, None]
+
+
+def test_another_merchants_skus_do_not_exist(alder: Trade) -> None:
+    birch = make_trade("Birch", stock_of={"PEN": 3})
+    mine = held(birch, "PEN", 1)
+
+    assert hold(alder, Ask("PEN", 1))[0].refusal is Refusal.UNKNOWN_SKU
+    assert commit(alder, mine.hold_id).refusal is Refusal.UNKNOWN_HOLD
+    assert holds.release([mine.hold_id], merchant_id=alder.merchant.pk, now=NOON)[0].refusal is Refusal.UNKNOWN_HOLD
+    assert birch.stock("PEN").held == 1
+
+
+def test_all_or_nothing_is_nothing_when_one_is_refused(alder: Trade) -> None:
+    answers = hold(alder, Ask("MUG", 1), Ask("TEE", 6), Ask("TEE", 5), all_or_nothing=True)
+
+    assert [answer.refusal for answer in answers] == [Refusal.NOT_ALONE, Refusal.UNAVAILABLE, Refusal.NOT_ALONE]
+    assert not Hold.objects.exists()
+    assert all(answer.held for answer in hold(alder, Ask("MUG", 1), Ask("TEE", 5), all_or_nothing=True))
+
+
+def test_a_quota_limits_holds_and_comes_back_with_a_release_only(alder: Trade) -> None:
+    StockLevel.objects.filter(pk=alder.stock("MUG").pk).update(quota=4)
+
+    first, second = held(alder, "MUG", 1), held(alder, "MUG", 2)
+    assert hold(alder, Ask("MUG", 2))[0].available == 1
+
+    holds.release([first.hold_id], merchant_id=alder.merchant.pk, now=NOON)
+    commit(alder, second.hold_id)
+    assert (alder.stock("MUG").quota, alder.stock("MUG").available) == (2, 8)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [Ask("MUG", 0), Ask("MUG", 1, lifetime=timedelta(0)), Ask("MUG", 1, lifetime=timedelta(hours=25))],
+)
+def test_what_is_no_hold_is_an_error(alder: Trade, ask: Ask) -> None:
+    with pytest.raises(ValueError, match="hold"):
+        hold(alder, ask)
+
+
+# --- once -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", Strategy.values)
+def test_fifty_times_the_same_request_at_once_is_one_hold(alder: Trade, strategy: str) -> None:
+    use(alder, strategy)
+
+    answers = at_once(50, lambda _: hold(alder, Ask("MUG", 10, "cart-1"))[0])
+
+    assert {answer.held.hold_id if answer.held else None for answer in answers} == {Hold.objects.get().pk}
+    assert sum(not answer.is_replay for answer in answers) == 1
+    # All of it is gone, and still the request that took it is told so.
+    assert hold(alder, Ask("MUG", 10, "cart-1"))[0].held == answers[0].held
+    assert hold(alder, Ask("MUG", 9, "cart-1"))[0].refusal is Refusal.KEY_REUSED
+    assert hold(alder, Ask("MUG", 9, "cart-2"))[0].refusal is Refusal.UNAVAILABLE
+
+
+def test_a_batch_that_names_a_key_twice_holds_once(alder: Trade) -> None:
+    first, again, other = hold(alder, Ask("MUG", 1, "a"), Ask("MUG", 1, "a"), Ask("TEE", 1, "a"))
+
+    assert again.held == first.held
+    assert other.refusal is Refusal.KEY_REUSED
+    assert Hold.objects.count() == 1
+
+
+# --- expiry -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", Strategy.values)
+def test_what_has_expired_is_free_for_the_next_at_once(alder: Trade, strategy: str) -> None:
+    use(alder, strategy)
+    old = held(alder, "MUG", 10)
+    assert hold(alder, Ask("MUG", 1), at=899)[0].refusal is Refusal.UNAVAILABLE
+
+    new = held(alder, "MUG", 10, at=900)
+
+    assert holds.find([old.hold_id], merchant_id=alder.merchant.pk)[old.hold_id].state == HoldState.RELEASED
+    assert (alder.stock("MUG").held, new.state) == (10, HoldState.ACTIVE)
+    assert not Shortage.objects.exists()
+
+
+def test_a_component_held_by_an_expired_bundle_is_free_for_whoever_wants_it(alder: Trade) -> None:
+    make_bundle(alder, "SET", {"MUG": 2, "TEE": 1})
+    held(alder, "SET", 5)
+
+    held(alder, "TEE", 5, at=900)
+
+    assert (alder.stock("MUG").held, alder.stock("TEE").held) == (0, 5)
+
+
+def test_the_sweep_releases_what_nobody_asked_about(alder: Trade) -> None:
+    held(alder, "MUG", 4)
+    held(alder, "TEE", 1, lifetime=timedelta(hours=1))
+
+    assert holds.sweep(now=later(899)) == 0
+    assert holds.sweep(now=later(900)) == 1
+    assert holds.sweep(now=later(900)) == 0
+
+    assert (alder.stock("MUG").held, alder.stock("TEE").held) == (0, 1)
+
+
+def test_an_extended_hold_lives_on_and_an_expired_one_is_not_extended(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+
+    def extend(at: float, minutes: int) -> Answer:
+        return holds.extend(
+            [first.hold_id], merchant_id=alder.merchant.pk, now=later(at), lifetime=timedelta(minutes=minutes)
+        )[0]
+
+    longer = extend(600, 30)
+    shorter = extend(600, 1)
+
+    assert longer.held is not None
+    assert longer.held.expires_at == later(600 + 1800)
+    assert shorter.held == longer.held
+    assert holds.sweep(now=later(2399)) == 0
+    assert extend(2400, 30).refusal is Refusal.EXPIRED
+
+
+# --- committing -------------------------------------------------------------------------------------------------
+
+
+def test_without_an_order_a_commit_books_the_sale(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+
+    done = commit(alder, first.hold_id)
+    again = commit(alder, first.hold_id)
+
+    assert done.held is not None
+    assert (done.held.state, done.held.ended_at) == (HoldState.COMMITTED, later(1))
+    assert again.held == done.held
+    assert again.is_replay
+    level = alder.stock("MUG")
+    assert (level.held, level.committed, level.available) == (0, 4, 6)
+    assert Movement.objects.filter(cause=Cause.SALE, correlation_id=first.correlation_id).count() == 2
+
+
+def test_committed_to_an_order_it_stays_held_until_the_order_is_booked(alder: Trade, booked: set[Order]) -> None:
+    order = (alder.shops["north"].channel.pk, "1001")
+    first = held(alder, "MUG", 4)
+    assert commit(alder, first.hold_id, order).held is not None
+    assert (alder.stock("MUG").held, alder.stock("MUG").available) == (4, 6)
+    assert holds.sweep(now=later(86400)) == 0
+
+    levels = holds.levels_held_for_orders(merchant_id=alder.merchant.pk, orders=[order])
+    with transaction.atomic():
+        balances = stock.lock_balances(levels)
+        entries = holds.taken_over_by_orders(
+            merchant_id=alder.merchant.pk, orders=[order, (1, "2")], balances=balances, now=later(5)
+        )
+        stock.post(merchant_id=alder.merchant.pk, balances=balances, entries=entries, now=later(5))
+        booked.add(order)
+        again = holds.taken_over_by_orders(
+            merchant_id=alder.merchant.pk, orders=[order], balances=balances, now=later(5)
+        )
+
+    assert again == []
+    assert (alder.stock("MUG").held, alder.stock("MUG").available) == (0, 10)
+    assert commit(alder, first.hold_id, order).is_replay
+
+
+def test_an_order_booked_before_the_commit_leaves_nothing_held(alder: Trade, booked: set[Order]) -> None:
+    order = (alder.shops["north"].channel.pk, "1001")
+    first = held(alder, "MUG", 4)
+    booked.add(order)
+
+    done = commit(alder, first.hold_id, order)
+
+    assert done.held is not None
+    assert done.held.ended_at == later(1)
+    assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (0, 0)
+
+
+def test_the_sweep_ends_a_hold_whose_order_was_booked_past_it(alder: Trade, booked: set[Order]) -> None:
+    order = (alder.shops["north"].channel.pk, "1001")
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id, order)
+    elsewhere = alder.stock("TEE").pk
+    with transaction.atomic():
+        taken = holds.taken_over_by_orders(
+            merchant_id=alder.merchant.pk, orders=[order], balances=stock.lock_balances([elsewhere]), now=later(2)
+        )
+    assert taken == []
+    booked.add(order)
+
+    assert holds.sweep(now=later(3)) == 1
+
+    assert alder.stock("MUG").held == 0
+
+
+@pytest.mark.parametrize("is_swept", [False, True])
+def test_an_expired_hold_is_committed_if_its_units_are_still_there(alder: Trade, is_swept: bool) -> None:
+    first = held(alder, "MUG", 8)
+    if is_swept:
+        holds.sweep(now=later(900))
+
+    done = commit(alder, first.hold_id, at=901)
+
+    assert done.held is not None
+    assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (0, 8)
+
+
+def test_an_expired_hold_is_held_again_for_an_order_on_its_way(alder: Trade, booked: set[Order]) -> None:
+    first = held(alder, "MUG", 8)
+    holds.sweep(now=later(900))
+
+    assert commit(alder, first.hold_id, (7, "1001"), at=901).held is not None
+
+    assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (8, 0)
+
+
+def test_an_expired_hold_whose_units_are_gone_is_refused(alder: Trade) -> None:
+    first = held(alder, "MUG", 8)
+    held(alder, "MUG", 5, at=900)
+
+    refused = commit(alder, first.hold_id, at=901)
+
+    assert refused.refusal is Refusal.EXPIRED
+    assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (5, 0)
+
+
+def test_a_hold_ends_once(alder: Trade, booked: set[Order]) -> None:
+    released, sold = held(alder, "MUG", 1), held(alder, "MUG", 1)
+    ids = [released.hold_id, sold.hold_id]
+    holds.release(ids[:1], merchant_id=alder.merchant.pk, now=later(1))
+    commit(alder, ids[1], (7, "1"))
+
+    assert commit(alder, ids[0]).refusal is Refusal.RELEASED
+    assert commit(alder, ids[1], (7, "2")).refusal is Refusal.COMMITTED
+    assert commit(alder, ids[1]).refusal is Refusal.COMMITTED
+    assert commit(alder, 10**9).refusal is Refusal.UNKNOWN_HOLD
+    assert commit(alder, ids[1], (404, "1")).refusal is Refusal.UNKNOWN_CHANNEL
+    again, refused = holds.release(ids, merchant_id=alder.merchant.pk, now=later(2))
+    assert (again.is_replay, refused.refusal) == (True, Refusal.COMMITTED)
+    extended = holds.extend(ids, merchant_id=alder.merchant.pk, now=later(2))
+    assert [answer.refusal for answer in extended] == [Refusal.RELEASED, Refusal.COMMITTED]
+
+
+def test_an_order_needs_its_channel(alder: Trade) -> None:
+    with pytest.raises(ValueError, match="channel"):
+        holds.commit([Commitment(1, None, "1001")], merchant_id=alder.merchant.pk, now=NOON)
+
+
+def test_all_or_nothing_holds_for_endings_too(alder: Trade) -> None:
+    first = held(alder, "MUG", 1)
+
+    answers = holds.release([first.hold_id, 10**9], merchant_id=alder.merchant.pk, now=later(1), all_or_nothing=True)
+
+    assert [answer.refusal for answer in answers] == [Refusal.NOT_ALONE, Refusal.UNKNOWN_HOLD]
+    assert alder.stock("MUG").held == 1
+
+
+def test_commits_and_releases_of_one_hold_at_once_end_it_once(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+
+    def act(number: int) -> Answer:
+        if number % 2:
+            return commit(alder, first.hold_id)
+        return holds.release([first.hold_id], merchant_id=alder.merchant.pk, now=later(1))[0]
+
+    answers = at_once(32, act)
+
+    assert sum(answer.refusal is None and not answer.is_replay for answer in answers) == 1
+    assert alder.stock("MUG").held == 0
+
+
+def test_inside_a_transaction_a_hold_is_part_of_it(alder: Trade) -> None:
+    def hold_and_fail() -> None:
+        with transaction.atomic():
+            held(alder, "MUG", 4)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        hold_and_fail()
+
+    assert alder.stock("MUG").held == 0
+    assert not HoldPart.objects.exists()
+
+
+def test_a_recipe_that_was_changed_a_moment_ago_is_the_one_that_counts(alder: Trade) -> None:
+    bundle = make_bundle(alder, "SET", {"MUG": 1})
+    held(alder, "SET", 1)
+    BomLine.objects.filter(bundle=bundle).update(quantity=3)
+    assert recipes.remembered(alder.merchant.pk, ["SET"])["SET"].parts == {alder.skus["MUG"].pk: 1}
+
+    assert held(alder, "SET", 2).parts[0].quantity == 6
+
+
+def test_an_optimistic_decision_is_taken_anew_when_something_moved(
+    alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(alder, Strategy.OPTIMISTIC)
+    read, rounds = stock.read_balances, iter([True, False])
+
+    def read_and_be_overtaken(level_ids: Any) -> Any:
+        balances = read(level_ids)
+        if next(rounds, False):
+            Sku.objects.filter(code="MUG").update(strategy=Strategy.PESSIMISTIC)
+            recipes._recipes.clear()
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lambda: (held(alder, "MUG", 9), connection.close())).result()
+        return balances
+
+    monkeypatch.setattr(stock, "read_balances", read_and_be_overtaken)
+
+    [answer] = hold(alder, Ask("MUG", 2))
+
+    assert (answer.refusal, answer.available) == (Refusal.UNAVAILABLE, 1)
+
+
+def test_a_release_by_hand_leaves_a_trace_and_frees_what_waits_for_an_order(alder: Trade, booked: set[Order]) -> None:
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id, (7, "1001"))
+
+    def by_hand() -> bool:
+        return holds.release_by_hand(
+            merchant_id=alder.merchant.pk, hold_id=first.hold_id, reason="never paid", user=None, now=later(9)
+        )
+
+    assert by_hand()
+    assert not by_hand()
+    assert alder.stock("MUG").held == 0
+    assert commit(alder, first.hold_id, (7, "1001"), at=1000).refusal is Refusal.RELEASED
+
+
+def test_held_units_are_never_below_those_of_a_check(alder: Trade) -> None:
+    """Units that a check holds are no business of holds: an entry on `held` that is not theirs stays."""
+    first = held(alder, "MUG", 4)
+    with transaction.atomic():
+        balances = stock.lock_balances([alder.stock("MUG").pk])
+        entry = Entry(alder.stock("MUG").pk, Cause.CHECK, "check:1", "", first.correlation_id, NOON, held=2)
+        stock.post(merchant_id=alder.merchant.pk, balances=balances, entries=[entry], now=NOON)
+
+    holds.release([first.hold_id], merchant_id=alder.merchant.pk, now=later(1))
+
+    assert alder.stock("MUG").held == 2
+    with transaction.atomic():
+        balances = stock.lock_balances([alder.stock("MUG").pk])
+        stock.post(
+            merchant_id=alder.merchant.pk,
+            balances=balances,
+            entries=[replace(entry, key="check:2", held=-2)],
+            now=NOON,
+        )

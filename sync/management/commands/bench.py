@@ -7,14 +7,22 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from synctec.local.datafolder import PROJECT
 from synctec.local.stack import LocalStack
 
 BENCHES = ("apply", "hold", "ingest")
+STORES, SKUS = 10, 10_000
+#: What `--scale` goes through: (stores, SKUs), one of them changed at a time.
+SCALE = ((STORES, 1_000), (STORES, SKUS), (STORES, 100_000), (2, SKUS), (50, SKUS))
+PAGE = PROJECT / "docs/performance.md"
+
+Case = dict[str, Any]
 
 
 class Command(BaseCommand):
@@ -27,22 +35,28 @@ class Command(BaseCommand):
         parser.add_argument("what", choices=BENCHES)
         parser.add_argument("--json", action="store_true", help="print one JSON object")
         parser.add_argument("--seconds", type=float, default=10.0, help="how long each figure is measured (default 10)")
+        parser.add_argument("--stores", type=int, default=STORES, help=f"default {STORES}")
+        parser.add_argument("--skus", type=int, default=SKUS, help=f"default {SKUS}")
+        parser.add_argument(
+            "--scale", action="store_true", help=f"with few and many stores and SKUs; written into {PAGE.name}"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        cases = _measure(options["what"], options["seconds"])
+        what = options["what"]
+        if min(options["seconds"], options["stores"], options["skus"]) <= 0:
+            raise CommandError("--seconds, --stores and --skus must be above zero.")
+        sizes = SCALE if options["scale"] else ((options["stores"], options["skus"]),)
+        cases = [case for stores, skus in sizes for case in _measure(what, options["seconds"], stores, skus)]
+        if options["scale"]:
+            PAGE.write_text(with_table(PAGE.read_text(), what, cases))
         if options["json"]:
-            self.stdout.write(json.dumps({"bench": options["what"], "cores": os.cpu_count(), "cases": cases}))
-            return
-        for case in cases:
-            self.stdout.write(self.style.MIGRATE_HEADING(case["case"]))
-            self.stdout.write(f"  {case['figure']:>12,.1f}  {case['unit']}")
-            self.stdout.write(f"  {case['against_figure']:>12,.1f}  {case['against']}")
-            self.stdout.write(f"  {case['ratio']:>12}  times")
-            for name, value in case["notes"].items():
-                self.stdout.write(f"  {value:>12}  {name.replace('_', ' ')}")
+            self.stdout.write(json.dumps({"bench": what, "cores": os.cpu_count(), "cases": cases}))
+        else:
+            for line in _lines(cases):
+                self.stdout.write(line)
 
 
-def _measure(what: str, seconds: float) -> list[dict[str, Any]]:
+def _measure(what: str, seconds: float, stores: int, skus: int) -> list[Case]:
     """Have a process measure that is attached to the new servers: this one's settings know none.
 
     Raises:
@@ -53,7 +67,7 @@ def _measure(what: str, seconds: float) -> list[dict[str, Any]]:
         try:
             stack.start()
             done = subprocess.run(
-                [sys.executable, "-m", "sync.benchmarks", what, str(seconds)],
+                [sys.executable, "-m", "sync.benchmarks", what, str(seconds), str(stores), str(skus)],
                 env={**os.environ, **stack.environment, "DJANGO_SETTINGS_MODULE": "synctec.settings"},
                 stdout=subprocess.PIPE,
                 text=True,
@@ -63,5 +77,31 @@ def _measure(what: str, seconds: float) -> list[dict[str, Any]]:
             stack.discard()
     if done.returncode:
         raise CommandError(f"bench {what} failed (exit status {done.returncode}); what it said is above.")
-    cases: list[dict[str, Any]] = json.loads(done.stdout)
+    # Whatever else was printed came before.
+    cases: list[Case] = json.loads(done.stdout.splitlines()[-1])
     return cases
+
+
+def _lines(cases: list[Case]) -> Iterator[str]:
+    for case in cases:
+        yield case["case"]
+        yield f"  {case['figure']:>12,.1f}  {case['unit']}"
+        yield f"  {case['against_figure']:>12,.1f}  {case['against']}"
+        yield f"  {case['ratio']:>12}  times"
+        for name, value in case["notes"].items():
+            yield f"  {value:>12}  {name.replace('_', ' ')}"
+
+
+def with_table(page: str, what: str, cases: list[Case]) -> str:
+    """The page with the bench's table between its markers made anew. Raises CommandError: it has none."""
+    begin, end = f"<!-- bench {what}: begin -->\n", f"<!-- bench {what}: end -->"
+    before, is_there, rest = page.partition(begin)
+    _, ends, after = rest.partition(end)
+    if not is_there or not ends:
+        raise CommandError(f"{PAGE} lacks the markers {begin.strip()} and {end}.")
+    rows = [
+        f"| {case['case']} | {case['figure']:,.0f} {case['unit']} | {case['against_figure']:,.0f} | {case['ratio']} |"
+        for case in cases
+    ]
+    head = [f"| case | figure | {cases[0]['against']} | times |", "|---|---|---|---|"]
+    return before + begin + "\n".join([*head, *rows, ""]) + end + after

@@ -1,0 +1,106 @@
+"""How fast things sell, how fast news travels, and the threshold that follows."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from locations.pace import (
+    LONGEST_PROPAGATION_SECONDS,
+    PROPAGATION_HALF_LIFE_SECONDS,
+    RUSH_SECONDS,
+    UNKNOWN_PROPAGATION_SECONDS,
+    Propagation,
+    Velocity,
+    threshold,
+)
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+def later(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("mean", "at_a_thousandth", "at_a_millionth"),
+    [(0.05, 2, 3), (0.2, 3, 5), (0.5, 4, 7), (1, 5, 9), (2, 8, 12), (5, 13, 19)],
+)
+def test_the_threshold_is_that_of_the_table(mean: float, at_a_thousandth: int, at_a_millionth: int) -> None:
+    assert threshold(mean / 10, 10, risk=1e-3, floor=0) == at_a_thousandth
+    assert threshold(mean, 1, risk=1e-6, floor=0) == at_a_millionth
+
+
+def test_what_does_not_sell_has_the_least_threshold() -> None:
+    assert threshold(0, 60) == 2
+    assert threshold(0, 60, floor=5) == 5
+
+
+@given(st.floats(0, 2000), st.floats(0, 2000), st.sampled_from([1e-3, 1e-6]))
+def test_more_sales_never_lower_the_threshold(mean: float, more: float, risk: float) -> None:
+    assert threshold(mean, 1, risk=risk) <= threshold(mean + more, 1, risk=risk)
+
+
+def test_a_large_threshold_is_near_the_normal_one() -> None:
+    mean = 10_000
+    usual = mean + 3.7 * math.sqrt(mean)
+
+    assert usual <= threshold(mean, 1, risk=1e-4) <= usual + 0.01 * mean
+
+
+def test_what_is_not_measured_is_taken_to_be_slow() -> None:
+    assert Propagation().seconds == UNKNOWN_PROPAGATION_SECONDS
+    assert 0.2 < Propagation().observed(0.2, NOON).seconds < UNKNOWN_PROPAGATION_SECONDS
+
+
+def test_one_straggler_counts_little_and_a_burst_counts_at_once() -> None:
+    usual = Propagation(0.5, NOON)
+
+    straggler = usual.observed(200, later(1))
+    burst = usual
+    for second in range(5):
+        burst = burst.observed(200, later(second))
+
+    assert straggler.seconds == pytest.approx(10)
+    assert burst.seconds > 150
+
+
+def test_slow_news_is_forgotten_with_time_and_not_with_traffic() -> None:
+    slow = Propagation(100, NOON)
+    rush = slow
+    for millisecond in range(1000):
+        rush = rush.observed(0.1, later(millisecond / 1000))
+    later_on = slow.observed(0.1, later(PROPAGATION_HALF_LIFE_SECONDS))
+
+    assert rush.seconds > 99
+    assert later_on.seconds == pytest.approx(50)
+    assert slow.observed(0.1, later(86_400)).seconds == pytest.approx(50), "silence proves nothing"
+
+
+@given(st.lists(st.tuples(st.floats(-5, 1e6), st.floats(-100, 1e5)), min_size=1))
+def test_an_estimate_stays_within_what_can_be(observations: list[tuple[float, float]]) -> None:
+    estimate = Propagation()
+    for seconds, moment in observations:
+        estimate = estimate.observed(seconds, later(moment))
+
+    assert 0 < estimate.seconds <= LONGEST_PROPAGATION_SECONDS
+
+
+def test_a_rush_is_expected_to_go_on_for_a_while_only() -> None:
+    velocity = Velocity()
+    for second in range(60):
+        velocity = velocity.sold(1, later(second))
+
+    at_once = velocity.units_per_second(later(60))
+    assert at_once == pytest.approx(60 / RUSH_SECONDS, rel=0.1)
+    assert velocity.units_per_second(later(7200)) < at_once / 50
+    assert velocity.weight(later(7200)) > 50
+
+
+def test_what_never_sold_weighs_something() -> None:
+    assert Velocity().units_per_second(NOON) == 0
+    assert Velocity().weight(NOON) == 1

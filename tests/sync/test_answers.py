@@ -1,0 +1,104 @@
+"""Questions about changes by hand, and what their answers do."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from channels.models import Channel, Edits
+from inventory.stock import InsufficientReason
+from merchants.models import AuditEvent, User
+from sync import answers
+from sync.invariants import violations
+from sync.models import DirtySku, Drift, DriftAction
+from sync.reconcile import poll_orders
+from tests.engine import engine, ref
+from tests.factories import Shop, Trade, later, make_trade
+from tests.fakes import FakeChannel
+from tests.sync.test_check import check, suspect
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def alder() -> Trade:
+    return make_trade()
+
+
+@pytest.fixture
+def north(alder: Trade) -> Shop:
+    Channel.objects.update(on_loss=Edits.ASK, on_gain=Edits.ASK)
+    return alder.shops["north"]
+
+
+def find(north: Shop, shown: int) -> Drift:
+    """Let a check find that the store shows `shown` mugs instead of 10."""
+    store = FakeChannel.of(north)
+    store.levels[store.where(north, "MUG")] = shown
+    suspect(north, "MUG")
+    check(north, store)
+    poll_orders(engine(later(100), {north.channel: store}), channel=ref(north.channel))
+    check(north, store, later(101))
+    DirtySku.objects.all().delete()
+    return Drift.objects.get()
+
+
+def test_missing_units_stay_out_of_the_pool_until_somebody_decides(alder: Trade, north: Shop) -> None:
+    drift = find(north, shown=7)
+
+    assert (drift.action, drift.held) == (DriftAction.ASKED, 3)
+    assert north.level("MUG").suspect_since is None
+    assert (alder.stock("MUG").on_hand, alder.stock("MUG").available) == (10, 7)
+    assert list(violations(when_quiet=False)) == []
+
+
+@pytest.mark.parametrize(("adopt", "on_hand"), [(True, 7), (False, 10)])
+def test_an_answer_gives_missing_units_up_or_back(alder: Trade, north: Shop, adopt: bool, on_hand: int) -> None:
+    drift = find(north, shown=7)
+
+    answers.answer(drift_id=drift.pk, adopt=adopt, reason="counted", user=None, now=later(200))
+
+    stock = alder.stock("MUG")
+    assert (stock.on_hand, stock.held, stock.available) == (on_hand, 0, on_hand)
+    assert DirtySku.objects.filter(sku=alder.skus["MUG"]).exists()
+    assert AuditEvent.objects.filter(reason="counted").count() == 1
+    assert list(violations(when_quiet=False)) == []
+
+
+def test_found_units_are_counted_only_if_somebody_says_so(alder: Trade, north: Shop) -> None:
+    drift = find(north, shown=12)
+    assert (drift.action, drift.held, alder.stock("MUG").on_hand) == (DriftAction.ASKED, 0, 10)
+
+    answers.answer(drift_id=drift.pk, adopt=True, reason="a box was found", user=None, now=later(200))
+
+    assert alder.stock("MUG").on_hand == 12
+
+
+def test_a_question_is_answered_once(alder: Trade, north: Shop) -> None:
+    drift = find(north, shown=7)
+    answers.answer(drift_id=drift.pk, adopt=True, reason="counted", user=None, now=later(200))
+
+    with pytest.raises(answers.AlreadyAnswered):
+        answers.answer(drift_id=drift.pk, adopt=False, reason="no", user=None, now=later(201))
+    assert alder.stock("MUG").on_hand == 7
+
+
+def test_an_answer_needs_a_reason(alder: Trade, north: Shop) -> None:
+    drift = find(north, shown=7)
+
+    with pytest.raises(InsufficientReason):
+        answers.answer(drift_id=drift.pk, adopt=True, reason=" ", user=None, now=later(200))
+
+
+def test_the_admin_asks_and_takes_the_answer(alder: Trade, north: Shop, client: Client) -> None:
+    drift = find(north, shown=7)
+    client.force_login(User.objects.create_superuser(username="ops", email="ops@example.com", password="a long password"))
+    address = reverse("admin:sync_drift_answer", args=[drift.pk])
+
+    page = client.get(address)
+    answer = client.post(address, {"answer": "override", "reason": "they were in the back"})
+
+    assert "3 fewer than expected" in page.content.decode()
+    assert answer.status_code == 302
+    assert alder.stock("MUG").available == 10
