@@ -2,8 +2,8 @@
 
 The first caller works off what has gathered, up to a limit; who comes meanwhile waits and is served together by the next,
 whom the first one wakes. When more than one was served, those are likely to come back: the next then lingers a moment, so
-that they are all served together rather than in two halves taking turns. So the work is never done twice at the same time, and what is fixed in its cost (a transaction,
-a commit's wait for the disk) is paid once for as many as were waiting.
+that they are served together rather than in two halves taking turns. So the work is never done twice at the same time, and
+what is fixed in its cost (a transaction, a commit's wait for the disk) is paid once for as many as were waiting.
 """
 
 from __future__ import annotations
