@@ -514,13 +514,17 @@ def test_an_optimistic_decision_is_taken_anew_when_something_moved(
     use(alder, Strategy.OPTIMISTIC)
     read, rounds = stock.read_balances, iter([True, False])
 
+    def overtake() -> None:
+        held(alder, "MUG", 9)
+        connection.close()
+
     def read_and_be_overtaken(level_ids: Any) -> Any:
         balances = read(level_ids)
         if next(rounds, False):
             Sku.objects.filter(code="MUG").update(strategy=Strategy.PESSIMISTIC)
             recipes._recipes.clear()
             with ThreadPoolExecutor(1) as pool:
-                pool.submit(lambda: (held(alder, "MUG", 9), connection.close())).result()
+                pool.submit(overtake).result()
         return balances
 
     monkeypatch.setattr(stock, "read_balances", read_and_be_overtaken)

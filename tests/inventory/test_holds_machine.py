@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import redis
 from django.conf import settings
-from django.db import transaction
 from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -17,9 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from inventory import holds, stock
 from inventory.holds import Ask, Commitment, Refusal
 from inventory.models import BomLine, Sku, SkuKind, Strategy
+from sync.invariants import violations
 from tests.factories import NOON, Trade, make_trade
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
+
+_number = itertools.count()
 
 #: What one of each holds.
 PARTS = {"MUG": {"MUG": 1}, "TEE": {"TEE": 1}, "SET": {"MUG": 2, "TEE": 1}}
@@ -28,18 +31,13 @@ PARTS = {"MUG": {"MUG": 1}, "TEE": {"TEE": 1}, "SET": {"MUG": 2, "TEE": 1}}
 class Machine(RuleBasedStateMachine):
     """The model: units on hand and sold, and of each hold its parts, until when it lives and whether it still does."""
 
-    trade: Trade
-
     def __init__(self) -> None:
         super().__init__()
-        self.point = transaction.savepoint()
+        self.trade = make_merchant()
         self.now = NOON
         self.free = {code: self.trade.stock(code).available for code in ("MUG", "TEE")}
         self.alive: dict[int, tuple[str, int, Any]] = {}
         self.ended: dict[int, str] = {}
-
-    def teardown(self) -> None:
-        transaction.savepoint_rollback(self.point)
 
     def expire(self) -> None:
         """What has expired is free."""
@@ -163,19 +161,24 @@ class Machine(RuleBasedStateMachine):
         assert all(held.state == "active" for held in holding if held.expires_at > self.now)
 
 
-def test_any_sequence_of_acts_agrees_with_the_model() -> None:
-    trade = make_trade(stock_of={"MUG": 8, "TEE": 5}, shops=())
+def make_merchant() -> Trade:
+    """A merchant of its own for every run: what is committed stays, in PostgreSQL and in Redis."""
+    trade = make_trade(f"M{next(_number)}", stock_of={"MUG": 8, "TEE": 5}, shops=())
     bundle = Sku.objects.create(merchant=trade.merchant, code="SET", kind=SkuKind.BUNDLE)
     for part, quantity in PARTS["SET"].items():
         BomLine.objects.create(merchant=trade.merchant, bundle=bundle, component=trade.skus[part], quantity=quantity)
-    machine = type("MachineOfTrade", (Machine,), {"trade": trade})
+    return trade
+
+
+def test_any_sequence_of_acts_agrees_with_the_model() -> None:
     run_state_machine_as_test(
-        machine,
+        Machine,
         settings=hypothesis_settings(
-            max_examples=25,
+            max_examples=20,
             stateful_step_count=25,
             deadline=None,
-            phases=[Phase.explicit, Phase.generate, Phase.target, Phase.shrink],
+            phases=[Phase.explicit, Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         ),
     )
+    assert list(violations(when_quiet=False)) == []
