@@ -1,6 +1,6 @@
 """`bench hold`: decisions a second with many callers at the same time, each "yes" committed.
 
-Beside the default strategy: a bare decrement in Lua, which promises nothing that outlives Redis, and the other two. In the end
+Beside the default strategy: a bare decrement in Lua, which promises nothing that outlives Redis, and the other two. Then
 each strategy gives out what is scarce, to see that it gives no more than there is.
 """
 
