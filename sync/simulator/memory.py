@@ -1278,7 +1278,7 @@ class MemoryBooks:
             level.desired, level.next_push_at, level.push_failures = desired, now, 0
             self._check_level(level)
 
-    def write_quotas(self, quotas: Mapping[tuple[int, int], int | None]) -> None:
+    def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         for pair, quota in quotas.items():
             row = self._stock_at.get(pair)
             if row is not None and row.quota != quota:
