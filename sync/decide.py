@@ -185,6 +185,9 @@ def _settle(line: Line, envelope: Envelope, world: World, outcome: Outcome) -> N
     line.desired = effect(line.register)
     if line.desired == line.applied:
         line.waiting_for = ""
+        if line.level_id is None and line.register.said is not None:
+            # Sold and given back before we heard of it: nothing to book, but an audit of a moment in between must find it.
+            _place(line, world)
         return
     line.waiting_for = _place(line, world)
     if line.waiting_for:
