@@ -10,13 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from django.db import OperationalError
-
 from channels import protocol
 from sync.decide import Verdict
 from sync.ports import Batch, ChannelRef, Claimed, Due
-from sync.simulator.scheduler import EPOCH
 from sync.simulator.memory import LevelRow, MemoryBooks
+from sync.simulator.scheduler import EPOCH
 from sync.simulator.stores import Shelf, Store, Told
 
 if TYPE_CHECKING:
@@ -44,7 +42,11 @@ class WatchedBooks(MemoryBooks):
         self.commits = 0
 
     def open(
-        self, setting: Setting, shelves: Mapping[int, Shelf], recipes: Mapping[int, Mapping[int, int]], stores: Sequence[Store]
+        self,
+        setting: Setting,
+        shelves: Mapping[int, Shelf],
+        recipes: Mapping[int, Mapping[int, int]],
+        stores: Sequence[Store],
     ) -> None:
         """Fill in the merchant's configuration and the opening stock."""
         merchant = self.add_merchant(id=1)
@@ -60,9 +62,7 @@ class WatchedBooks(MemoryBooks):
                     self.add_bom_line(sku, component, units)
         for store in stores:
             self.add_channel(merchant, id=store.channel_id, kind="simulated", orders_counted_from=EPOCH)
-            location = self.add_location(
-                store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE]
-            )
+            location = self.add_location(store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE])
             for sku, article in zip(recipes, store.articles, strict=True):
                 listing = self.add_listing(store.channel_id, sku, article.variant_id, article.inventory_item_id)
                 self.add_level(listing, location, base=0, desired=0)
@@ -190,5 +190,3 @@ class WatchedBooks(MemoryBooks):
     def settle_events(self, verdicts: Mapping[int, Verdict]) -> None:
         if verdicts:
             self._by_itself(super().settle_events, verdicts)
-
-
