@@ -114,7 +114,7 @@ class Auditor:
                 + (f" sample {level.sample}{level.since_sample or 0:+d}" if level.sample is not None else "")
                 + (f" held {level.held}" if level.held else "")
                 + (f" open {push.from_quantity}->{push.to_quantity} {str(push.batch.id)[-4:]}" if push else "")
-                + (f" doubtful {level.doubtful_to}" if level.doubtful_to else "")
+                + (f" doubtful {level.doubtful_by}" if level.doubtful_by else "")
             )
             self.world.tell("level", level.id, lambda says=says: says)  # type: ignore[misc]
 
