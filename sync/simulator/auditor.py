@@ -7,7 +7,7 @@ has come to rest (`audit_end`). The first violation ends the run; it is named af
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from sync.simulator.memory import EventRow, LevelRow, LineRow, PushRow, StockRow
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Calls that one channel may get in a minute, however bad the day: workers that spin are found by this.
 CALLS_PER_MINUTE = 240
+
+_STATE = [column.name for column in fields(EventRow)].index("state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class Auditor:
                         stock[level] = self.world.books.stock[level]
         for row in stock.values():
             self._stock(row)
-        for level in levels.values():
-            self._level(level)
+        for listing_level in levels.values():
+            self._level(listing_level)
         if self.world.story is not None:
             self._tell(stock, levels)
 
@@ -186,9 +188,8 @@ class Auditor:
             self.blame("one open push", f"level {level.id}: push {level.open_push.id} is {level.open_push.state}")
 
     def _event(self, event: EventRow, before: tuple[Any, ...]) -> None:
-        if event.state == "pending" and event.settled_at is not None:
-            self.blame("event settled once", f"event {event.envelope.event_id} is pending again")
-        del before
+        if before[_STATE] != "pending":
+            self.blame("event settled once", f"event {event.envelope.event_id} was settled before")
 
     # --- by the truth, at all times ---------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -99,7 +99,7 @@ class Granted:
 
     is_degraded = False
 
-    def __init__(self, keys: Collection[str]) -> None:
+    def __init__(self, keys: Set[str]) -> None:
         self.keys = keys
 
 
@@ -694,10 +694,10 @@ class World:
 class Reader:
     """Messages are handed over as they are meant: what bytes may hide is the connectors' tests' affair."""
 
-    def authenticate(self, *, headers: dict[str, str], body: bytes, secrets: Sequence[str]) -> bool:
+    def authenticate(self, *, headers: Mapping[str, str], body: bytes, secrets: Sequence[str]) -> bool:
         return True
 
-    def read_delivery(self, headers: dict[str, str]) -> protocol.Delivery:
+    def read_delivery(self, headers: Mapping[str, str]) -> protocol.Delivery:
         raise NotImplementedError
 
     def interpret(self, *, topic: str, body: bytes) -> tuple[protocol.Event, ...]:

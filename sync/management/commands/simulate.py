@@ -126,7 +126,7 @@ class Command(BaseCommand):
 
     def _joined(self, summaries: list[Any]) -> dict[str, Any]:
         """One object; with several policies their sums, and each by itself under its name."""
-        each = [summary.as_json() for summary in summaries]
+        each: list[dict[str, Any]] = [summary.as_json() for summary in summaries]
         if len(each) == 1:
             return each[0]
         joined: dict[str, Any] = {
