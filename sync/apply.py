@@ -17,7 +17,7 @@ from datetime import timedelta
 from time import monotonic
 
 import structlog
-from django.db import DatabaseError, InterfaceError, OperationalError, transaction
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from channels import protocol
 from channels.protocol import CatalogueTouched, LevelTouched, OrderDeleted, OrderState, OrderTouched, RefundMade
@@ -33,8 +33,12 @@ log = structlog.get_logger(__name__)
 BATCH_EVENTS = 300
 #: The first try and the retries after 1, 2, 4, 8 and 16 seconds.
 CLAIMS_MAX = 1 + MAX_ATTEMPTS
+#: Claimed so often without a word of what went wrong, an event may have killed its workers: it is applied alone then,
+#: and if that does not end it either, it is dead.
+SUSPECT_CLAIMS = CLAIMS_MAX
+POISON_CLAIMS = 2 * CLAIMS_MAX
 #: How long a claimed event is left alone: a worker that died with it loses no more time than this.
-CLAIM_LEASE = timedelta(seconds=5)
+CLAIM_LEASE = timedelta(seconds=8)
 #: A webhook that shows an unexpected level is mostly ahead of its order: that long the order may take to arrive.
 CHECK_AFTER = timedelta(milliseconds=800)
 #: Another worker is busy with these SKUs: so long their events are left alone.
@@ -71,9 +75,8 @@ def apply_batch(engine: Engine, *, merchant_id: int) -> Applied:
     stock_events: list[Claimed] = []
     others: list[Claimed] = []
     for claimed in batch:
-        if claimed.attempts > CLAIMS_MAX:
-            # Claimed again and again without a word of what went wrong: the event kills its workers.
-            verdicts[claimed.envelope.event_id] = Verdict(DEAD, f"poison: {CLAIMS_MAX} workers died over it")
+        if claimed.attempts > POISON_CLAIMS:
+            verdicts[claimed.envelope.event_id] = Verdict(DEAD, f"poison: {POISON_CLAIMS} workers died over it")
             continue
         try:
             claimed.events = engine.channels.reader(claimed.kind).interpret(topic=claimed.topic, body=claimed.body)
@@ -90,10 +93,17 @@ def apply_batch(engine: Engine, *, merchant_id: int) -> Applied:
     untold = _untold(engine, stock_events)
     readers = {claimed.envelope.event_id for orders in untold.values() for told in orders.values() for claimed in told}
     told = [claimed for claimed in stock_events if claimed.envelope.event_id not in readers]
-    _apply_stock_events(engine, merchant_id, told, done)
+    _apply_stock_events(engine, merchant_id, [claimed for claimed in told if not _is_suspect(claimed)], done)
+    for claimed in told:
+        if _is_suspect(claimed):
+            _apply_stock_events(engine, merchant_id, [claimed], done)
     _apply_stock_events(engine, merchant_id, _read_untold(engine, untold, done), done)
     _apply_others(engine, others, done)
     return done
+
+
+def _is_suspect(claimed: Claimed) -> bool:
+    return claimed.attempts > SUSPECT_CLAIMS
 
 
 # --- orders whose message does not tell enough ------------------------------------------------------------------
@@ -184,9 +194,9 @@ def _apply_stock_events(engine: Engine, merchant_id: int, batch: list[Claimed], 
     skus_of = _skus_of(engine, merchant_id, batch)
     with engine.locks.try_lock(_keys(sku for skus in skus_of.values() for sku in skus)) as locked:
         free = [claimed for claimed in batch if _is_free(locked, skus_of[claimed.envelope.event_id])]
-        busy = [claimed for claimed in batch if claimed not in free]
         _apply_free(engine, merchant_id, free, done)
-    engine.books.put_off_events([claimed.envelope.event_id for claimed in busy], BUSY, "")
+    busy = {claimed.envelope.event_id for claimed in batch} - {claimed.envelope.event_id for claimed in free}
+    engine.books.put_off_events(busy, BUSY, "")
     done.busy += len(busy)
 
 
@@ -208,7 +218,11 @@ def _apply_free(engine: Engine, merchant_id: int, batch: list[Claimed], done: Ap
     if not batch:
         return
     try:
-        _apply_together(engine, merchant_id, batch, done)
+        try:
+            _apply_together(engine, merchant_id, batch, done)
+        except IntegrityError:
+            # Another worker was first with a new row of these, which the locks had not kept off: now it is there.
+            _apply_together(engine, merchant_id, batch, done)
     except (OperationalError, InterfaceError):
         raise
     except (DatabaseError, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:

@@ -292,7 +292,7 @@ class PublishBooks(Protocol):
         """Write what should be shown, unless the listing is another SKU's by now."""
         ...
 
-    def write_quotas(self, quotas: Mapping[tuple[int, int], int | None]) -> None:
+    def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         """What holds through the API may still take, by (SKU, warehouse); None: all that is available."""
         ...
 

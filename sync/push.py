@@ -29,7 +29,7 @@ from synctec.lib.ids import uuid7
 log = structlog.get_logger(__name__)
 
 #: Longer than a request can take, so that nobody sends a batch again while its first sender may still be at it.
-LEASE = timedelta(seconds=20)
+LEASE = timedelta(seconds=14)
 #: A row that the channel refuses for good waits this long, unless its number changes before.
 REFUSED_PAUSE = timedelta(minutes=15)
 #: While rows fail as a batch without saying which, batches shrink: 250, 50, 10, 2, 1 rows.

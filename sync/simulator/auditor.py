@@ -112,7 +112,7 @@ class Auditor:
                 + (f" sample {level.sample}{level.since_sample or 0:+d}" if level.sample is not None else "")
                 + (f" held {level.held}" if level.held else "")
                 + (f" open {push.from_quantity}->{push.to_quantity} {str(push.batch.id)[-4:]}" if push else "")
-                + (f" doubtful {level.doubtful_to}" if level.doubtful_to else "")
+                + (f" doubtful {level.doubtful_by}" if level.doubtful_by else "")
             )
             self.world.tell("level", level.id, lambda says=says: says)  # type: ignore[misc]
 
@@ -134,7 +134,9 @@ class Auditor:
         for line in movements[account.movements :]:
             account.movements += 1
             if line.seq != account.movements:
-                self.blame("ledger sequence", f"stock level {row.id}: movement {line.seq} is number {account.movements}")
+                self.blame(
+                    "ledger sequence", f"stock level {row.id}: movement {line.seq} is number {account.movements}"
+                )
             if line.idempotency_key in self.keys:
                 self.blame("ledger key once", f"{line.idempotency_key} was posted twice")
             self.keys.add(line.idempotency_key)
@@ -367,11 +369,13 @@ class Auditor:
             minutes = Counter(int(at // 60) for at in connector.calls)
             if minutes and max(minutes.values()) > CALLS_PER_MINUTE:
                 self.blame("calls", f"{max(minutes.values())} calls to a store in a minute")
-        by_hand = world.drawn.losses_by_hand or world.drawn.gains_by_hand
+        by_hand = any(store.edited for store in world.stores)
         drifts = [drift for drift in world.books.drifts if not drift.is_ambiguous]
         if drifts and not by_hand:
             drift = drifts[0]
-            self.blame("repairs", f"level {drift.level_id}: {drift.expected} expected, {drift.actual} found, {drift.action}")
+            self.blame(
+                "repairs", f"level {drift.level_id}: {drift.expected} expected, {drift.actual} found, {drift.action}"
+            )
 
 
 def _units_taken(order: Order, line: Any) -> int:

@@ -158,7 +158,7 @@ class LevelRow:
     last_error: str = ""
     waiting_correlation_ids: tuple[uuid.UUID, ...] = ()
     waiting_since: datetime | None = None
-    doubtful_to: int | None = None
+    doubtful_by: int | None = None
     doubtful_until: datetime | None = None
     velocity: Velocity = field(default_factory=Velocity)
     open_push: PushRow | None = None
@@ -1214,13 +1214,13 @@ class MemoryBooks:
         reported = level.base + level.order_effects + level.pushed
         ceiling = max(0, reported)
         if level.sample is not None:
-            ceiling = max(ceiling, level.sample, level.shown)
+            ceiling = max(ceiling, level.sample if level.since_sample is None else level.shown)
         if level.suspect_available is not None:
             ceiling = max(ceiling, level.suspect_available)
         if level.open_push is not None:
-            ceiling = max(ceiling, level.open_push.to_quantity)
+            ceiling += max(0, level.open_push.to_quantity - level.open_push.from_quantity)
         if level.doubtful_until is not None and level.doubtful_until > now:
-            ceiling = max(ceiling, level.doubtful_to or 0)
+            ceiling += level.doubtful_by or 0
         return ceiling
 
     def _failing_since(self, channel_id: int) -> datetime | None:
@@ -1298,7 +1298,7 @@ class MemoryBooks:
             level.desired, level.next_push_at, level.push_failures = desired, now, 0
             self._check_level(level)
 
-    def write_quotas(self, quotas: Mapping[tuple[int, int], int | None]) -> None:
+    def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         for pair, quota in quotas.items():
             row = self._stock_at.get(pair)
             if row is not None and row.quota != quota:
@@ -1500,8 +1500,8 @@ class MemoryBooks:
             level.last_error = (f"{push.error_code}: {push.error}" if push.error_code else push.error)[:500]
             if row.is_doubtful_until is not None:
                 is_in_force = level.doubtful_until is not None and level.doubtful_until > now
-                before = level.doubtful_to or 0 if is_in_force else 0
-                level.doubtful_to = max(before, push.to_quantity)
+                before = level.doubtful_by or 0 if is_in_force else 0
+                level.doubtful_by = before + max(0, push.to_quantity - push.from_quantity)
                 level.doubtful_until = _later(level.doubtful_until, row.is_doubtful_until)
 
     def end_doubts(self) -> None:
@@ -1509,7 +1509,7 @@ class MemoryBooks:
         for level in self.levels.values():
             if level.doubtful_until is not None and level.doubtful_until <= now:
                 self._touch_level(level)
-                level.doubtful_to = level.doubtful_until = None
+                level.doubtful_by = level.doubtful_until = None
                 if level.listing.sku_id is not None:
                     self.mark_dirty(level.listing.merchant_id, {level.listing.sku_id: (self._uuid(), now)})
 

@@ -198,9 +198,7 @@ def _declare_nothing(_: Any) -> Any:
 
 
 def _believe_webhooks(write: Any) -> Any:
-    def write_and_book(
-        self: WatchedBooks, levels: Collection[Level], now: datetime, check_after: timedelta
-    ) -> None:
+    def write_and_book(self: WatchedBooks, levels: Collection[Level], now: datetime, check_after: timedelta) -> None:
         write(self, levels, now, check_after)
         for level in levels:
             told = level.becomes.available if level.becomes is not None and level.becomes.is_suspect else None
@@ -209,7 +207,9 @@ def _believe_webhooks(write: Any) -> Any:
                 row = self.levels[level.id]
                 self._touch_level(row)
                 row.base += told - level.reported
-                entry = Entry(place, "adjustment", f"told:{self._id('told')}", "", self._uuid(), now, told - level.reported)
+                entry = Entry(
+                    place, "adjustment", f"told:{self._id('told')}", "", self._uuid(), now, told - level.reported
+                )
                 self.post(1, self.lock_balances([place]), [entry], now)
 
     return write_and_book
@@ -283,9 +283,7 @@ def _trust_nothing_shown(_: Any) -> Any:
 
 
 def _open_two(_: Any) -> Any:
-    def fence_nobody(
-        self: WatchedBooks, batch: Batch, state: str, error: str, next_attempt: timedelta | None
-    ) -> bool:
+    def fence_nobody(self: WatchedBooks, batch: Batch, state: str, error: str, next_attempt: timedelta | None) -> bool:
         row = self.batches[batch.id]
         self._touch(row)
         row.state = state

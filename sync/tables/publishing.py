@@ -6,10 +6,13 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from inventory import stock
-from locations.pace import Velocity
+from django.db import transaction
+
+from inventory import availability, stock
+from locations.pace import UNKNOWN_PROPAGATION_SECONDS, Velocity
 from locations.publishing import Rule
 from sync.ports import OUTAGE_FAILURES, STORY_EVENTS, Desire, Group, Mark, ShelfStock, Target
 from sync.tables.stock import load_bundles, lock_level_rows
@@ -85,8 +88,9 @@ class PublishTables:
                     listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked,
                     level.suspect_since IS NOT NULL, level.shown,
                     CASE WHEN level.is_stocked AND listing.deleted_at IS NULL THEN greatest(0, level.shown, level.reported,
-                        level.suspect_available, level.sample, push.to_quantity,
-                        CASE WHEN level.doubtful_until > %s THEN level.doubtful_to END) ELSE 0 END,
+                        level.suspect_available, CASE WHEN level.since_sample IS NULL THEN level.sample END)
+                        + greatest(0, push.to_quantity - push.from_quantity)
+                        + CASE WHEN level.doubtful_until > %s THEN level.doubtful_by ELSE 0 END ELSE 0 END,
                     level.rush_units, level.usual_units, level.sold_at,
                     CASE WHEN channel.state <> 'active' THEN coalesce(channel.failing_since, channel.created_at)
                         WHEN channel.failures >= %s THEN channel.failing_since END
@@ -110,14 +114,15 @@ class PublishTables:
                 shelf_group.policy, shelf_group.guard_units, shelf_group.weighting = 'velocity',
                 shelf_group.allows_split_shipment, shelf_group.holds_weight::float8,
                 coalesce((
-                    SELECT max(channel.inbound_seconds) + max(channel.outbound_seconds)
+                    SELECT max(CASE WHEN channel.inbound_observed_at IS NULL THEN %s ELSE channel.inbound_seconds END)
+                        + max(CASE WHEN channel.outbound_observed_at IS NULL THEN %s ELSE channel.outbound_seconds END)
                     FROM locations_grouplocation member
                     JOIN channels_storelocation place ON place.id = member.store_location_id
                     JOIN channels_channel channel ON channel.id = place.channel_id
                     WHERE member.group_id = shelf_group.id), 0)
             FROM locations_locationgroup shelf_group WHERE shelf_group.id = ANY(%s::bigint[])
             """,
-            [sorted(group_ids)],
+            [UNKNOWN_PROPAGATION_SECONDS, UNKNOWN_PROPAGATION_SECONDS, sorted(group_ids)],
         ):
             groups[group_id] = Group(group_id, tuple(warehouses), *terms)
         return groups
@@ -199,7 +204,7 @@ class PublishTables:
                 ],
             )
 
-    def write_quotas(self, quotas: Mapping[tuple[int, int], int | None]) -> None:
+    def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         if quotas:
             sql.execute(
                 """
@@ -210,6 +215,9 @@ class PublishTables:
                 """,
                 [[sku for sku, _ in quotas], [warehouse for _, warehouse in quotas], list(quotas.values())],
             )
+            # A quota does not move the ledger's sequence, by which the gate tells old from new.
+            skus = sorted({sku for sku, _ in quotas})
+            transaction.on_commit(partial(availability.forget, merchant_id, skus), robust=True)
 
 
 def _target(*row: Any) -> Target:
