@@ -23,6 +23,7 @@ from channels.protocol import QuantityChange
 from inventory.ledger import Balance, Entry
 from locations.pace import Velocity
 from locations.publishing import Rule
+from locations.routing import Routing
 from sync.decide import Envelope, Level, Line, LineKey, ListingFacts, Verdict
 
 #: A push tells of this many of the events behind it; the newest are kept.
@@ -69,6 +70,8 @@ class Mappings:
     parts: Mapping[int, Mapping[int, int]]
     bundles: Mapping[int, tuple[int, ...]]
     counted_from: Mapping[int, datetime | None]
+    routing: Mapping[int, Routing] = field(default_factory=dict)
+    split_shipment: Collection[int] = ()
 
     def stocked_skus(self, sku_ids: Iterable[int]) -> set[int]:
         """The SKUs with stock behind these: themselves, or the components of bundles."""
@@ -112,6 +115,10 @@ class StockBooks(Protocol):
 
     def lines_with_a_place(self, orders: Collection[OrderKey]) -> set[LineKey]:
         """The known lines of these orders of which it is known where they are taken from."""
+        ...
+
+    def contested_orders(self, orders: Collection[OrderKey]) -> set[OrderKey]:
+        """Those of the orders of which two different things are known under their newest version."""
         ...
 
     def skus_of_orders(self, orders: Collection[OrderKey]) -> dict[OrderKey, set[int]]:
