@@ -1199,7 +1199,12 @@ class MemoryBooks:
                             desired=level.desired,
                             is_publishable=is_published and level.is_stocked,
                             is_suspect=level.suspect_since is not None,
-                            shown=level.shown,
+                            shown=level.shown
+                            + (
+                                0
+                                if level.open_push is None
+                                else level.open_push.to_quantity - level.open_push.from_quantity
+                            ),
                             ceiling=self._ceiling(level, now),
                             velocity=level.velocity,
                             failing_since=self._failing_since(level.channel_id),
