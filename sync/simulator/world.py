@@ -20,7 +20,7 @@ from django.db import OperationalError
 
 from channels import protocol
 from channels.protocol import Restock
-from sync import apply, check, publish, push, reconcile
+from sync import apply, check, outage, publish, push, reconcile
 from sync.ports import ChannelRef, Engine
 from sync.simulator import faults as swarm
 from sync.simulator.auditor import Auditor
@@ -426,7 +426,7 @@ class World:
 
     def _note_failure(self, channel_id: int, error: protocol.ChannelError) -> None:
         try:
-            push.note_failure(self.engine, self.ref(channel_id), error)
+            outage.note_failure(self.engine, self.ref(channel_id), error)
         except OperationalError:
             pass  # neither could that be noted
 
