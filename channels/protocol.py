@@ -105,10 +105,17 @@ class OrderState:
     version: datetime
     created_at: datetime
     cancelled_at: datetime | None
-    is_test: bool
+    is_test: bool  # the store's counter falls for a test order, too: it counts like any other
     lines: tuple[LineState, ...]
     refunds: tuple[RefundedUnits, ...] = ()
     read_at: datetime | None = None  # when we read it at the channel; None: the channel told it by itself
+
+
+@dataclass(frozen=True, slots=True)
+class OrderDeleted:
+    """An order is gone from its channel for good. What it took from stock and had not put back stays taken."""
+
+    order_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +203,7 @@ class Uninteresting:
 
 Event = (
     OrderState
+    | OrderDeleted
     | RefundMade
     | OrderTouched
     | LevelTouched

@@ -20,10 +20,11 @@ import structlog
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from channels import protocol
-from channels.protocol import CatalogueTouched, LevelTouched, OrderState, OrderTouched, RefundMade
+from channels.protocol import CatalogueTouched, LevelTouched, OrderDeleted, OrderState, OrderTouched, RefundMade
 from sync import catalogue
 from sync.decide import DEAD, IGNORED, Line, LineKey, Outcome, Verdict, World, decide
 from sync.ports import Claimed, Engine, Locked, Mappings, Mentioned, OrderKey
+from sync.register import SETTLED_AFTER
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 from synctec.lib.failpoints import failpoint
 
@@ -42,8 +43,10 @@ CLAIM_LEASE = timedelta(seconds=8)
 CHECK_AFTER = timedelta(milliseconds=800)
 #: Another worker is busy with these SKUs: so long their events are left alone.
 BUSY = timedelta(milliseconds=20)
+#: From then on a reading is the last word on a version of this very second.
+READ_AFTER = SETTLED_AFTER + timedelta(seconds=1)
 
-StockEvent = OrderState | RefundMade | LevelTouched
+StockEvent = OrderState | OrderDeleted | RefundMade | LevelTouched
 
 
 @dataclass(slots=True)
@@ -80,7 +83,7 @@ def apply_batch(engine: Engine, *, merchant_id: int) -> Applied:
         except protocol.MalformedEvent as error:
             verdicts[claimed.envelope.event_id] = Verdict(DEAD, f"malformed: {error}")
             continue
-        if any(isinstance(event, OrderState | RefundMade | LevelTouched | OrderTouched) for event in claimed.events):
+        if any(isinstance(event, StockEvent | OrderTouched) for event in claimed.events):
             stock_events.append(claimed)
         else:
             others.append(claimed)
@@ -107,7 +110,9 @@ def _is_suspect(claimed: Claimed) -> bool:
 
 
 def _untold(engine: Engine, batch: list[Claimed]) -> dict[int, dict[str, list[Claimed]]]:
-    """Orders that were only touched, or whose place of sale is not told on a channel with several, by channel."""
+    """Orders that are to be read, by channel: those only touched, those whose place of sale is not told on a channel with
+    several, and those of which two things were told within one second.
+    """
     wanted: dict[int, dict[str, list[Claimed]]] = defaultdict(lambda: defaultdict(list))
     several = engine.books.channels_with_several_places({claimed.envelope.channel_id for claimed in batch})
     known = engine.books.lines_with_a_place(
@@ -119,15 +124,29 @@ def _untold(engine: Engine, batch: list[Claimed]) -> dict[int, dict[str, list[Cl
             if isinstance(event, OrderState)
         }
     )
+    contested = engine.books.contested_orders(
+        {
+            (claimed.envelope.channel_id, event.order_id)
+            for claimed in batch
+            if claimed.attempts > 1
+            for event in claimed.events
+            if isinstance(event, OrderState)
+        }
+    )
     for claimed in batch:
         channel = claimed.envelope.channel_id
         for event in claimed.events:
             if isinstance(event, OrderTouched) or (
                 isinstance(event, OrderState)
-                and channel in several
-                and any(
-                    line.location_id is None and (channel, event.order_id, line.line_id) not in known
-                    for line in event.lines
+                and (
+                    (channel, event.order_id) in contested
+                    or (
+                        channel in several
+                        and any(
+                            line.location_id is None and (channel, event.order_id, line.line_id) not in known
+                            for line in event.lines
+                        )
+                    )
                 )
             ):
                 wanted[channel][event.order_id].append(claimed)
@@ -224,12 +243,27 @@ def _apply_together(engine: Engine, merchant_id: int, batch: Sequence[Claimed], 
             return
         outcome = Outcome()
         verdicts = _decide_all(engine, merchant_id, mine, outcome)
+        _put_off_contested(engine, mine, outcome, verdicts)
         books.settle_events(verdicts)
         failpoint("apply.before_commit")
     failpoint("apply.after_commit")
     done.settled += len(verdicts)
     done.dirty = done.dirty or bool(outcome.dirty)
     books.note_inbound_lag(_lags(mine), engine.now())
+
+
+def _put_off_contested(
+    engine: Engine, batch: Iterable[Claimed], outcome: Outcome, verdicts: dict[int, Verdict]
+) -> None:
+    """Of two versions of one second nobody knows which is the later: once that second is over, the order is read.
+
+    Until then what leaves less for sale counts. The event that brought it up stays pending, once.
+    """
+    contested = {envelope.event_id for envelope in outcome.orders_to_read.values()}
+    for claimed in batch:
+        if claimed.envelope.event_id in contested and claimed.attempts == 1:
+            del verdicts[claimed.envelope.event_id]
+            engine.books.retry_event(claimed.envelope.event_id, READ_AFTER, "contested: its order is to be read")
 
 
 def _lags(batch: Iterable[Claimed]) -> dict[int, float]:
@@ -281,6 +315,8 @@ def _decide_all(engine: Engine, merchant_id: int, batch: Sequence[Claimed], outc
         parts=mappings.parts,
         bundles=mappings.bundles,
         counted_from=mappings.counted_from,
+        routing=mappings.routing,
+        split_shipment=mappings.split_shipment,
         stock_level_ids=stock_level_ids,
         available=available,
         levels=levels,
@@ -290,7 +326,7 @@ def _decide_all(engine: Engine, merchant_id: int, batch: Sequence[Claimed], outc
     # Orders first: a level webhook mostly shows what an order of the same batch explains.
     for claimed in sorted(batch, key=lambda claimed: isinstance(claimed.events[0], LevelTouched)):
         for event in claimed.events:
-            if isinstance(event, OrderState | RefundMade | LevelTouched):
+            if isinstance(event, StockEvent):
                 verdict = decide(event, claimed.envelope, world, outcome)
                 verdicts[claimed.envelope.event_id] = verdict
         verdicts.setdefault(claimed.envelope.event_id, Verdict(IGNORED, "the order is no longer there to be read"))
@@ -315,7 +351,7 @@ def _mentioned(batch: Iterable[Claimed]) -> Mentioned:
             if isinstance(event, OrderState):
                 orders.add((channel, event.order_id))
                 variants |= {(channel, line.variant_id) for line in event.lines}
-            elif isinstance(event, RefundMade):
+            elif isinstance(event, RefundMade | OrderDeleted):
                 orders.add((channel, event.order_id))
             elif isinstance(event, LevelTouched):
                 items.add((channel, event.inventory_item_id))
@@ -370,7 +406,7 @@ def _skus_of(engine: Engine, merchant_id: int, batch: Sequence[Claimed]) -> dict
             if isinstance(event, OrderState):
                 facts = [mappings.listings_by_variant.get((channel, line.variant_id)) for line in event.lines]
                 skus |= {fact.sku_id for fact in facts if fact is not None and fact.sku_id is not None}
-            if isinstance(event, OrderState | RefundMade):
+            if isinstance(event, OrderState | OrderDeleted | RefundMade):
                 skus |= lines.get((channel, event.order_id), set())
         result[claimed.envelope.event_id] = mappings.stocked_skus(skus)
     return result

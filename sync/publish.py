@@ -65,7 +65,7 @@ def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
             Desire(target, desired[target.level_id]) for target in targets if desired[target.level_id] != target.desired
         ]
         books.write_quotas(
-            {cell: quota for cell, quota in quotas.items() if cell in stock and stock[cell].quota != quota}
+            merchant_id, {cell: quota for cell, quota in quotas.items() if cell in stock and stock[cell].quota != quota}
         )
         books.write_desires(changed, marks, now)
         failpoint("publish.before_commit")

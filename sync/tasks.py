@@ -26,6 +26,7 @@ from redis.retry import Retry
 from channels import onboarding, protocol
 from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
+from inventory import holds
 from sync import apply as applying
 from sync import check as checking
 from sync import live, passes
@@ -267,6 +268,7 @@ def sweep(**_: Any) -> None:
     """Find what no doorbell announced, and ring for it (celery-beat, every few seconds)."""
     try:
         live.engine().books.end_doubts()
+        holds.sweep(now=timezone.now())
         found = sweeping.sweep(now=timezone.now())
     except (OperationalError, InterfaceError) as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])

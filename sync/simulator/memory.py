@@ -24,6 +24,7 @@ from inventory.bom import explode
 from inventory.ledger import Balance, Entry
 from locations.pace import Propagation, Velocity
 from locations.publishing import Rule
+from locations.routing import Routing
 from sync import register
 from sync.decide import Envelope, Level, Line, LineKey, ListingFacts, Taken, Verdict, explained
 from sync.ports import (
@@ -92,6 +93,7 @@ class GroupRow:
     allows_split_shipment: bool
     holds_weight: float
     warehouses: tuple[int, ...] = ()
+    routing: Routing = Routing.PRIORITY
     channels: dict[int, ChannelRow] = field(default_factory=dict)
 
 
@@ -484,6 +486,7 @@ class MemoryBooks:
         allows_split_shipment: bool = False,
         holds_weight: float = 0.0,
         warehouses: Sequence[int] = (),
+        routing: Routing = Routing.PRIORITY,
     ) -> int:
         group = GroupRow(
             id or self._id("group"),
@@ -494,6 +497,7 @@ class MemoryBooks:
             allows_split_shipment,
             holds_weight,
             tuple(sorted(warehouses)),
+            routing,
         )
         self.groups[group.id] = group
         self._divided = {}
@@ -791,9 +795,16 @@ class MemoryBooks:
         location_ids: dict[tuple[int, str], int] = {}
         warehouses: dict[int, tuple[int, ...]] = {}
         default_locations: dict[int, int] = {}
+        routing: dict[int, Routing] = {}
+        split_shipment: set[int] = set()
         for channel in channels:
             for location in self._locations_of.get(channel, ()):
                 location_ids[channel, location.remote_id] = location.id
+                group = location.group
+                if group is not None and (group.routing is not Routing.PRIORITY or group.allows_split_shipment):
+                    routing[location.id] = group.routing
+                    if group.allows_split_shipment:
+                        split_shipment.add(location.id)
                 if location.warehouses:
                     warehouses[location.id] = location.warehouses
                     default_locations.setdefault(channel, location.id)
@@ -814,6 +825,8 @@ class MemoryBooks:
                 if component in self._bundles
             },
             counted_from={channel: self.channels[channel].orders_counted_from for channel in channels},
+            routing=routing,
+            split_shipment=split_shipment,
         )
 
     def channels_with_several_places(self, channel_ids: Collection[int]) -> set[int]:
@@ -830,6 +843,13 @@ class MemoryBooks:
             for order in orders
             for key, line in self.orders.get(order, {}).items()
             if line.store_location_id is not None or line.register.located is not None
+        }
+
+    def contested_orders(self, orders: Collection[OrderKey]) -> set[OrderKey]:
+        return {
+            order
+            for order in orders
+            if any(line.register.needs_reading for line in self.orders.get(order, {}).values())
         }
 
     def skus_of_orders(self, orders: Collection[OrderKey]) -> dict[OrderKey, set[int]]:
@@ -1179,7 +1199,12 @@ class MemoryBooks:
                             desired=level.desired,
                             is_publishable=is_published and level.is_stocked,
                             is_suspect=level.suspect_since is not None,
-                            shown=level.shown,
+                            shown=level.shown
+                            + (
+                                0
+                                if level.open_push is None
+                                else level.open_push.to_quantity - level.open_push.from_quantity
+                            ),
                             ceiling=self._ceiling(level, now),
                             velocity=level.velocity,
                             failing_since=self._failing_since(level.channel_id),
@@ -1278,7 +1303,7 @@ class MemoryBooks:
             level.desired, level.next_push_at, level.push_failures = desired, now, 0
             self._check_level(level)
 
-    def write_quotas(self, quotas: Mapping[tuple[int, int], int | None]) -> None:
+    def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         for pair, quota in quotas.items():
             row = self._stock_at.get(pair)
             if row is not None and row.quota != quota:

@@ -38,7 +38,13 @@ def adjust(client: Client, trade: Trade, code: str, **answers: Any) -> Any:
 
 def save_sku(client: Client, sku: Sku, kind: str, *components: tuple[Sku, int]) -> Any:
     """Send the page of a SKU with these components."""
-    data: dict[str, Any] = {"code": sku.code, "title": sku.title, "barcode": "", "kind": kind}
+    data: dict[str, Any] = {
+        "code": sku.code,
+        "title": sku.title,
+        "barcode": "",
+        "kind": kind,
+        "strategy": sku.strategy,
+    }
     known = list(BomLine.objects.filter(bundle=sku).order_by("pk"))
     data |= {"bom_lines-TOTAL_FORMS": len(components), "bom_lines-INITIAL_FORMS": len(known)}
     for place, (component, quantity) in enumerate(components):

@@ -55,9 +55,10 @@ class OrderReader:
             )
 
         with checking_answer("its orders"):
+            read_at = datetime.now(UTC)
             connection = read_object(self._fitting(ask).get("orders"), "orders")
             nodes = read_objects(connection.get("nodes"), "orders.nodes")
-            return OrderPage(self._polled(nodes), next_cursor(connection, "orders"))
+            return OrderPage(self._polled(nodes, read_at), next_cursor(connection, "orders"))
 
     def read(self, order_ids: Sequence[str]) -> tuple[PolledOrder, ...]:
         """These orders as of now; those the store does not show (deleted, too old) are left out."""
@@ -65,9 +66,10 @@ class OrderReader:
         polled: list[PolledOrder] = []
         with checking_answer("its orders"):
             while ids:
+                read_at = datetime.now(UTC)
                 nodes = read_nodes(self._fitting(functools.partial(self._ask_for, ids)))
                 ids = ids[self._sizes.orders :]
-                polled += self._polled(nodes)
+                polled += self._polled(nodes, read_at)
         return tuple(polled)
 
     def _ask_for(self, ids: list[str], sizes: OrderSizes) -> JsonObject:
@@ -84,9 +86,9 @@ class OrderReader:
             self._sizes = CAREFUL
             return ask(CAREFUL)
 
-    def _polled(self, nodes: Sequence[JsonObject]) -> tuple[PolledOrder, ...]:
+    def _polled(self, nodes: Sequence[JsonObject], read_at: datetime) -> tuple[PolledOrder, ...]:
         whole = [self._read_long(node) if _is_cut(node, self._sizes) else node for node in nodes]
-        return tuple(_polled_order(node) for node in whole if node is not None)
+        return tuple(_polled_order(node, read_at) for node in whole if node is not None)
 
     def _read_long(self, node: JsonObject) -> JsonObject | None:
         """The whole of an order that was cut; None when it is gone."""
@@ -173,9 +175,9 @@ def _is_cut(order: JsonObject, sizes: OrderSizes) -> bool:
     return any(next_cursor(read_object(connection, where), where) for connection, where in connections)
 
 
-def _polled_order(node: JsonObject) -> PolledOrder:
+def _polled_order(node: JsonObject, read_at: datetime) -> PolledOrder:
     return PolledOrder(
         order_id=read_remote_id(node.get("id"), "order.id", kind="Order"),
         version=read_moment(node.get("updatedAt"), "order.updatedAt"),
-        body=json.dumps(node, separators=(",", ":")).encode(),
+        body=json.dumps(node | {"readAt": read_at.isoformat()}, separators=(",", ":")).encode(),
     )
