@@ -323,12 +323,14 @@ def _no_overlap(_: Any) -> Any:
     return timedelta(0)
 
 
+#: Few stores, so that the orders of one follow each other closely.
+BUSY = (Setting(policy="shared", stores=2), Setting(policy="split", stores=2))
 BUNDLED = (Setting(policy="shared", bundles=2), Setting(policy="split", bundles=2))
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("acknowledge before the commit", ((World, "receive", _acknowledge_first),)),
     Mutant("drop events that cannot be applied yet", ((WatchedBooks, "put_off_events", _drop_what_failed),)),
-    Mutant("poll without overlap", ((simulated, "POLL_OVERLAP", _no_overlap),)),
+    Mutant("poll without overlap", ((simulated, "POLL_OVERLAP", _no_overlap),), BUSY),
     Mutant("move the watermark before its page is stored", ((WatchedBooks, "store_orders", _move_watermark_first),)),
     Mutant("count order events as deltas", ((decide, "_settle", _count_again),)),
     Mutant("last arrival wins in the register", ((decide, "join", _forget_versions),)),
