@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from inventory import stock
-from locations.pace import Velocity
+from locations.pace import UNKNOWN_PROPAGATION_SECONDS, Velocity
 from locations.publishing import Rule
 from sync.ports import OUTAGE_FAILURES, STORY_EVENTS, Desire, Group, Mark, ShelfStock, Target
 from sync.tables.stock import load_bundles, lock_level_rows
@@ -53,9 +53,10 @@ class PublishTables:
         }
         marks: dict[int, Mark] = {}
         for sku in sorted(wanted):
-            if families.get(sku, {sku}) <= free:
-                for member in families.get(sku, (sku,)):
-                    marks.setdefault(member, Mark(is_divided=sku in families))
+            family = families.get(sku, {sku})
+            if family <= free:
+                for member in sorted(family):
+                    marks.setdefault(member, Mark()).is_divided |= sku in families
         for sku, correlation_id, caused_at in sql.rows(
             "DELETE FROM sync_dirtysku WHERE sku_id = ANY(%s::bigint[]) RETURNING sku_id, correlation_id, caused_at",
             [list(marks)],
@@ -110,14 +111,15 @@ class PublishTables:
                 shelf_group.policy, shelf_group.guard_units, shelf_group.weighting = 'velocity',
                 shelf_group.allows_split_shipment, shelf_group.holds_weight::float8,
                 coalesce((
-                    SELECT max(channel.inbound_seconds) + max(channel.outbound_seconds)
+                    SELECT max(CASE WHEN channel.inbound_observed_at IS NULL THEN %s ELSE channel.inbound_seconds END)
+                        + max(CASE WHEN channel.outbound_observed_at IS NULL THEN %s ELSE channel.outbound_seconds END)
                     FROM locations_grouplocation member
                     JOIN channels_storelocation place ON place.id = member.store_location_id
                     JOIN channels_channel channel ON channel.id = place.channel_id
                     WHERE member.group_id = shelf_group.id), 0)
             FROM locations_locationgroup shelf_group WHERE shelf_group.id = ANY(%s::bigint[])
             """,
-            [sorted(group_ids)],
+            [UNKNOWN_PROPAGATION_SECONDS, UNKNOWN_PROPAGATION_SECONDS, sorted(group_ids)],
         ):
             groups[group_id] = Group(group_id, tuple(warehouses), *terms)
         return groups
