@@ -4,6 +4,8 @@ PYTHON ?= python3
 PORT ?= 8000
 MINUTES ?= 10
 SEED ?= 1
+RUNS ?= 100
+POLICY ?= all
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -20,7 +22,7 @@ OFFLINE := env DATABASE_URL=postgresql://offline@127.0.0.1:1/offline DATABASE_PO
 	CREDENTIAL_KEYS=offline:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix migrations smoke chaos audit bench vendor clean lock
+.PHONY: help setup run test check fix migrations smoke chaos simulate audit bench vendor clean lock
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +54,9 @@ smoke: $(STAMP) ## Start a throw-away stack, sell one unit, see it reach every o
 
 chaos: $(STAMP) ## Break a throw-away stack for MINUTES (10) by SEED (1), heal it, audit it
 	@$(BIN)/python manage.py chaos --minutes $(MINUTES) --seed $(SEED)
+
+simulate: $(STAMP) ## Run the engine in virtual time under all faults: RUNS (100) seeds from SEED (1), POLICY (all)
+	@$(BIN)/python manage.py simulate --seed $(SEED) --runs $(RUNS) --policy $(POLICY) $(if $(FRESH),--fresh)
 
 audit: $(STAMP) ## Check the invariants of the running stack's data
 	@$(BIN)/python manage.py audit --json

@@ -275,8 +275,8 @@ class ListingLevel(models.Model):
         db_index=False,
     )
 
-    #: A write that was given up without an answer may still come true: the store may then sell up to this number.
-    doubtful_to = models.IntegerField(null=True, blank=True)
+    #: Writes that were given up without an answer may still come true: the store may then sell so many units more.
+    doubtful_by = models.PositiveIntegerField(null=True, blank=True)
     doubtful_until = models.DateTimeField(null=True, blank=True)
 
     next_push_at = models.DateTimeField(db_default=Now())

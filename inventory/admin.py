@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -22,7 +22,7 @@ from django.utils.html import format_html
 from unfold import widgets
 
 from inventory import counts, delivery, holds, sheets, stock, transfers
-from inventory.bom import find_cycle
+from inventory.bom import LEVELS_MAX, find_cycle, longest_way
 from inventory.goods import Refused
 from inventory.models import (
     BomLine,
@@ -65,6 +65,7 @@ from merchants.admin_base import (
 )
 from merchants.admin_lists import choice_filter
 from merchants.models import ApiKey, Merchant, User
+from synctec.lib import sql
 from synctec.lib.ids import uuid7
 from synctec.lib.secret import Secret
 
@@ -150,33 +151,54 @@ class BomLineFormSet(TenantInlineFormSet):
             raise forms.ValidationError("A bundle needs at least one component.")
         if len({component.pk for component in components}) < len(components):
             raise forms.ValidationError("A component is named twice. Put both quantities into one line.")
-        if self.instance.pk:
-            refuse_cycle(self.instance, components)
+        if components:
+            refuse_impossible_bundle(self.instance, components)
 
 
 def _is_kept(form: Any, formset: Any) -> bool:
     return bool(form.cleaned_data) and form not in formset.deleted_forms
 
 
-def refuse_cycle(bundle: Sku, components: Collection[Sku]) -> None:
-    """Refuse components that would make the bundle contain itself, through however many levels.
+def refuse_impossible_bundle(bundle: Sku, components: Collection[Sku]) -> None:
+    """Refuse components by which bundles would contain themselves, or be nested too deep. Others wait with their changes.
 
     Raises:
-        ValidationError: naming the way round, such as A > B > A.
+        ValidationError: naming the way, such as A > B > A.
     """
-    edges: dict[int, list[int]] = {bundle.pk: [component.pk for component in components]}
-    frontier = set(edges[bundle.pk]) - {bundle.pk}
-    while frontier:
-        below: set[int] = set()
-        for parent, child in BomLine.objects.filter(bundle_id__in=frontier).values_list("bundle_id", "component_id"):
-            edges.setdefault(parent, []).append(child)
-            below.add(child)
-        frontier = below - set(edges)
-    cycle = find_cycle(edges, bundle.pk)
+    sql.rows("SELECT bom_take_turns(%s)", [next(iter(components)).merchant_id])
+    here = bundle.pk or 0  # 0: not saved yet, so nothing contains it
+    wanted = {here: [component.pk for component in components]}
+    below = _edges(set(wanted[here]), "bundle_id", "component_id") | wanted
+    cycle = find_cycle(below, here)
     if cycle:
-        codes = dict(Sku.objects.filter(pk__in=cycle).values_list("pk", "code"))
-        way = " > ".join(codes[key] for key in cycle)
-        raise forms.ValidationError(f"The bundle would contain itself: {way}. Remove a component on this way.")
+        raise forms.ValidationError(
+            f"The bundle would contain itself: {_way(cycle, bundle)}. Remove a component on this way."
+        )
+    above = _edges({here}, "component_id", "bundle_id")
+    way = [*reversed(longest_way(above, here)), *longest_way(below, here)[1:]]
+    if len(way) - 1 > LEVELS_MAX:
+        raise forms.ValidationError(
+            f"Bundles may be nested {LEVELS_MAX} levels deep, and this would be {len(way) - 1}: {_way(way, bundle)}. "
+            "Put the parts of one of them directly into the next."
+        )
+
+
+def _edges(start: set[int], source: str, target: str) -> dict[int, list[int]]:
+    """The BOM lines that lead away from these SKUs, through all levels."""
+    edges: dict[int, list[int]] = {}
+    frontier = start
+    while frontier:
+        for key in frontier:
+            edges[key] = []
+        for one, other in BomLine.objects.filter(**{f"{source}__in": frontier}).values_list(source, target):
+            edges[one].append(other)
+        frontier = {other for key in frontier for other in edges[key]} - set(edges)
+    return edges
+
+
+def _way(sku_ids: Sequence[int], bundle: Sku) -> str:
+    codes = dict(Sku.objects.filter(pk__in=sku_ids).values_list("pk", "code")) | {bundle.pk or 0: bundle.code}
+    return " > ".join(codes[key] for key in sku_ids)
 
 
 class BomLineInline(TenantInline):

@@ -61,11 +61,23 @@ _WRITE: Final = (
 for i, key in ipairs(KEYS) do
   local first = (i - 1) * 5 + 2
   local warehouse, seq, expiry = ARGV[first], tonumber(ARGV[first + 1]), tonumber(ARGV[first + 4])
-  local packed = redis.call('HGET', key, warehouse)
-  local shelf = packed and cmsgpack.unpack(packed)
+  local stored, shelf = redis.call('HGETALL', key), nil
+  for j = 1, #stored, 2 do
+    if stored[j] == warehouse then shelf = cmsgpack.unpack(stored[j + 1]) end
+  end
   if not shelf or seq > shelf[1] then
     local known = shelf and shelf[4] or 0
     shelf = {seq, tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3]), known, now, 0, 0}
+    -- What was let through here may have been decided elsewhere: it counts no longer, whichever shelf it was meant for.
+    for j = 1, #stored, 2 do
+      if stored[j] ~= warehouse and stored[j] ~= 'at' then
+        local other = cmsgpack.unpack(stored[j + 1])
+        if other[6] > 0 then
+          other[6] = 0
+          redis.call('HSET', key, stored[j], cmsgpack.pack(other))
+        end
+      end
+    end
   end
   if expiry > 0 and (shelf[4] == 0 or expiry < shelf[4]) then shelf[4] = expiry end
   redis.call('HSET', key, warehouse, cmsgpack.pack(shelf))

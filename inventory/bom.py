@@ -6,6 +6,9 @@ from collections.abc import Collection, Mapping
 
 Components = Mapping[int, Mapping[int, int]]  # bundle -> component -> units in one bundle
 
+#: A bundle may be made of bundles, and those of others, down to so many levels. The database refuses more.
+LEVELS_MAX = 5
+
 
 def explode(sku_id: int, components: Components) -> dict[int, int]:
     """Units of each stocked SKU in one unit of `sku_id`, through all levels; a plain SKU is its own component.
@@ -13,19 +16,22 @@ def explode(sku_id: int, components: Components) -> dict[int, int]:
     Raises:
         ValueError: the bundle contains itself.
     """
-    totals: dict[int, int] = {}
+    return _explode(sku_id, components, {}, ())
 
-    def add(sku: int, units: int, path: tuple[int, ...]) -> None:
-        if sku in path:
-            raise ValueError(f"SKU {sku} contains itself")
-        parts = components.get(sku)
-        if not parts:
-            totals[sku] = totals.get(sku, 0) + units
-            return
-        for component, quantity in parts.items():
-            add(component, units * quantity, (*path, sku))
 
-    add(sku_id, 1, ())
+def _explode(
+    sku_id: int, components: Components, exploded: dict[int, dict[int, int]], path: tuple[int, ...]
+) -> dict[int, int]:
+    if sku_id in path:
+        raise ValueError(f"SKU {sku_id} contains itself")
+    totals = exploded.get(sku_id)  # a part that is shared is taken apart once
+    if totals is None:
+        parts = components.get(sku_id)
+        totals = {} if parts else {sku_id: 1}
+        for part, quantity in (parts or {}).items():
+            for component, units in _explode(part, components, exploded, (*path, sku_id)).items():
+                totals[component] = totals.get(component, 0) + units * quantity
+        exploded[sku_id] = totals
     return totals
 
 
@@ -47,3 +53,15 @@ def find_cycle(edges: Mapping[int, Collection[int]], start: int) -> list[int] | 
                 seen.add(component)
                 stack.append((component, (*path, component)))
     return None
+
+
+def longest_way(edges: Mapping[int, Collection[int]], start: int) -> list[int]:
+    """The longest path down from `start`, which it begins with. There must be no cycle."""
+    known: dict[int, list[int]] = {}
+
+    def down(sku: int) -> list[int]:
+        if sku not in known:
+            known[sku] = [sku, *max((down(component) for component in edges.get(sku, ())), key=len, default=[])]
+        return known[sku]
+
+    return down(start)

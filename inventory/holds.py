@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, connection, transaction
 
@@ -313,17 +313,20 @@ def _decide(
     """
     now = max(group.now for group in groups)
     asks = [ask for group in groups for ask in group.asks]
-    known = recipes.load(merchant_id, [ask.sku for ask in asks])
-    warehouses, level_ids, expired_ids = _places(merchant_id, known.values(), now)
+    with sql.pipeline():  # sends BEGIN along
+        known = recipes.load(merchant_id, [ask.sku for ask in asks])
+    rows, ids = sql.together(
+        _places(merchant_id, known.values(), now),
+        ("SELECT nextval('inventory_hold_id_seq') FROM generate_series(1, %s)", [len(asks)]),
+    )
+    warehouses = {code: warehouse for _, hold_id, code, warehouse in rows if hold_id is None}
+    level_ids, expired_ids = {row[0] for row in rows}, sorted({row[1] for row in rows if row[1] is not None})
     if any(code not in warehouses for ask in asks for code in ask.warehouses):
         warehouses = recipes.warehouses(merchant_id)  # there are warehouses without a shelf of these SKUs
     balances = balances_of(level_ids)
     expired = _expired_parts(expired_ids, now)
     earlier = _by_key(merchant_id, [ask.key for ask in asks if ask.key])
-    ids = (
-        key for (key,) in sql.rows("SELECT nextval('inventory_hold_id_seq') FROM generate_series(1, %s)", [len(asks)])
-    )
-    desk = _Desk(known, warehouses, balances, expired, earlier, ids)
+    desk = _Desk(known, warehouses, balances, expired, earlier, (hold_id for (hold_id,) in ids))
     answers = [desk.serve(group) for group in groups]
     if balances_of is stock.read_balances and (desk.made or expired):
         stock.claim(balances.values())
@@ -341,12 +344,10 @@ def _decide(
     return answers
 
 
-def _places(
-    merchant_id: int, known: Iterable[recipes.Recipe], now: datetime
-) -> tuple[dict[str, int], set[int], list[int]]:
-    """The active warehouses that have shelves of these SKUs (code -> id), the stock levels there with those of the expired
-    holds on them, and these holds."""
-    rows = sql.rows(
+def _places(merchant_id: int, known: Iterable[recipes.Recipe], now: datetime) -> tuple[LiteralString, Sequence[Any]]:
+    """Asks for the stock levels of these SKUs in active warehouses: level, null, warehouse's code and id; and for those of
+    the expired holds on them: level, hold."""
+    return (
         """
         WITH wanted AS (
             SELECT level.id, warehouse.code, warehouse.id AS warehouse_id FROM inventory_stocklevel level
@@ -360,8 +361,6 @@ def _places(
         """,
         [merchant_id, sorted({sku for recipe in known for sku in recipe.parts}), now],
     )
-    warehouses = {code: warehouse for _, hold_id, code, warehouse in rows if hold_id is None}
-    return warehouses, {row[0] for row in rows}, sorted({row[1] for row in rows if row[1] is not None})
 
 
 def _expired_parts(hold_ids: Sequence[int], now: datetime) -> list[_Expired]:

@@ -178,7 +178,7 @@ class LocationGroupAdmin(TenantAdmin):
     autocomplete_fields = ("merchant",)
     readonly_fields = ("threshold_in_force",)
     fieldsets = (
-        (None, {"fields": ("merchant", "name", "policy")}),
+        (None, {"fields": ("merchant", "name", "policy", "routing")}),
         ("Guard", {"fields": ("guard_units", "threshold_in_force")}),
         ("While units are divided", {"fields": ("weighting", "holds_weight", "allows_split_shipment")}),
     )

@@ -27,6 +27,13 @@ class Weighting(models.TextChoices):
     VELOCITY = "velocity", "How much each store sells"
 
 
+class RoutingChoice(models.TextChoices):
+    """Which warehouse a sale is taken from, where a store location draws on several (`locations.routing.Routing`)."""
+
+    PRIORITY = "priority", "The first of the mapping matrix that has the units"
+    MOST_STOCK = "most_stock", "The one with most of them"
+
+
 class LocationGroup(models.Model):
     """Store locations and warehouses that share stock under one publishing policy."""
 
@@ -51,6 +58,13 @@ class LocationGroup(models.Model):
         help_text="What reservations through the API weigh against the stores while units are split. "
         "0: they get what no store shows.",
     )
+    routing = models.CharField(
+        "sales are taken from",
+        max_length=10,
+        choices=RoutingChoice.choices,
+        default=RoutingChoice.PRIORITY,
+        db_default=RoutingChoice.PRIORITY,
+    )
     allows_split_shipment = models.BooleanField(
         default=False, db_default=False, help_text="The parts of a bundle may be sent from several warehouses."
     )
@@ -61,6 +75,7 @@ class LocationGroup(models.Model):
             models.UniqueConstraint(fields=["merchant", "name"], name="location_group_name_once"),
             in_choices("location_group_policy_known", "policy", PolicyChoice),
             in_choices("location_group_weighting_known", "weighting", Weighting),
+            in_choices("location_group_routing_known", "routing", RoutingChoice),
             models.CheckConstraint(condition=Q(holds_weight__gte=0), name="location_group_holds_weight_not_negative"),
         ]
 

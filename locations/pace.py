@@ -14,7 +14,7 @@ LONGEST_PROPAGATION_SECONDS = 600.0
 PROPAGATION_HALF_LIFE_SECONDS = 300.0
 
 #: A rush shows in the sales of some minutes, what a store usually sells in those of a day.
-RUSH_SECONDS = 600.0
+RUSH_SECONDS = 60.0
 USUAL_SECONDS = 86_400.0
 
 #: From here on the tail of a Poisson distribution is bounded instead of summed: its terms would underflow.
@@ -75,7 +75,7 @@ class Velocity:
         return self.rush_units * _fading(age, RUSH_SECONDS), self.usual_units * _fading(age, USUAL_SECONDS)
 
 
-def threshold(units_per_second: float, window_seconds: float, *, risk: float = 1e-4, floor: int = 2) -> int:
+def threshold(units_per_second: float, window_seconds: float, *, risk: float = 1e-5, floor: int = 2) -> int:
     """The units that a burst of sales within one window does not exceed, but for a chance of `risk`; at least `floor`.
 
     Sales are taken to be independent (a Poisson process). The answer is the smallest b with P(N > b) < risk.

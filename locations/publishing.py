@@ -105,7 +105,7 @@ class Shelf:
     parts: Mapping[int, int]  # SKU -> units in one; a plain SKU is its own part
     warehouses: Sequence[int]  # that it draws on, the first one first
     ceiling: int
-    shown: int | None = None  # as far as we know; None: its ceiling
+    shown: int | None = None  # as far as we know, writes under way included; None: its ceiling
     rule: Rule = Rule()
     weight: float = 1.0
     velocity: float = 0.0  # sold here, in units of the listing per second
@@ -172,7 +172,7 @@ def numbers(shelves: Sequence[Shelf], pool: Pool, terms: Terms) -> Numbers:
         claims.append({sku: frozenset((warehouse,))})
     bounds = _bounds(claimants, claims, pool)
     promised = _promise(claimants, limits, claims, list(bounds.values()), len(shelves), terms.cover_seconds)
-    _hold_back(claimants, promised, bounds.values())
+    _hold_back(claimants, promised)
     if terms.holds_weight:
         quotas.update(zip(cells, promised[len(shelves) :], strict=True))
     else:
@@ -372,18 +372,11 @@ def _promise(
     return [units if claims[place] else limits[place] for place, units in enumerate(promised)]
 
 
-def _hold_back(claimants: Sequence[Shelf], promised: list[int], bounds: Iterable[Bound]) -> None:
-    """Raise no number that is shown, not even within its ceiling, while the ceilings together are more than there is.
-
-    A ceiling above what is shown is a doubt. Where it is unfounded, such a raise is as good as any other.
-    """
-    held = [claimant.ceiling for claimant in claimants]
-    for bound in bounds:
-        if bound.left(held) < 0:
-            for place in bound.units:
-                shown = claimants[place].shown
-                if shown is not None:
-                    promised[place] = min(promised[place], max(0, shown))
+def _hold_back(claimants: Sequence[Shelf], promised: list[int]) -> None:
+    """Raise nothing that is in doubt: what was doubtful stays so, and comes on top of every raise."""
+    for place, claimant in enumerate(claimants):
+        if claimant.shown is not None and claimant.shown < claimant.ceiling:
+            promised[place] = min(promised[place], max(0, claimant.shown))
 
 
 def _is_settled(

@@ -1,12 +1,27 @@
-"""Which warehouse a sale takes its units from, and to which it gives them back. Pure."""
+"""Which warehouses a sale takes its units from, and to which they go back. Pure."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 
 
+class Routing(enum.StrEnum):
+    """Which of a store location's warehouses is drawn on first."""
+
+    PRIORITY = "priority"  # as the mapping matrix ranks them
+    MOST_STOCK = "most_stock"  # the one with the most units; of equals, as ranked
+
+
+def ranked(warehouses: Sequence[int], available: Mapping[int, int], rule: Routing) -> Sequence[int]:
+    """The warehouses, given by priority, in the order in which they are drawn on. `available` is per warehouse."""
+    if rule is Routing.PRIORITY:
+        return warehouses
+    return sorted(warehouses, key=lambda warehouse: -available.get(warehouse, 0))
+
+
 def route(units: int, warehouses: Sequence[int], available: Mapping[int, int]) -> dict[int, int]:
-    """Distribute a sale of `units` over warehouses given in order of priority; `available` per warehouse.
+    """Distribute a sale of `units` over warehouses given in the order of drawing; `available` is per warehouse.
 
     The first warehouse that has them all gets the sale whole; else each gives what it has, in order, and the first
     takes what nobody has: sales are facts, so the remainder is a shortage there.
@@ -28,14 +43,15 @@ def route(units: int, warehouses: Sequence[int], available: Mapping[int, int]) -
 
 
 def release(units: int, taken: Mapping[int, int], warehouses: Sequence[int]) -> dict[int, int]:
-    """Give back `units` of those taken, from the warehouse of least priority first. Unknown warehouses come first of all."""
+    """Give back `units` of those taken, as far as there are any, from the warehouse that is drawn on last first.
+
+    Warehouses that are no longer drawn on come first of all.
+    """
     order = {warehouse: place for place, warehouse in enumerate(warehouses)}
     given: dict[int, int] = {}
-    rest = units
     for warehouse in sorted(taken, key=lambda w: order.get(w, len(order)), reverse=True):
-        share = min(rest, taken[warehouse])
+        share = min(units, taken[warehouse])
         if share > 0:
             given[warehouse] = share
-            rest -= share
-    assert not rest, "more units given back than were taken"
+            units -= share
     return given

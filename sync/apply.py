@@ -17,10 +17,10 @@ from datetime import timedelta
 from time import monotonic
 
 import structlog
-from django.db import DatabaseError, InterfaceError, OperationalError, transaction
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from channels import protocol
-from channels.protocol import CatalogueTouched, LevelTouched, OrderState, OrderTouched, RefundMade
+from channels.protocol import CatalogueTouched, LevelTouched, OrderDeleted, OrderState, OrderTouched, RefundMade
 from sync import catalogue
 from sync.decide import DEAD, IGNORED, Line, LineKey, Outcome, Verdict, World, decide
 from sync.ports import Claimed, Engine, Locked, Mappings, Mentioned, OrderKey
@@ -32,14 +32,20 @@ log = structlog.get_logger(__name__)
 BATCH_EVENTS = 300
 #: The first try and the retries after 1, 2, 4, 8 and 16 seconds.
 CLAIMS_MAX = 1 + MAX_ATTEMPTS
+#: Claimed so often without a word of what went wrong, an event may have killed its workers: it is applied alone then,
+#: and if that does not end it either, it is dead.
+SUSPECT_CLAIMS = CLAIMS_MAX
+POISON_CLAIMS = 2 * CLAIMS_MAX
 #: How long a claimed event is left alone: a worker that died with it loses no more time than this.
-CLAIM_LEASE = timedelta(seconds=5)
+CLAIM_LEASE = timedelta(seconds=8)
 #: A webhook that shows an unexpected level is mostly ahead of its order: that long the order may take to arrive.
 CHECK_AFTER = timedelta(milliseconds=800)
 #: Another worker is busy with these SKUs: so long their events are left alone.
 BUSY = timedelta(milliseconds=20)
+#: From then on a reading is the last word on a version of this very second.
+READ_AFTER = protocol.VERSION_IS_FINAL_AFTER + timedelta(seconds=1)
 
-StockEvent = OrderState | RefundMade | LevelTouched
+StockEvent = OrderState | OrderDeleted | RefundMade | LevelTouched
 
 
 @dataclass(slots=True)
@@ -68,16 +74,15 @@ def apply_batch(engine: Engine, *, merchant_id: int) -> Applied:
     stock_events: list[Claimed] = []
     others: list[Claimed] = []
     for claimed in batch:
-        if claimed.attempts > CLAIMS_MAX:
-            # Claimed again and again without a word of what went wrong: the event kills its workers.
-            verdicts[claimed.envelope.event_id] = Verdict(DEAD, f"poison: {CLAIMS_MAX} workers died over it")
+        if claimed.attempts > POISON_CLAIMS:
+            verdicts[claimed.envelope.event_id] = Verdict(DEAD, f"poison: {POISON_CLAIMS} workers died over it")
             continue
         try:
             claimed.events = engine.channels.reader(claimed.kind).interpret(topic=claimed.topic, body=claimed.body)
         except protocol.MalformedEvent as error:
             verdicts[claimed.envelope.event_id] = Verdict(DEAD, f"malformed: {error}")
             continue
-        if any(isinstance(event, OrderState | RefundMade | LevelTouched | OrderTouched) for event in claimed.events):
+        if any(isinstance(event, StockEvent | OrderTouched) for event in claimed.events):
             stock_events.append(claimed)
         else:
             others.append(claimed)
@@ -87,17 +92,26 @@ def apply_batch(engine: Engine, *, merchant_id: int) -> Applied:
     untold = _untold(engine, stock_events)
     readers = {claimed.envelope.event_id for orders in untold.values() for told in orders.values() for claimed in told}
     told = [claimed for claimed in stock_events if claimed.envelope.event_id not in readers]
-    _apply_stock_events(engine, merchant_id, told, done)
+    _apply_stock_events(engine, merchant_id, [claimed for claimed in told if not _is_suspect(claimed)], done)
+    for claimed in told:
+        if _is_suspect(claimed):
+            _apply_stock_events(engine, merchant_id, [claimed], done)
     _apply_stock_events(engine, merchant_id, _read_untold(engine, untold, done), done)
     _apply_others(engine, others, done)
     return done
+
+
+def _is_suspect(claimed: Claimed) -> bool:
+    return claimed.attempts > SUSPECT_CLAIMS
 
 
 # --- orders whose message does not tell enough ------------------------------------------------------------------
 
 
 def _untold(engine: Engine, batch: list[Claimed]) -> dict[int, dict[str, list[Claimed]]]:
-    """Orders that were only touched, or whose place of sale is not told on a channel with several, by channel."""
+    """Orders that are to be read, by channel: those only touched, those whose place of sale is not told on a channel with
+    several, and those of which two things were told within one second.
+    """
     wanted: dict[int, dict[str, list[Claimed]]] = defaultdict(lambda: defaultdict(list))
     several = engine.books.channels_with_several_places({claimed.envelope.channel_id for claimed in batch})
     known = engine.books.lines_with_a_place(
@@ -109,15 +123,29 @@ def _untold(engine: Engine, batch: list[Claimed]) -> dict[int, dict[str, list[Cl
             if isinstance(event, OrderState)
         }
     )
+    contested = engine.books.contested_orders(
+        {
+            (claimed.envelope.channel_id, event.order_id)
+            for claimed in batch
+            if claimed.attempts > 1
+            for event in claimed.events
+            if isinstance(event, OrderState)
+        }
+    )
     for claimed in batch:
         channel = claimed.envelope.channel_id
         for event in claimed.events:
             if isinstance(event, OrderTouched) or (
                 isinstance(event, OrderState)
-                and channel in several
-                and any(
-                    line.location_id is None and (channel, event.order_id, line.line_id) not in known
-                    for line in event.lines
+                and (
+                    (channel, event.order_id) in contested
+                    or (
+                        channel in several
+                        and any(
+                            line.location_id is None and (channel, event.order_id, line.line_id) not in known
+                            for line in event.lines
+                        )
+                    )
                 )
             ):
                 wanted[channel][event.order_id].append(claimed)
@@ -165,9 +193,9 @@ def _apply_stock_events(engine: Engine, merchant_id: int, batch: list[Claimed], 
     skus_of = _skus_of(engine, merchant_id, batch)
     with engine.locks.try_lock(_keys(sku for skus in skus_of.values() for sku in skus)) as locked:
         free = [claimed for claimed in batch if _is_free(locked, skus_of[claimed.envelope.event_id])]
-        busy = [claimed for claimed in batch if claimed not in free]
         _apply_free(engine, merchant_id, free, done)
-    engine.books.put_off_events([claimed.envelope.event_id for claimed in busy], BUSY, "")
+    busy = {claimed.envelope.event_id for claimed in batch} - {claimed.envelope.event_id for claimed in free}
+    engine.books.put_off_events(busy, BUSY, "")
     done.busy += len(busy)
 
 
@@ -189,7 +217,11 @@ def _apply_free(engine: Engine, merchant_id: int, batch: list[Claimed], done: Ap
     if not batch:
         return
     try:
-        _apply_together(engine, merchant_id, batch, done)
+        try:
+            _apply_together(engine, merchant_id, batch, done)
+        except IntegrityError:
+            # Another worker was first with a new row of these, which the locks had not kept off: now it is there.
+            _apply_together(engine, merchant_id, batch, done)
     except (OperationalError, InterfaceError):
         raise
     except (DatabaseError, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
@@ -210,12 +242,27 @@ def _apply_together(engine: Engine, merchant_id: int, batch: Sequence[Claimed], 
             return
         outcome = Outcome()
         verdicts = _decide_all(engine, merchant_id, mine, outcome)
+        _put_off_contested(engine, mine, outcome, verdicts)
         books.settle_events(verdicts)
         failpoint("apply.before_commit")
     failpoint("apply.after_commit")
     done.settled += len(verdicts)
     done.dirty = done.dirty or bool(outcome.dirty)
     books.note_inbound_lag(_lags(mine), engine.now())
+
+
+def _put_off_contested(
+    engine: Engine, batch: Iterable[Claimed], outcome: Outcome, verdicts: dict[int, Verdict]
+) -> None:
+    """Of two versions of one second nobody knows which is the later: once that second is over, the order is read.
+
+    Until then what leaves less for sale counts. The event that brought it up stays pending, once.
+    """
+    contested = {envelope.event_id for envelope in outcome.orders_to_read.values()}
+    for claimed in batch:
+        if claimed.envelope.event_id in contested and claimed.attempts == 1:
+            del verdicts[claimed.envelope.event_id]
+            engine.books.retry_event(claimed.envelope.event_id, READ_AFTER, "contested: its order is to be read")
 
 
 def _lags(batch: Iterable[Claimed]) -> dict[int, float]:
@@ -267,6 +314,8 @@ def _decide_all(engine: Engine, merchant_id: int, batch: Sequence[Claimed], outc
         parts=mappings.parts,
         bundles=mappings.bundles,
         counted_from=mappings.counted_from,
+        routing=mappings.routing,
+        split_shipment=mappings.split_shipment,
         stock_level_ids=stock_level_ids,
         available=available,
         levels=levels,
@@ -276,7 +325,7 @@ def _decide_all(engine: Engine, merchant_id: int, batch: Sequence[Claimed], outc
     # Orders first: a level webhook mostly shows what an order of the same batch explains.
     for claimed in sorted(batch, key=lambda claimed: isinstance(claimed.events[0], LevelTouched)):
         for event in claimed.events:
-            if isinstance(event, OrderState | RefundMade | LevelTouched):
+            if isinstance(event, StockEvent):
                 verdict = decide(event, claimed.envelope, world, outcome)
                 verdicts[claimed.envelope.event_id] = verdict
         verdicts.setdefault(claimed.envelope.event_id, Verdict(IGNORED, "the order is no longer there to be read"))
@@ -301,7 +350,7 @@ def _mentioned(batch: Iterable[Claimed]) -> Mentioned:
             if isinstance(event, OrderState):
                 orders.add((channel, event.order_id))
                 variants |= {(channel, line.variant_id) for line in event.lines}
-            elif isinstance(event, RefundMade):
+            elif isinstance(event, RefundMade | OrderDeleted):
                 orders.add((channel, event.order_id))
             elif isinstance(event, LevelTouched):
                 items.add((channel, event.inventory_item_id))
@@ -356,7 +405,7 @@ def _skus_of(engine: Engine, merchant_id: int, batch: Sequence[Claimed]) -> dict
             if isinstance(event, OrderState):
                 facts = [mappings.listings_by_variant.get((channel, line.variant_id)) for line in event.lines]
                 skus |= {fact.sku_id for fact in facts if fact is not None and fact.sku_id is not None}
-            if isinstance(event, OrderState | RefundMade):
+            if isinstance(event, OrderState | OrderDeleted | RefundMade):
                 skus |= lines.get((channel, event.order_id), set())
         result[claimed.envelope.event_id] = mappings.stocked_skus(skus)
     return result

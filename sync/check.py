@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from channels.protocol import LevelState
 from inventory.ledger import Entry
-from sync import push
+from sync import outage, push
 from sync.ports import ChannelRef, DriftFound, Due, Edits, Engine, Finding, LockedSuspect
 from sync.residue import CLOCK_SKEW, Audit, Judgement, Reading, Ruling, Sample, Suspect, is_auditable, judge
 from synctec.lib.failpoints import failpoint
@@ -66,6 +66,7 @@ def check_channel(engine: Engine, *, channel: ChannelRef) -> Checked:
     asked_at = engine.now()
     states = connector.read_levels(sorted({level.inventory_item_id for level in due}))
     answered_at = engine.now()
+    outage.answered(engine, channel)
     failpoint("check.after_read")
     found = {(state.inventory_item_id, state.location_id): state for state in states}
     missing = LevelState("", "", None, is_stocked=False, source_at=None)

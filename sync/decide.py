@@ -7,21 +7,33 @@ Nothing here reads a clock, a database or a network.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
-from channels.protocol import LevelTouched, OrderState, RefundMade
+from channels.protocol import LevelTouched, OrderDeleted, OrderState, RefundedUnits, RefundMade
 from inventory.bom import bundles_available
 from inventory.ledger import Entry
-from locations.routing import release, route
+from locations.routing import Routing, ranked, route
 from sync.register import Effect, Register, effect, join, of_order, of_refunds
+from sync.spread import Share, spread
 
 LineKey = tuple[int, str, str]  # channel, order, line
 
 APPLIED = "applied"
 IGNORED = "ignored"
 DEAD = "dead"
+
+#: One order line moves no more units of one stock level: the accounts are 32-bit and sum many lines.
+UNITS_MAX = 10_000_000
+
+#: The register under this line id keeps what is known of an order as a whole, for lines that are told later.
+_WHOLE = ""
+
+_UNKNOWN = Register()
+_DELETED = Register(is_deleted=True)
+_NO_EFFECT = Effect()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +69,13 @@ class Line:
     key: LineKey
     id: int | None = None
     order_name: str = ""
-    register: Register = field(default_factory=Register)
+    register: Register = _UNKNOWN
     listing_id: int | None = None
     sku_id: int | None = None
     level_id: int | None = None
     store_location_id: int | None = None
-    applied: Effect = field(default_factory=Effect)
-    desired: Effect = field(default_factory=Effect)
+    applied: Effect = _NO_EFFECT
+    desired: Effect = _NO_EFFECT
     postings: int = 0
     waiting_for: str = ""
     taken_from: dict[int, Taken] = field(default_factory=dict)  # by stock level
@@ -120,6 +132,12 @@ class World:
     available: dict[int, int]  # stock level -> available, kept up as entries are decided
     levels: Mapping[tuple[int, int], Level]  # (listing, store location)
     lines: dict[LineKey, Line]
+    routing: Mapping[int, Routing] = field(default_factory=dict)  # store location -> rule, where not by priority
+    split_shipment: Collection[int] = ()  # store locations whose bundles may be sent from several warehouses
+    places: dict[int, tuple[int, int]] = field(init=False)  # stock level -> (SKU, warehouse)
+
+    def __post_init__(self) -> None:
+        self.places = {level: place for place, level in self.stock_level_ids.items()}
 
 
 @dataclass(slots=True)
@@ -130,24 +148,30 @@ class Outcome:
     touched_lines: dict[LineKey, Line] = field(default_factory=dict)
     dirty: dict[int, Envelope] = field(default_factory=dict)  # SKU -> the oldest event behind it
     verdicts: dict[int, Verdict] = field(default_factory=dict)
+    #: Orders of which two different things were said under one version: to be read once that second has passed
+    #: (`protocol.VERSION_IS_FINAL_AFTER`).
+    orders_to_read: dict[tuple[int, str], Envelope] = field(default_factory=dict)
 
 
 def decide(
-    event: OrderState | RefundMade | LevelTouched, envelope: Envelope, world: World, outcome: Outcome
+    event: OrderState | OrderDeleted | RefundMade | LevelTouched, envelope: Envelope, world: World, outcome: Outcome
 ) -> Verdict:
     """Apply one event to the world; what to write is added to the outcome."""
     if isinstance(event, LevelTouched):
         return _level(event, envelope, world)
     if isinstance(event, OrderState):
         counted_from = world.counted_from.get(envelope.channel_id)
-        if counted_from is not None and event.created_at < counted_from:
-            return Verdict(IGNORED, "placed before the channel was connected: in the opening stock")
-        news = {line.line_id: of_order(event, line) for line in event.lines}
+        counted_at = counted_from if counted_from is not None and event.created_at < counted_from else None
+        news = {line.line_id: of_order(event, line, counted_at=counted_at) for line in event.lines}
         return _order(event.order_id, event.name, news, envelope, world, outcome)
-    told: dict[str, list[int]] = {}
-    for place, refund in enumerate(event.refunds):
-        told.setdefault(refund.line_id, []).append(place)
-    news = {line: of_refunds(tuple(event.refunds[place] for place in places)) for line, places in told.items()}
+    if isinstance(event, OrderDeleted):
+        order = (envelope.channel_id, event.order_id)
+        known = [key[2] for key in world.lines if key[:2] == order]
+        return _order(event.order_id, "", dict.fromkeys((_WHOLE, *known), _DELETED), envelope, world, outcome)
+    told: dict[str, list[RefundedUnits]] = {}
+    for refund in event.refunds:
+        told.setdefault(refund.line_id, []).append(refund)
+    news = {line_id: of_refunds(tuple(refunds)) for line_id, refunds in told.items()}
     return _order(event.order_id, "", news, envelope, world, outcome)
 
 
@@ -156,16 +180,23 @@ def _order(
 ) -> Verdict:
     if not news:
         return Verdict(IGNORED, "no line that moves stock")
+    channel = envelope.channel_id
+    whole = world.lines.get((channel, order_id, _WHOLE))
     waiting: list[str] = []
     is_news = False
+    is_old = True
     for line_id, said in news.items():
-        key = (envelope.channel_id, order_id, line_id)
+        key = (channel, order_id, line_id)
         line = world.lines.get(key)
         if line is None:
             line = world.lines[key] = Line(key)
+            joined = join(said, whole.register) if whole is not None else said
             is_news = True
-        joined = join(line.register, said)
-        is_news = is_news or joined != line.register or bool(line.waiting_for)
+        else:
+            if line.postings and line.register.counted_at is None and said.counted_at is not None:
+                said = said._replace(counted_at=None)  # booked as a sale, it stays one
+            joined = join(line.register, said)
+            is_news = is_news or bool(line.waiting_for) or joined != line.register
         line.register = joined
         line.order_name = name or line.order_name
         line.latest = envelope
@@ -173,8 +204,13 @@ def _order(
         outcome.touched_lines[key] = line
         if line.waiting_for:
             waiting.append(line.waiting_for)
-    if len(waiting) == len(news):
+        if joined.needs_reading:
+            outcome.orders_to_read.setdefault((channel, order_id), envelope)
+        is_old = is_old and joined.counted_at is not None and not line.postings
+    if waiting and len(waiting) == len(news):
         return Verdict(IGNORED, f"unmapped {waiting[0]}")
+    if is_old:
+        return Verdict(IGNORED, "placed before the channel was connected: in the opening stock")
     if not is_news:
         return Verdict(IGNORED, "superseded: all of it was known")
     return Verdict(APPLIED, f"unmapped {waiting[0]}: the other lines were applied" if waiting else "")
@@ -183,8 +219,13 @@ def _order(
 def _settle(line: Line, envelope: Envelope, world: World, outcome: Outcome) -> None:
     """Bring what the line has done to stock to what it should have done, if everything it needs is mapped."""
     line.desired = effect(line.register)
-    if line.desired == line.applied:
+    place_before = line.store_location_id
+    is_moved = line.postings > 0 and _move(line, world)
+    if line.desired == line.applied and not is_moved:
         line.waiting_for = ""
+        if line.level_id is None and line.register.said is not None:
+            # Sold and given back before we heard of it: nothing to book, but an audit of a moment in between must find it.
+            _place(line, world)
         return
     line.waiting_for = _place(line, world)
     if line.waiting_for:
@@ -193,48 +234,71 @@ def _settle(line: Line, envelope: Envelope, world: World, outcome: Outcome) -> N
     assert line.listing_id is not None
     assert line.store_location_id is not None
     parts = _recipe(line, world)
-    units = line.desired.taken - line.applied.taken
+    units_most = max(line.desired.committed, abs(line.desired.on_hand)) * max(parts.values())
+    if units_most > UNITS_MAX:
+        line.waiting_for = f"bundle: {units_most} units of a component are more than one order line may take"
+        return
     line.postings += 1
-    for warehouse, share in _spread(line, parts, units, world).items():
-        for sku, quantity in parts.items():
-            entry = _book(line, world.stock_level_ids[(sku, warehouse)], quantity, share, envelope)
-            if entry is not None:
-                outcome.entries.append(entry)
-                world.available[entry.stock_level_id] += entry.on_hand - entry.committed
+    for stock_level_id, quantity, share in _shares(line, parts, is_moved, world):
+        entry = _book(line, stock_level_id, Taken(quantity, share.committed, -share.gone), envelope)
+        if entry is not None:
+            outcome.entries.append(entry)
+            world.available[stock_level_id] += entry.on_hand - entry.committed
     level = world.levels[(line.listing_id, line.store_location_id)]
-    level.order_effects_added -= units
-    level.reported -= units
+    if is_moved and place_before is not None:
+        # The store, too, moves the units from one of its counters to the other.
+        _shift(world.levels[(line.listing_id, place_before)], line.applied.taken)
+        _shift(level, -line.desired.taken)
+    else:
+        _shift(level, line.applied.taken - line.desired.taken)
     line.applied = line.desired
     for sku in parts:
-        for affected in (sku, *world.bundles.get(sku, ())):
-            outcome.dirty.setdefault(affected, envelope)
+        outcome.dirty.setdefault(sku, envelope)
+        for bundle in world.bundles.get(sku, ()):
+            outcome.dirty.setdefault(bundle, envelope)
 
 
-def _recipe(line: Line, world: World) -> Mapping[int, int]:
-    """What one unit of the line is made of. A bundle that changed since gives back what was taken for it."""
-    assert line.sku_id is not None
-    if not line.taken_from:
-        return world.parts[line.sku_id]
-    sku_of = {level: sku for (sku, _), level in world.stock_level_ids.items() if level in line.taken_from}
-    return {sku_of[level]: taken.units_per_line_unit for level, taken in line.taken_from.items()}
+def _shift(level: Level, units: int) -> None:
+    level.order_effects_added += units
+    level.reported += units
+
+
+def _move(line: Line, world: World) -> bool:
+    """Whether another location ships the line than the one it is booked at; if so, it belongs there from now on.
+
+    It stays where it is while the other draws on no warehouse, or while its level is not at hand.
+    """
+    told = line.register.located
+    if told is None:
+        return False
+    location = world.location_ids.get((line.key[0], told[1]))
+    if location is None or location == line.store_location_id or not world.warehouses.get(location):
+        return False
+    assert line.listing_id is not None
+    level = world.levels.get((line.listing_id, location))
+    if level is None:
+        return False
+    line.store_location_id, line.level_id = location, level.id
+    return True
 
 
 def _place(line: Line, world: World) -> str:
     """Find the line's SKU, location and level; what is missing is returned in words, else ""."""
     channel = line.key[0]
+    register = line.register
     if line.sku_id is None:
-        known = line.register
-        listing = world.listings_by_variant.get((channel, known.variant_id))
+        listing = world.listings_by_variant.get((channel, register.variant_id))
         if listing is None or listing.sku_id is None:
-            return f"variant {known.variant_id or known.sku or 'without an id'}"
+            return f"variant {register.variant_id or register.sku or 'without an id'}"
         line.listing_id, line.sku_id = listing.listing_id, listing.sku_id
-    if line.store_location_id is None:
-        told = line.register.located
+    if not line.postings:
+        told = register.located
         location = world.location_ids.get((channel, told[1])) if told else world.default_locations.get(channel)
         if location is None:
             return f"location {told[1]}" if told else "location of the sale"
         line.store_location_id = location
-    can_give_back = bool(line.taken_from) and line.desired.taken <= line.applied.taken
+    assert line.store_location_id is not None
+    can_give_back = bool(line.taken_from) and 0 <= line.desired.taken <= line.applied.taken
     if not world.warehouses.get(line.store_location_id) and not can_give_back:
         line_location = line.store_location_id
         if not line.postings:
@@ -245,57 +309,64 @@ def _place(line: Line, world: World) -> str:
     return ""
 
 
-def _spread(line: Line, parts: Mapping[int, int], units: int, world: World) -> dict[int, Effect]:
-    """The line's whole desired effect, in line units per warehouse, when `units` more (or fewer) are taken."""
+def _recipe(line: Line, world: World) -> Mapping[int, int]:
+    """What one unit of the line is made of. A bundle that changed since gives back what was taken for it."""
+    assert line.sku_id is not None
+    if not line.taken_from:
+        return world.parts[line.sku_id]
+    return {world.places[level][0]: taken.units_per_line_unit for level, taken in line.taken_from.items()}
+
+
+def _shares(line: Line, parts: Mapping[int, int], is_moved: bool, world: World) -> list[tuple[int, int, Share]]:
+    """What the line must take in all: (stock level, its units in one unit of the line, share)."""
     assert line.store_location_id is not None
-    warehouses = world.warehouses.get(line.store_location_id, ())
-    taken = _taken_by_warehouse(line, world)
-    if units > 0:
-        available = {
-            warehouse: bundles_available(
-                parts, {sku: world.available[world.stock_level_ids[(sku, warehouse)]] for sku in parts}
-            )
-            for warehouse in warehouses
-        }
-        for warehouse, share in route(units, warehouses, available).items():
-            taken[warehouse] = taken.get(warehouse, 0) + share
-    elif units < 0:
-        for warehouse, share in release(-units, taken, warehouses).items():
-            taken[warehouse] -= share
-    return _split(line.desired, taken, warehouses)
+    warehouses: Sequence[int] = world.warehouses.get(line.store_location_id, ())
+    if len(warehouses) > 1:
+        rule = world.routing.get(line.store_location_id, Routing.PRIORITY)
+        warehouses = ranked(warehouses, _available(parts, warehouses, world), rule)
+    sold_together = {} if line.store_location_id in world.split_shipment else parts
+    found: list[tuple[int, int, Share]] = []
+    for sku, quantity in parts.items():
+        shares: dict[int, Share] = {}
+        for level, taken in line.taken_from.items():
+            of_sku, warehouse = world.places[level]
+            if of_sku == sku:
+                # What the new location's warehouses do not have, and was not shipped yet, is taken anew.
+                is_kept = not is_moved or warehouse in warehouses
+                shares[warehouse] = Share(taken.committed if is_kept else 0, -taken.on_hand)
+        wanted = Share(line.desired.committed * quantity, -line.desired.on_hand * quantity)
+        take = partial(_take, sku, sold_together, warehouses, world)
+        for warehouse, share in spread(wanted, shares, warehouses, take).items():
+            found.append((world.stock_level_ids[(sku, warehouse)], quantity, share))
+    return found
 
 
-def _taken_by_warehouse(line: Line, world: World) -> dict[int, int]:
-    warehouse_of = {
-        level: warehouse for (_, warehouse), level in world.stock_level_ids.items() if level in line.taken_from
-    }
+def _take(
+    sku: int, sold_together: Mapping[int, int], warehouses: Sequence[int], world: World, units: int
+) -> dict[int, int]:
+    """Route that many more units of a component; where they are sold together, with the other components."""
+    if len(warehouses) == 1:
+        return {warehouses[0]: units}
+    quantity = sold_together.get(sku, 0)
+    if not quantity or units % quantity:
+        return route(units, warehouses, _available({sku: 1}, warehouses, world))
+    sets = route(units // quantity, warehouses, _available(sold_together, warehouses, world))
+    return {warehouse: share * quantity for warehouse, share in sets.items()}
+
+
+def _available(parts: Mapping[int, int], warehouses: Sequence[int], world: World) -> dict[int, int]:
+    """How many sets of these parts each warehouse has."""
     return {
-        warehouse_of[level]: (taken.committed - taken.on_hand) // taken.units_per_line_unit
-        for level, taken in line.taken_from.items()
+        warehouse: bundles_available(
+            parts, {sku: world.available[world.stock_level_ids[(sku, warehouse)]] for sku in parts}
+        )
+        for warehouse in warehouses
     }
 
 
-def _split(desired: Effect, taken: Mapping[int, int], warehouses: Sequence[int]) -> dict[int, Effect]:
-    """Divide the committed units over the warehouses they were taken from; what is shipped leaves the first of them."""
-    order = {warehouse: place for place, warehouse in enumerate(warehouses)}
-    by_priority = sorted(taken or warehouses[:1], key=lambda warehouse: order.get(warehouse, len(order)))
-    committed = dict.fromkeys(by_priority, 0)
-    rest = desired.committed
-    for warehouse in reversed(by_priority):
-        committed[warehouse] = max(0, min(taken.get(warehouse, 0), rest))
-        rest -= committed[warehouse]
-    if rest:
-        committed[by_priority[0]] += rest
-    return {
-        warehouse: Effect(committed[warehouse], committed[warehouse] - taken.get(warehouse, 0))
-        for warehouse in by_priority
-    }
-
-
-def _book(line: Line, stock_level_id: int, quantity: int, share: Effect, envelope: Envelope) -> Entry | None:
-    """The entry that brings one stock level from what the line has done to it to its share; None when it has it."""
-    before = line.taken_from.get(stock_level_id, Taken(quantity))
-    after = Taken(before.units_per_line_unit, share.committed * quantity, share.on_hand * quantity)
+def _book(line: Line, stock_level_id: int, after: Taken, envelope: Envelope) -> Entry | None:
+    """The entry that brings one stock level from what the line has done to it to what it must; None when it has."""
+    before = line.taken_from.get(stock_level_id) or Taken(after.units_per_line_unit)
     if before == after:
         return None
     line.taken_from[stock_level_id] = after

@@ -119,8 +119,8 @@ ALWAYS = (
                 SELECT 1 FROM sync_allocation allocation
                 JOIN inventory_stocklevel level ON level.id = allocation.stock_level_id
                 WHERE allocation.order_line_id = line.id GROUP BY level.sku_id
-                HAVING sum(allocation.committed / allocation.units_per_line_unit) <> line.applied_committed
-                    OR sum(allocation.on_hand / allocation.units_per_line_unit) <> line.applied_on_hand)
+                HAVING sum(allocation.committed) <> line.applied_committed * max(allocation.units_per_line_unit)
+                    OR sum(allocation.on_hand) <> line.applied_on_hand * max(allocation.units_per_line_unit))
         """,
     ),
     Check(

@@ -23,6 +23,7 @@ from channels.protocol import QuantityChange
 from inventory.ledger import Balance, Entry
 from locations.pace import Velocity
 from locations.publishing import Rule
+from locations.routing import Routing
 from sync.decide import Envelope, Level, Line, LineKey, ListingFacts, Verdict
 
 #: A push tells of this many of the events behind it; the newest are kept.
@@ -69,6 +70,8 @@ class Mappings:
     parts: Mapping[int, Mapping[int, int]]
     bundles: Mapping[int, tuple[int, ...]]
     counted_from: Mapping[int, datetime | None]
+    routing: Mapping[int, Routing] = field(default_factory=dict)
+    split_shipment: Collection[int] = ()
 
     def stocked_skus(self, sku_ids: Iterable[int]) -> set[int]:
         """The SKUs with stock behind these: themselves, or the components of bundles."""
@@ -112,6 +115,10 @@ class StockBooks(Protocol):
 
     def lines_with_a_place(self, orders: Collection[OrderKey]) -> set[LineKey]:
         """The known lines of these orders of which it is known where they are taken from."""
+        ...
+
+    def contested_orders(self, orders: Collection[OrderKey]) -> set[OrderKey]:
+        """Those of the orders of which two different things are known under their newest version."""
         ...
 
     def skus_of_orders(self, orders: Collection[OrderKey]) -> dict[OrderKey, set[int]]:
@@ -204,7 +211,7 @@ class Target:
     desired: int | None
     is_publishable: bool
     is_suspect: bool
-    shown: int  # as far as we know (units)
+    shown: int  # as far as we know, writes under way included (units)
     ceiling: int  # what the store may still sell without our knowing (units, never negative)
     velocity: Velocity
     failing_since: datetime | None  # of its channel: since when nobody answers, or since nothing is written there
@@ -285,7 +292,7 @@ class PublishBooks(Protocol):
         """Write what should be shown, unless the listing is another SKU's by now."""
         ...
 
-    def write_quotas(self, quotas: Mapping[tuple[int, int], int | None]) -> None:
+    def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         """What holds through the API may still take, by (SKU, warehouse); None: all that is available."""
         ...
 

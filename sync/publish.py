@@ -65,7 +65,7 @@ def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
             Desire(target, desired[target.level_id]) for target in targets if desired[target.level_id] != target.desired
         ]
         books.write_quotas(
-            {cell: quota for cell, quota in quotas.items() if cell in stock and stock[cell].quota != quota}
+            merchant_id, {cell: quota for cell, quota in quotas.items() if cell in stock and stock[cell].quota != quota}
         )
         books.write_desires(changed, marks, now)
         failpoint("publish.before_commit")
@@ -157,9 +157,11 @@ def _terms(group: Group, shelves: Sequence[Shelf], pool: Mapping[tuple[int, int]
 def _thresholds(shelves: Sequence[Shelf], group: Group) -> dict[int, int]:
     """Per SKU, the units that are sold elsewhere before the news of a sale is everywhere, with a margin."""
     paces: dict[int, float] = defaultdict(float)
+    at_once: dict[int, int] = defaultdict(int)  # units that the biggest single sale takes
     for shelf in shelves:
         for sku, units in shelf.parts.items():
             paces[sku] += shelf.velocity * units
+            at_once[sku] = max(at_once[sku], units)
     if group.guard_units is not None:
         return dict.fromkeys(paces, group.guard_units)
-    return {sku: threshold(pace, group.window_seconds) for sku, pace in paces.items()}
+    return {sku: at_once[sku] * threshold(pace / at_once[sku], group.window_seconds) for sku, pace in paces.items()}

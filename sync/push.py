@@ -21,7 +21,8 @@ import structlog
 
 from channels import protocol
 from channels.protocol import Connector, RowOutcome, RowResult
-from sync.ports import OUTAGE_FAILURES, Batch, ChannelRef, Engine, GivenBack, Picked, Row
+from sync import outage
+from sync.ports import Batch, ChannelRef, Engine, GivenBack, Picked, Row
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 from synctec.lib.failpoints import failpoint
 from synctec.lib.ids import uuid7
@@ -29,7 +30,7 @@ from synctec.lib.ids import uuid7
 log = structlog.get_logger(__name__)
 
 #: Longer than a request can take, so that nobody sends a batch again while its first sender may still be at it.
-LEASE = timedelta(seconds=20)
+LEASE = timedelta(seconds=14)
 #: A row that the channel refuses for good waits this long, unless its number changes before.
 REFUSED_PAUSE = timedelta(minutes=15)
 #: While rows fail as a batch without saying which, batches shrink: 250, 50, 10, 2, 1 rows.
@@ -149,8 +150,7 @@ def _commit_answer(
         if not books.fence(batch, "done", _first_message(result.rows), None):
             log.info("push.fenced", batch=str(batch.id), channel_id=channel.channel_id)
             return
-        if books.channel_answered(channel.channel_id) >= OUTAGE_FAILURES:
-            books.mark_shelves_dirty(channel, engine.now())
+        outage.answered(engine, channel)
         pairs = list(zip(batch.rows, result.rows, strict=True))
         confirmed = [row for row, told in pairs if told.outcome is RowOutcome.CONFIRMED]
         stale = [row for row, told in pairs if told.outcome is RowOutcome.STALE]
@@ -237,7 +237,7 @@ def _commit_not_sent(engine: Engine, channel: ChannelRef, batch: Batch, error: p
     if isinstance(error, protocol.NotAuthorized):
         engine.channels.needs_authorization(channel.channel_id, str(error))
     with books.transaction():
-        wait = _channel_failed(engine, channel, error)
+        wait = outage.failed(engine, channel, error)
         is_asked_to_wait = isinstance(error, protocol.Throttled) and not isinstance(error, protocol.Paced)
         if batch.is_repeat or is_asked_to_wait:
             # The same key again, at no cost of an attempt. No channel promises that what it throttled was not applied.
@@ -251,28 +251,4 @@ def _commit_not_sent(engine: Engine, channel: ChannelRef, batch: Batch, error: p
             books.give_back(
                 [GivenBack(row.push_id, error.code, str(error), pause, failures=int(refused)) for row in batch.rows]
             )
-    return wait
-
-
-def note_failure(engine: Engine, channel: ChannelRef, error: protocol.ChannelError) -> None:
-    """Leave a channel alone for as long as it asks, or for a growing while; say why where people look."""
-    if isinstance(error, protocol.NotAuthorized):
-        engine.channels.needs_authorization(channel.channel_id, str(error))
-    with engine.books.transaction():
-        _channel_failed(engine, channel, error)
-
-
-def _channel_failed(engine: Engine, channel: ChannelRef, error: protocol.ChannelError) -> float:
-    """Leave the whole account alone for a while; returns the seconds. Throttling is no failure."""
-    if isinstance(error, protocol.Refused):
-        return 0.0
-    if isinstance(error, protocol.Throttled):
-        wait = error.retry_after or 1.0
-    else:
-        failures = engine.books.count_failure(channel.channel_id, str(error))
-        if failures == OUTAGE_FAILURES:
-            # What it shows is out of our hands now: where units are divided, the others have to do with the rest.
-            engine.books.mark_shelves_dirty(channel, engine.now())
-        wait = max(error.retry_after or 0.0, delay_seconds(min(failures, MAX_ATTEMPTS), engine.rng))
-    engine.books.rest_channel(channel.channel_id, timedelta(seconds=wait), str(error))
     return wait

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from channels.protocol import LevelState
+from sync import outage
 from sync.ports import ChannelRef, Engine, Seen
 from synctec.lib.failpoints import failpoint
 
@@ -41,6 +42,7 @@ def poll_orders(engine: Engine, *, channel: ChannelRef) -> tuple[int, int]:
         if cursor is None:
             break
     engine.books.orders_read(channel.channel_id, began_at)
+    outage.answered(engine, channel)
     if recovered:
         engine.channels.received(channel.merchant_id)
     return read, recovered

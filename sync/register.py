@@ -13,15 +13,11 @@ From the same register follows what the line had done to its store's counter at 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from channels.protocol import LineState, OrderState, RefundedUnits, Restock
+from channels.protocol import VERSION_IS_FINAL_AFTER, LineState, OrderState, RefundedUnits, Restock
 
-#: Versions are told in whole seconds (Shopify), so two of them can be equal and yet differ. A reading made so much later
-#: than the version it shows is the last word on that version.
-SETTLED_AFTER = timedelta(seconds=2)
 #: A cancellation refunds what is left of its order; the two are dated apart by no more than this.
 CANCELS_WITHIN = timedelta(minutes=1)
 
@@ -29,8 +25,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """What versions of the order say of the line's units, and which versions those are."""
 
     ordered: int  # units ever ordered
@@ -46,8 +41,7 @@ class Said:
         return max(0, self.ordered - self.removed)
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(NamedTuple):
     """Everything known of one order line."""
 
     says: tuple[Said, ...] = ()  # one per content, the newest version last; empty while only refunds are known
@@ -72,12 +66,11 @@ class Register:
         if len(self.says) < 2:
             return False
         rival, newest = self.says[-2:]
-        is_settled = newest.read_at is not None and newest.read_at >= newest.version + SETTLED_AFTER
+        is_settled = newest.read_at is not None and newest.read_at >= newest.version + VERSION_IS_FINAL_AFTER
         return rival.version == newest.version and not is_settled
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(NamedTuple):
     """What a line does to the pool, in units of its SKU: sold and not shipped, and on hand."""
 
     committed: int = 0
@@ -92,8 +85,8 @@ class Effect:
 # --- joining ----------------------------------------------------------------------------------------------------
 
 
-def of_order(order: OrderState, line: LineState) -> Register:
-    """The register that this one message would make on its own."""
+def of_order(order: OrderState, line: LineState, *, counted_at: datetime | None = None) -> Register:
+    """The register that this one message would make on its own; `counted_at` if the stock was counted after the sale."""
     refunds = tuple(refund for refund in order.refunds if refund.line_id == line.line_id) if order.refunds else ()
     ordered = max(0, line.ordered)
     said = Said(
@@ -111,6 +104,7 @@ def of_order(order: OrderState, line: LineState) -> Register:
         located=(order.version, line.location_id) if line.location_id else None,
         created_at=order.created_at,
         cancelled_at=order.cancelled_at,
+        counted_at=counted_at,
         refunds=_united(refunds),
     )
 
@@ -287,6 +281,8 @@ def to_json(register: Register) -> dict[str, Any]:
             ]
             for said in register.says
         ]
+        if register.needs_reading:
+            facts["contested"] = True  # for whoever looks for such orders; it follows from what is said
         facts["variant"] = register.variant_id
         facts["sku"] = register.sku
     if register.located:

@@ -248,6 +248,8 @@ def _saying(event: protocol.Event) -> str:
             return f"Order {event.name or event.order_id} with {words.count(len(event.lines), 'line')}{state}"
         case protocol.RefundMade():
             return f"Refund of order {event.order_id}"
+        case protocol.OrderDeleted():
+            return f"Order {event.order_id} was deleted"
         case protocol.OrderTouched():
             return f"Order {event.order_id} is to be read: {event.why}"
         case protocol.LevelTouched():
@@ -289,7 +291,9 @@ def _lines(
     mine = Q(correlation_id=correlation_id)
     for event in events:
         order_ids = _named(
-            said[event.pk], "order_id", (protocol.OrderState, protocol.RefundMade, protocol.OrderTouched)
+            said[event.pk],
+            "order_id",
+            (protocol.OrderState, protocol.OrderDeleted, protocol.RefundMade, protocol.OrderTouched),
         )
         if order_ids:
             mine |= Q(channel_id=event.channel_id, order_id__in=order_ids)

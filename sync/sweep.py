@@ -22,6 +22,7 @@ class Found:
     merchants_to_publish: list[int] = field(default_factory=list)
     channels_to_push: list[int] = field(default_factory=list)
     channels_to_check: list[int] = field(default_factory=list)
+    channels_to_poll: list[int] = field(default_factory=list)
 
 
 def sweep(*, now: datetime) -> Found:
@@ -62,6 +63,12 @@ def sweep(*, now: datetime) -> Found:
             WHERE channel.state IN ('active', 'paused') AND channel.next_call_at <= now() AND EXISTS (
                 SELECT 1 FROM channels_listinglevel level
                 WHERE level.channel_id = channel.id AND level.suspect_since IS NOT NULL AND level.next_check_at <= now())
+            """
+        ),
+        # Nobody may have anything to ask a channel that was in outage: then this finds out that it is over.
+        channels_to_poll=_ids(
+            """
+            SELECT id FROM channels_channel WHERE state = 'active' AND failing_since IS NOT NULL AND next_call_at <= now()
             """
         ),
     )

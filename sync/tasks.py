@@ -26,9 +26,10 @@ from redis.retry import Retry
 from channels import onboarding, protocol
 from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
+from inventory import holds
 from sync import apply as applying
 from sync import check as checking
-from sync import live, passes
+from sync import live, outage, passes
 from sync import publish as publishing
 from sync import push as pushing
 from sync import reconcile as reconciling
@@ -106,6 +107,11 @@ def ring_push(channel_id: int) -> None:
 def ring_check(channel_id: int) -> None:
     """A channel has suspect levels to be read."""
     _ring(check, "check", channel_id)
+
+
+def ring_poll(channel_id: int) -> None:
+    """A channel did not answer; it may by now."""
+    _ring(poll, "poll", channel_id)
 
 
 def ring_reconcile(channel_id: int) -> None:
@@ -216,6 +222,19 @@ def check(channel_id: int, **_: Any) -> None:
 
 
 @shared_task
+def poll(channel_id: int, **_: Any) -> None:
+    """Ask a channel that did not answer whether it does again, by what it has to tell first of all: its orders."""
+    _bell("poll").answer(str(channel_id))
+    channel = Channel.objects.get(pk=channel_id)
+
+    def work() -> None:
+        reconciling.poll_orders(live.engine(), channel=live.ref(channel))
+        ring_publish(channel.merchant_id)
+
+    _guarded(channel, work)
+
+
+@shared_task
 def reconcile(channel_id: int, **_: Any) -> None:
     """One reconciliation pass over a channel."""
     _bell("reconcile").answer(str(channel_id))
@@ -267,6 +286,7 @@ def sweep(**_: Any) -> None:
     """Find what no doorbell announced, and ring for it (celery-beat, every few seconds)."""
     try:
         live.engine().books.end_doubts()
+        holds.sweep(now=timezone.now())
         found = sweeping.sweep(now=timezone.now())
     except (OperationalError, InterfaceError) as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
@@ -280,6 +300,8 @@ def sweep(**_: Any) -> None:
         ring_push(channel_id)
     for channel_id in found.channels_to_check:
         ring_check(channel_id)
+    for channel_id in found.channels_to_poll:
+        ring_poll(channel_id)
 
 
 def _guarded(channel: Channel, work: Callable[[], object]) -> None:
@@ -287,7 +309,7 @@ def _guarded(channel: Channel, work: Callable[[], object]) -> None:
     try:
         work()
     except protocol.ChannelError as error:
-        pushing.note_failure(live.engine(), live.ref(channel), error)
+        outage.note_failure(live.engine(), live.ref(channel), error)
         log.warning("task.channel_error", channel_id=channel.pk, error=str(error)[:300])
     except (OperationalError, InterfaceError) as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])

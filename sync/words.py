@@ -114,4 +114,10 @@ def register_in_words(register: Register) -> list[str]:
     facts += [f"{refund.quantity} refunded, {_RESTOCK_WORDS[refund.restock]}" for refund in register.refunds]
     if register.cancelled_at is not None:
         facts.append("cancelled")
+    if register.is_deleted:
+        facts.append("deleted in the store")
+    if register.counted_at is not None:
+        facts.append("older than the opening stock: only what happened since counts")
+    if register.needs_reading:
+        facts.append("two different things were said within one second: to be read")
     return facts or ["nothing but its number is known yet"]

@@ -64,8 +64,8 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='listinglevel',
-            name='doubtful_to',
-            field=models.IntegerField(blank=True, null=True),
+            name='doubtful_by',
+            field=models.PositiveIntegerField(blank=True, null=True),
         ),
         migrations.AddField(
             model_name='listinglevel',

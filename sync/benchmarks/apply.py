@@ -14,7 +14,7 @@ from typing import LiteralString
 
 from django.db import connection
 
-from sync import apply as engine
+from sync import apply as applying
 from sync import invariants, live
 from sync.benchmarks import goods, row_by_row
 from sync.benchmarks.bodies import OrderBodies
@@ -62,7 +62,7 @@ def run(*, seconds: float, stores: int, skus: int) -> list[Case]:
 
 def apply_batch(merchant_id: int, rng: random.Random) -> int:
     """What is measured: one batch; how many events it settled."""
-    return engine.apply_batch(live.engine(), merchant_id=merchant_id).settled
+    return applying.apply_batch(live.engine(), merchant_id=merchant_id).settled
 
 
 def apply_one(merchant_id: int, rng: random.Random) -> int:

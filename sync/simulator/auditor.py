@@ -7,7 +7,7 @@ has come to rest (`audit_end`). The first violation ends the run; it is named af
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from sync.simulator.memory import EventRow, LevelRow, LineRow, PushRow, StockRow
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Calls that one channel may get in a minute, however bad the day: workers that spin are found by this.
 CALLS_PER_MINUTE = 240
+
+_STATE = [column.name for column in fields(EventRow)].index("state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class Auditor:
                         stock[level] = self.world.books.stock[level]
         for row in stock.values():
             self._stock(row)
-        for level in levels.values():
-            self._level(level)
+        for listing_level in levels.values():
+            self._level(listing_level)
         if self.world.story is not None:
             self._tell(stock, levels)
 
@@ -112,7 +114,7 @@ class Auditor:
                 + (f" sample {level.sample}{level.since_sample or 0:+d}" if level.sample is not None else "")
                 + (f" held {level.held}" if level.held else "")
                 + (f" open {push.from_quantity}->{push.to_quantity} {str(push.batch.id)[-4:]}" if push else "")
-                + (f" doubtful {level.doubtful_to}" if level.doubtful_to else "")
+                + (f" doubtful {level.doubtful_by}" if level.doubtful_by else "")
             )
             self.world.tell("level", level.id, lambda says=says: says)  # type: ignore[misc]
 
@@ -134,7 +136,9 @@ class Auditor:
         for line in movements[account.movements :]:
             account.movements += 1
             if line.seq != account.movements:
-                self.blame("ledger sequence", f"stock level {row.id}: movement {line.seq} is number {account.movements}")
+                self.blame(
+                    "ledger sequence", f"stock level {row.id}: movement {line.seq} is number {account.movements}"
+                )
             if line.idempotency_key in self.keys:
                 self.blame("ledger key once", f"{line.idempotency_key} was posted twice")
             self.keys.add(line.idempotency_key)
@@ -184,9 +188,8 @@ class Auditor:
             self.blame("one open push", f"level {level.id}: push {level.open_push.id} is {level.open_push.state}")
 
     def _event(self, event: EventRow, before: tuple[Any, ...]) -> None:
-        if event.state == "pending" and event.settled_at is not None:
-            self.blame("event settled once", f"event {event.envelope.event_id} is pending again")
-        del before
+        if before[_STATE] != "pending":
+            self.blame("event settled once", f"event {event.envelope.event_id} was settled before")
 
     # --- by the truth, at all times ---------------------------------------------------------------------------------
 
@@ -367,11 +370,13 @@ class Auditor:
             minutes = Counter(int(at // 60) for at in connector.calls)
             if minutes and max(minutes.values()) > CALLS_PER_MINUTE:
                 self.blame("calls", f"{max(minutes.values())} calls to a store in a minute")
-        by_hand = world.drawn.losses_by_hand or world.drawn.gains_by_hand
+        by_hand = any(store.edited for store in world.stores)
         drifts = [drift for drift in world.books.drifts if not drift.is_ambiguous]
         if drifts and not by_hand:
             drift = drifts[0]
-            self.blame("repairs", f"level {drift.level_id}: {drift.expected} expected, {drift.actual} found, {drift.action}")
+            self.blame(
+                "repairs", f"level {drift.level_id}: {drift.expected} expected, {drift.actual} found, {drift.action}"
+            )
 
 
 def _units_taken(order: Order, line: Any) -> int:

@@ -7,17 +7,14 @@ asleep, or that nobody can tell whether the commit happened.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
-
-from django.db import OperationalError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from channels import protocol
 from sync.decide import Verdict
 from sync.ports import Batch, ChannelRef, Claimed, Due
-from sync.simulator.scheduler import EPOCH
 from sync.simulator.memory import LevelRow, MemoryBooks
+from sync.simulator.scheduler import EPOCH
 from sync.simulator.stores import Shelf, Store, Told
 
 if TYPE_CHECKING:
@@ -27,6 +24,8 @@ WAREHOUSE = 1
 GROUP = 1
 #: PostgreSQL writes what waits for nobody to the disk this often (wal_writer_delay, at most three of them).
 FLUSH_SECONDS = 0.6
+
+T = TypeVar("T")
 
 Undo = list[tuple[Any, ...]]
 
@@ -43,7 +42,11 @@ class WatchedBooks(MemoryBooks):
         self.commits = 0
 
     def open(
-        self, setting: Setting, shelves: Mapping[int, Shelf], recipes: Mapping[int, Mapping[int, int]], stores: Sequence[Store]
+        self,
+        setting: Setting,
+        shelves: Mapping[int, Shelf],
+        recipes: Mapping[int, Mapping[int, int]],
+        stores: Sequence[Store],
     ) -> None:
         """Fill in the merchant's configuration and the opening stock."""
         merchant = self.add_merchant(id=1)
@@ -59,9 +62,7 @@ class WatchedBooks(MemoryBooks):
                     self.add_bom_line(sku, component, units)
         for store in stores:
             self.add_channel(merchant, id=store.channel_id, kind="simulated", orders_counted_from=EPOCH)
-            location = self.add_location(
-                store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE]
-            )
+            location = self.add_location(store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE])
             for sku, article in zip(recipes, store.articles, strict=True):
                 listing = self.add_listing(store.channel_id, sku, article.variant_id, article.inventory_item_id)
                 self.add_level(listing, location, base=0, desired=0)
@@ -108,8 +109,8 @@ class WatchedBooks(MemoryBooks):
 
     def _end(self, *, commits: bool) -> None:
         undo = self._undo
-        if not commits or undo is None:
-            super()._end(commits=False)
+        if not commits or not undo:
+            super()._end(commits=commits)
             return
         self._world.auditor.look(undo)
         super()._end(commits=True)
@@ -141,14 +142,15 @@ class WatchedBooks(MemoryBooks):
 
     # --- operations that commit by themselves -------------------------------------------------------------------------
 
-    @contextmanager
-    def _own_commit(self, *, is_flushed: bool = False) -> Iterator[None]:
+    def _by_itself(self, operation: Callable[..., T], *arguments: Any, is_flushed: bool = False) -> T:
+        """Do it in a commit of its own, unless it belongs to a transaction. Nothing found to do is no commit."""
         if self._undo is not None:
-            yield
-            return
+            return operation(*arguments)
         self._world.ask_database()
-        yield
-        self._committed(None if is_flushed else [])
+        done = operation(*arguments)
+        if done or done is None:
+            self._committed(None if is_flushed else [])
+        return done
 
     def receive_webhook(self, channel_id: int, topic: str, webhook_id: str, told: Told) -> bool:
         is_news = self.receive(channel_id, topic, webhook_id, told)
@@ -156,16 +158,17 @@ class WatchedBooks(MemoryBooks):
         return is_news
 
     def claim_events(self, merchant_id: int, limit: int, lease: timedelta) -> list[Claimed]:
-        with self._own_commit():
-            return super().claim_events(merchant_id, limit, lease)
+        return self._by_itself(super().claim_events, merchant_id, limit, lease)
 
     def claim_repeat(self, channel_id: int, lease: timedelta) -> Batch | None:
-        with self._own_commit():
-            return super().claim_repeat(channel_id, lease)
+        self._world.ask_database()
+        batch = super().claim_repeat(channel_id, lease)
+        if batch is not None:
+            self._committed([])
+        return batch
 
     def claim_suspects(self, channel_id: int, limit: int, lease: timedelta) -> list[Due]:
-        with self._own_commit():
-            return super().claim_suspects(channel_id, limit, lease)
+        return self._by_itself(super().claim_suspects, channel_id, limit, lease)
 
     def store_orders(
         self,
@@ -175,19 +178,15 @@ class WatchedBooks(MemoryBooks):
         watermark: datetime | None,
         now: datetime,
     ) -> int:
-        with self._own_commit(is_flushed=True):
-            return super().store_orders(channel, topic, orders, watermark, now)
+        return self._by_itself(super().store_orders, channel, topic, orders, watermark, now, is_flushed=True)
 
     def orders_read(self, channel_id: int, at: datetime) -> None:
-        with self._own_commit():
-            super().orders_read(channel_id, at)
+        self._by_itself(super().orders_read, channel_id, at)
 
     def suspect_unsuspected(self, level_ids: Collection[int], reason: str, now: datetime) -> None:
-        with self._own_commit():
-            super().suspect_unsuspected(level_ids, reason, now)
+        if level_ids:
+            self._by_itself(super().suspect_unsuspected, level_ids, reason, now)
 
     def settle_events(self, verdicts: Mapping[int, Verdict]) -> None:
-        with self._own_commit():
-            super().settle_events(verdicts)
-
-
+        if verdicts:
+            self._by_itself(super().settle_events, verdicts)

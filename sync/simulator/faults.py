@@ -193,7 +193,13 @@ class Swarm:
 
 
 def draw(
-    level: str, rng: random.Random, *, seconds: float, stores: int, gains_by_hand: bool = False, long_stops: bool = False
+    level: str,
+    rng: random.Random,
+    *,
+    seconds: float,
+    stores: int,
+    gains_by_hand: bool = False,
+    long_stops: bool = False,
 ) -> Faults:
     """The faults of a run. Raises ValueError for a level that does not exist."""
     if level == "none":

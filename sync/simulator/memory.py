@@ -25,6 +25,7 @@ from inventory.bom import explode
 from inventory.ledger import Balance, Entry
 from locations.pace import Propagation, Velocity
 from locations.publishing import Rule
+from locations.routing import Routing
 from sync import register
 from sync.decide import Envelope, Level, Line, LineKey, ListingFacts, Taken, Verdict, explained
 from sync.ports import (
@@ -93,6 +94,7 @@ class GroupRow:
     allows_split_shipment: bool
     holds_weight: float
     warehouses: tuple[int, ...] = ()
+    routing: Routing = Routing.PRIORITY
     channels: dict[int, ChannelRow] = field(default_factory=dict)
 
 
@@ -157,7 +159,7 @@ class LevelRow:
     last_error: str = ""
     waiting_correlation_ids: tuple[uuid.UUID, ...] = ()
     waiting_since: datetime | None = None
-    doubtful_to: int | None = None
+    doubtful_by: int | None = None
     doubtful_until: datetime | None = None
     velocity: Velocity = field(default_factory=Velocity)
     open_push: PushRow | None = None
@@ -483,6 +485,7 @@ class MemoryBooks:
         allows_split_shipment: bool = False,
         holds_weight: float = 0.0,
         warehouses: Sequence[int] = (),
+        routing: Routing = Routing.PRIORITY,
     ) -> int:
         group = GroupRow(
             id or self._id("group"),
@@ -493,6 +496,7 @@ class MemoryBooks:
             allows_split_shipment,
             holds_weight,
             tuple(sorted(warehouses)),
+            routing,
         )
         self.groups[group.id] = group
         self._divided = {}
@@ -787,9 +791,16 @@ class MemoryBooks:
         location_ids: dict[tuple[int, str], int] = {}
         warehouses: dict[int, tuple[int, ...]] = {}
         default_locations: dict[int, int] = {}
+        routing: dict[int, Routing] = {}
+        split_shipment: set[int] = set()
         for channel in channels:
             for location in self._locations_of.get(channel, ()):
                 location_ids[channel, location.remote_id] = location.id
+                group = location.group
+                if group is not None and (group.routing is not Routing.PRIORITY or group.allows_split_shipment):
+                    routing[location.id] = group.routing
+                    if group.allows_split_shipment:
+                        split_shipment.add(location.id)
                 if location.warehouses:
                     warehouses[location.id] = location.warehouses
                     default_locations.setdefault(channel, location.id)
@@ -810,6 +821,8 @@ class MemoryBooks:
                 if component in self._bundles
             },
             counted_from={channel: self.channels[channel].orders_counted_from for channel in channels},
+            routing=routing,
+            split_shipment=split_shipment,
         )
 
     def channels_with_several_places(self, channel_ids: Collection[int]) -> set[int]:
@@ -826,6 +839,13 @@ class MemoryBooks:
             for order in orders
             for key, line in self.orders.get(order, {}).items()
             if line.store_location_id is not None or line.register.located is not None
+        }
+
+    def contested_orders(self, orders: Collection[OrderKey]) -> set[OrderKey]:
+        return {
+            order
+            for order in orders
+            if any(line.register.needs_reading for line in self.orders.get(order, {}).values())
         }
 
     def skus_of_orders(self, orders: Collection[OrderKey]) -> dict[OrderKey, set[int]]:
@@ -1192,7 +1212,12 @@ class MemoryBooks:
                             desired=level.desired,
                             is_publishable=is_published and level.is_stocked,
                             is_suspect=level.suspect_since is not None,
-                            shown=level.shown,
+                            shown=level.shown
+                            + (
+                                0
+                                if level.open_push is None
+                                else level.open_push.to_quantity - level.open_push.from_quantity
+                            ),
                             ceiling=self._ceiling(level, now),
                             velocity=level.velocity,
                             failing_since=self._failing_since(level.channel_id),
@@ -1207,13 +1232,13 @@ class MemoryBooks:
         reported = level.base + level.order_effects + level.pushed
         ceiling = max(0, reported)
         if level.sample is not None:
-            ceiling = max(ceiling, level.sample, level.shown)
+            ceiling = max(ceiling, level.sample if level.since_sample is None else level.shown)
         if level.suspect_available is not None:
             ceiling = max(ceiling, level.suspect_available)
         if level.open_push is not None:
-            ceiling = max(ceiling, level.open_push.to_quantity)
+            ceiling += max(0, level.open_push.to_quantity - level.open_push.from_quantity)
         if level.doubtful_until is not None and level.doubtful_until > now:
-            ceiling = max(ceiling, level.doubtful_to or 0)
+            ceiling += level.doubtful_by or 0
         return ceiling
 
     def _failing_since(self, channel_id: int) -> datetime | None:
@@ -1291,7 +1316,7 @@ class MemoryBooks:
             level.desired, level.next_push_at, level.push_failures = desired, now, 0
             self._check_level(level)
 
-    def write_quotas(self, quotas: Mapping[tuple[int, int], int | None]) -> None:
+    def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         for pair, quota in quotas.items():
             row = self._stock_at.get(pair)
             if row is not None and row.quota != quota:
@@ -1493,8 +1518,8 @@ class MemoryBooks:
             level.last_error = (f"{push.error_code}: {push.error}" if push.error_code else push.error)[:500]
             if row.is_doubtful_until is not None:
                 is_in_force = level.doubtful_until is not None and level.doubtful_until > now
-                before = level.doubtful_to or 0 if is_in_force else 0
-                level.doubtful_to = max(before, push.to_quantity)
+                before = level.doubtful_by or 0 if is_in_force else 0
+                level.doubtful_by = before + max(0, push.to_quantity - push.from_quantity)
                 level.doubtful_until = _later(level.doubtful_until, row.is_doubtful_until)
 
     def end_doubts(self) -> None:
@@ -1508,7 +1533,7 @@ class MemoryBooks:
         with self.transaction():
             for level in ended:
                 self._touch_level(level)
-                level.doubtful_to = level.doubtful_until = None
+                level.doubtful_by = level.doubtful_until = None
                 if level.listing.sku_id is not None:
                     self.mark_dirty(level.listing.merchant_id, {level.listing.sku_id: (correlation_id, now)})
 

@@ -198,9 +198,7 @@ def _declare_nothing(_: Any) -> Any:
 
 
 def _believe_webhooks(write: Any) -> Any:
-    def write_and_book(
-        self: WatchedBooks, levels: Collection[Level], now: datetime, check_after: timedelta
-    ) -> None:
+    def write_and_book(self: WatchedBooks, levels: Collection[Level], now: datetime, check_after: timedelta) -> None:
         write(self, levels, now, check_after)
         for level in levels:
             told = level.becomes.available if level.becomes is not None and level.becomes.is_suspect else None
@@ -209,7 +207,9 @@ def _believe_webhooks(write: Any) -> Any:
                 row = self.levels[level.id]
                 self._touch_level(row)
                 row.base += told - level.reported
-                entry = Entry(place, "adjustment", f"told:{self._id('told')}", "", self._uuid(), now, told - level.reported)
+                entry = Entry(
+                    place, "adjustment", f"told:{self._id('told')}", "", self._uuid(), now, told - level.reported
+                )
                 self.post(1, self.lock_balances([place]), [entry], now)
 
     return write_and_book
@@ -283,9 +283,7 @@ def _trust_nothing_shown(_: Any) -> Any:
 
 
 def _open_two(_: Any) -> Any:
-    def fence_nobody(
-        self: WatchedBooks, batch: Batch, state: str, error: str, next_attempt: timedelta | None
-    ) -> bool:
+    def fence_nobody(self: WatchedBooks, batch: Batch, state: str, error: str, next_attempt: timedelta | None) -> bool:
         row = self.batches[batch.id]
         self._touch(row)
         row.state = state
@@ -325,12 +323,14 @@ def _no_overlap(_: Any) -> Any:
     return timedelta(0)
 
 
+#: Few stores, so that the orders of one follow each other closely.
+BUSY = (Setting(policy="shared", stores=2), Setting(policy="split", stores=2))
 BUNDLED = (Setting(policy="shared", bundles=2), Setting(policy="split", bundles=2))
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("acknowledge before the commit", ((World, "receive", _acknowledge_first),)),
     Mutant("drop events that cannot be applied yet", ((WatchedBooks, "put_off_events", _drop_what_failed),)),
-    Mutant("poll without overlap", ((simulated, "POLL_OVERLAP", _no_overlap),)),
+    Mutant("poll without overlap", ((simulated, "POLL_OVERLAP", _no_overlap),), BUSY),
     Mutant("move the watermark before its page is stored", ((WatchedBooks, "store_orders", _move_watermark_first),)),
     Mutant("count order events as deltas", ((decide, "_settle", _count_again),)),
     Mutant("last arrival wins in the register", ((decide, "join", _forget_versions),)),

@@ -85,6 +85,7 @@ class Scheduler:
         self.running: Task | None = None
         self.hub = getcurrent()
         self.events = 0
+        self._moment_of, self._moment = 0.0, EPOCH
         self._planned: list[tuple[float, int, str, Callable[..., object], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._digest = hashlib.blake2b(digest_size=8)
@@ -93,7 +94,9 @@ class Scheduler:
     @property
     def now(self) -> datetime:
         """The true time."""
-        return EPOCH + timedelta(seconds=self.time)
+        if self._moment_of != self.time:
+            self._moment_of, self._moment = self.time, EPOCH + timedelta(seconds=self.time)
+        return self._moment
 
     def moment(self, seconds: float) -> datetime:
         return EPOCH + timedelta(seconds=seconds)
@@ -136,8 +139,9 @@ class Scheduler:
 
     def note(self, label: str, value: int = 0) -> None:
         """Put something that happened into the digest."""
-        known = self._labels.setdefault(label, len(self._labels))
-        if known == len(self._labels) - 1:
+        known = self._labels.get(label)
+        if known is None:
+            known = self._labels[label] = len(self._labels)
             self._digest.update(label.encode())
         self._digest.update(_packed(self.time, (known << 16) ^ (value & 0xFFFF)))
 

@@ -66,6 +66,8 @@ class Wire:
         self.hub = hub
         #: When the faults began: windows count from then.
         self.began = 0.0
+        #: So many of the next writes are lost on their way.
+        self.silent_writes = 0
         self.sent = 0
         self.lost = 0
         self.acknowledged = 0
@@ -169,6 +171,10 @@ class StoreConnector:
             raise Throttled("the store asks to wait", retry_after=min(5.0, wire.left(window)))
         if faults.clogs and (window := wire.window(faults.clogs, self._store)):
             return self._clogged(execute, wire.left(window), is_write)
+        if is_write and wire.silent_writes:
+            wire.silent_writes -= 1
+            self._wait(READ_TIMEOUT)
+            raise _silence(is_write)
         there = rng.uniform(0.02, 0.3)
         fate = rng.random()
         if (fate := fate - faults.request_lost) < 0:

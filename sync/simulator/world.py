@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ from django.db import OperationalError
 
 from channels import protocol
 from channels.protocol import Restock
-from sync import apply, check, publish, push, reconcile
+from sync import apply, check, outage, publish, push, reconcile
 from sync.ports import ChannelRef, Engine
 from sync.simulator import faults as swarm
 from sync.simulator.auditor import Auditor
@@ -99,7 +99,7 @@ class Granted:
 
     is_degraded = False
 
-    def __init__(self, keys: Collection[str]) -> None:
+    def __init__(self, keys: Set[str]) -> None:
         self.keys = keys
 
 
@@ -214,45 +214,50 @@ class World:
 
     def run(self) -> None:
         """From the opening to rest. What is wrong is in `auditor.violations`."""
-        failpoints.handler = self.passed
-        ids.source = self.new_id
         try:
-            self._run()
+            self.open()
+            self._spoil()
+            self._invite()
+            self.scheduler.run(OPENING_SECONDS + self.setting.shopping_seconds)
+            self.rest()
         except Exception as error:
             self.auditor.blame("crash", f"{type(error).__name__}: {error}")
             if self.story is not None:
                 raise
         finally:
-            failpoints.handler = None
-            ids.source = None
-            for pool in self.pools.values():
-                for task in pool.workers:
-                    task.discard()
+            self.close()
 
-    def _run(self) -> None:
-        scheduler, setting = self.scheduler, self.setting
+    def open(self) -> None:
+        """Start the workers, and let them bring the first numbers into the stores."""
+        failpoints.handler = self.passed
+        ids.source = self.new_id
         for pool in self.pools.values():
             for _ in range(POOLS[pool.name]):
                 self._hire(pool)
-        scheduler.after(SWEEP_SECONDS, "sweep", self._sweep)
-        self.books.mark_all()
+        self.scheduler.after(SWEEP_SECONDS, "sweep", self._sweep)
         self.ring("publish", MERCHANT)
-        scheduler.run(OPENING_SECONDS)
-        self._spoil()
-        self._invite()
-        heals_at = OPENING_SECONDS + setting.shopping_seconds
-        scheduler.run(heals_at)
+        self.scheduler.run(OPENING_SECONDS)
+
+    def rest(self) -> None:
+        """Heal everything, wait until all is at rest, and audit it; then let what is very late arrive, and audit it again."""
         self._heal()
-        self._converge(heals_at + CONVERGE_SECONDS)
+        self._converge()
         if self.auditor.is_clean:
             self.auditor.audit_end()
         if self.auditor.is_clean and self.wire.very_late:
             for deliver in self.wire.very_late:
                 deliver()
             self.wire.very_late.clear()
-            scheduler.run(scheduler.time + 30.0)
-            self._converge(scheduler.time + CONVERGE_SECONDS)
+            self._converge()
             self.auditor.audit_end()
+
+    def close(self) -> None:
+        """End every task; the process is free for another world."""
+        failpoints.handler = None
+        ids.source = None
+        for pool in self.pools.values():
+            for task in pool.workers:
+                task.discard()
 
     def _spoil(self) -> None:
         """From now on things go wrong."""
@@ -351,10 +356,11 @@ class World:
                 task.clock_error = 0.0
         self.passes = dict.fromkeys(self.connectors, 0)
 
-    def _converge(self, deadline: float) -> None:
+    def _converge(self) -> None:
         """Reconcile everything twice and wait for rest."""
         scheduler = self.scheduler
         began = scheduler.time
+        deadline = began + CONVERGE_SECONDS
         self.passes = dict.fromkeys(self.connectors, 0)
         asked = began
         while scheduler.time < deadline and self.auditor.is_clean:
@@ -420,7 +426,7 @@ class World:
 
     def _note_failure(self, channel_id: int, error: protocol.ChannelError) -> None:
         try:
-            push.note_failure(self.engine, self.ref(channel_id), error)
+            outage.note_failure(self.engine, self.ref(channel_id), error)
         except OperationalError:
             pass  # neither could that be noted
 
@@ -437,6 +443,7 @@ class World:
     def _publish(self, merchant_id: int) -> None:
         while True:
             published = publish.publish_batch(self.engine, merchant_id=merchant_id)
+            failpoints.failpoint("publish.after_commit")
             for channel_id in sorted(published.channels):
                 self.ring("push", channel_id)
             if not published.skus:
@@ -551,6 +558,10 @@ class World:
         for pool in self.pools.values():
             pool.jobs.clear()
             pool.ringing.clear()
+
+    def silence_next_write(self) -> None:
+        """The next write to a store is not answered, and was not executed."""
+        self.wire.silent_writes += 1
 
     def _set_database(self, is_down: bool) -> None:
         self.tell("database down" if is_down else "database up", 0, lambda: "")
@@ -683,10 +694,10 @@ class World:
 class Reader:
     """Messages are handed over as they are meant: what bytes may hide is the connectors' tests' affair."""
 
-    def authenticate(self, *, headers: dict[str, str], body: bytes, secrets: Sequence[str]) -> bool:
+    def authenticate(self, *, headers: Mapping[str, str], body: bytes, secrets: Sequence[str]) -> bool:
         return True
 
-    def read_delivery(self, headers: dict[str, str]) -> protocol.Delivery:
+    def read_delivery(self, headers: Mapping[str, str]) -> protocol.Delivery:
         raise NotImplementedError
 
     def interpret(self, *, topic: str, body: bytes) -> tuple[protocol.Event, ...]:

@@ -80,9 +80,15 @@ class InboxTables:
         if event_ids:
             sql.execute(
                 """
-                UPDATE channels_inboxevent
-                SET attempts = attempts - 1, next_attempt_at = now() + %s, reason = coalesce(nullif(%s, ''), reason)
-                WHERE id = ANY(%s::bigint[]) AND state = 'pending' AND attempts > 0
+                WITH free AS (
+                    -- Who has one of them locked is at work on it.
+                    SELECT id FROM channels_inboxevent WHERE id = ANY(%s::bigint[]) AND state = 'pending' AND attempts > 0
+                    ORDER BY id FOR UPDATE SKIP LOCKED
+                )
+                UPDATE channels_inboxevent event
+                SET attempts = event.attempts - 1, next_attempt_at = now() + %s,
+                    reason = coalesce(nullif(%s, ''), event.reason)
+                FROM free WHERE event.id = free.id
                 """,
-                [after, reason, list(event_ids)],
+                [list(event_ids), after, reason],
             )

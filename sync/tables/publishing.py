@@ -6,9 +6,12 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from inventory import stock
+from django.db import transaction
+
+from inventory import availability, stock
 from locations.pace import UNKNOWN_PROPAGATION_SECONDS, Velocity
 from locations.publishing import Rule
 from sync.ports import OUTAGE_FAILURES, STORY_EVENTS, Desire, Group, Mark, ShelfStock, Target
@@ -84,10 +87,12 @@ class PublishTables:
                 SELECT level.id, level.channel_id, level.listing_id, level.store_location_id, listing.sku_id,
                     member.group_id, coalesce(member.weight, 1)::float8, level.desired,
                     listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked,
-                    level.suspect_since IS NOT NULL, level.shown,
+                    level.suspect_since IS NOT NULL,
+                    level.shown + coalesce(push.to_quantity - push.from_quantity, 0),
                     CASE WHEN level.is_stocked AND listing.deleted_at IS NULL THEN greatest(0, level.shown, level.reported,
-                        level.suspect_available, level.sample, push.to_quantity,
-                        CASE WHEN level.doubtful_until > %s THEN level.doubtful_to END) ELSE 0 END,
+                        level.suspect_available, CASE WHEN level.since_sample IS NULL THEN level.sample END)
+                        + greatest(0, push.to_quantity - push.from_quantity)
+                        + CASE WHEN level.doubtful_until > %s THEN level.doubtful_by ELSE 0 END ELSE 0 END,
                     level.rush_units, level.usual_units, level.sold_at,
                     CASE WHEN channel.state <> 'active' THEN coalesce(channel.failing_since, channel.created_at)
                         WHEN channel.failures >= %s THEN channel.failing_since END
@@ -201,7 +206,7 @@ class PublishTables:
                 ],
             )
 
-    def write_quotas(self, quotas: Mapping[tuple[int, int], int | None]) -> None:
+    def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         if quotas:
             sql.execute(
                 """
@@ -212,6 +217,9 @@ class PublishTables:
                 """,
                 [[sku for sku, _ in quotas], [warehouse for _, warehouse in quotas], list(quotas.values())],
             )
+            # A quota does not move the ledger's sequence, by which the gate tells old from new.
+            skus = sorted({sku for sku, _ in quotas})
+            transaction.on_commit(partial(availability.forget, merchant_id, skus), robust=True)
 
 
 def _target(*row: Any) -> Target:

@@ -181,16 +181,17 @@ class PushTables:
                         AS told (id, code, message, pause, failures, doubtful_until)
                     WHERE push.id = told.id AND push.state = 'open'
                     RETURNING push.listing_level_id, push.correlation_ids, push.caused_at, told.pause, told.failures,
-                        told.code, told.message, push.to_quantity, told.doubtful_until
+                        told.code, told.message, told.doubtful_until,
+                        greatest(0, push.to_quantity - push.from_quantity) AS raised_by
                 )
                 UPDATE channels_listinglevel level
                 SET waiting_correlation_ids = (level.waiting_correlation_ids || rejected.correlation_ids)[1:%s],
                     waiting_since = least(level.waiting_since, rejected.caused_at),
                     next_push_at = now() + rejected.pause, push_failures = level.push_failures + rejected.failures,
                     last_error = left(concat_ws(': ', nullif(rejected.code, ''), rejected.message), 500),
-                    doubtful_to = CASE WHEN rejected.doubtful_until IS NULL THEN level.doubtful_to
-                        WHEN level.doubtful_until > now() THEN greatest(level.doubtful_to, rejected.to_quantity)
-                        ELSE rejected.to_quantity END,
+                    doubtful_by = CASE WHEN rejected.doubtful_until IS NULL THEN level.doubtful_by
+                        WHEN level.doubtful_until > now() THEN level.doubtful_by + rejected.raised_by
+                        ELSE rejected.raised_by END,
                     doubtful_until = greatest(level.doubtful_until, rejected.doubtful_until)
                 FROM rejected WHERE level.id = rejected.listing_level_id
                 """,
@@ -209,7 +210,7 @@ class PushTables:
         sql.execute(
             """
             WITH ended AS (
-                UPDATE channels_listinglevel level SET doubtful_to = NULL, doubtful_until = NULL
+                UPDATE channels_listinglevel level SET doubtful_by = NULL, doubtful_until = NULL
                 FROM channels_listing listing
                 WHERE level.doubtful_until <= now() AND listing.id = level.listing_id
                 RETURNING level.merchant_id, listing.sku_id

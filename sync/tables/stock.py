@@ -14,6 +14,7 @@ from inventory import holds, stock
 from inventory.bom import explode
 from inventory.ledger import Balance, Entry
 from locations.pace import RUSH_SECONDS, USUAL_SECONDS, Propagation
+from locations.routing import Routing
 from sync import register
 from sync.decide import Level, Line, LineKey, ListingFacts, Taken, explained
 from sync.ports import Mappings, Mentioned, OrderKey
@@ -49,6 +50,7 @@ class StockTables:
                 by_item[(channel, item)].append(ListingFacts(listing, sku))
         channels = sorted({channel for channel, _ in (*mentioned.variants, *mentioned.items, *mentioned.orders)})
         location_ids, warehouses, default_locations = load_locations(channels)
+        routing, split_shipment = load_routing(channels)
         skus = {facts.sku_id for facts in by_variant.values() if facts.sku_id} | set(known_skus)
         parts, bundles = load_bundles(merchant_id, skus)
         counted_from = dict(
@@ -63,6 +65,8 @@ class StockTables:
             parts=parts,
             bundles=bundles,
             counted_from=counted_from,
+            routing=routing,
+            split_shipment=split_shipment,
         )
 
     def channels_with_several_places(self, channel_ids: Collection[int]) -> set[int]:
@@ -91,6 +95,19 @@ class StockTables:
             columns(orders),
         )
         return {(channel, order, line) for channel, order, line in found}
+
+    def contested_orders(self, orders: Collection[OrderKey]) -> set[OrderKey]:
+        if not orders:
+            return set()
+        found = sql.rows(
+            """
+            SELECT channel_id, order_id FROM sync_orderline
+            JOIN unnest(%s::bigint[], %s::text[]) AS told (channel_id, order_id) USING (channel_id, order_id)
+            WHERE facts ? 'contested'
+            """,
+            columns(orders),
+        )
+        return {(channel, order) for channel, order in found}
 
     def skus_of_orders(self, orders: Collection[OrderKey]) -> dict[OrderKey, set[int]]:
         skus: dict[OrderKey, set[int]] = defaultdict(set)
@@ -384,6 +401,26 @@ def load_locations(
                 mapped[channel].append(location)
     default_locations = {channel: locations[0] for channel, locations in mapped.items()}
     return location_ids, {location: tuple(ids) for location, ids in warehouses.items()}, default_locations
+
+
+def load_routing(channels: Sequence[int]) -> tuple[dict[int, Routing], set[int]]:
+    """What the groups of these channels' locations want otherwise than usual: their routing, and split shipment."""
+    routing: dict[int, Routing] = {}
+    split_shipment: set[int] = set()
+    for location, rule, may_split in sql.rows(
+        """
+        SELECT member.store_location_id, grouped.routing, grouped.allows_split_shipment
+        FROM channels_storelocation location
+        JOIN locations_grouplocation member ON member.store_location_id = location.id
+        JOIN locations_locationgroup grouped ON grouped.id = member.group_id
+        WHERE location.channel_id = ANY(%s::bigint[]) AND (grouped.routing <> 'priority' OR grouped.allows_split_shipment)
+        """,
+        [list(channels)],
+    ):
+        routing[location] = Routing(rule)
+        if may_split:
+            split_shipment.add(location)
+    return routing, split_shipment
 
 
 def load_bundles(

@@ -38,7 +38,13 @@ def adjust(client: Client, trade: Trade, code: str, **answers: Any) -> Any:
 
 def save_sku(client: Client, sku: Sku, kind: str, *components: tuple[Sku, int]) -> Any:
     """Send the page of a SKU with these components."""
-    data: dict[str, Any] = {"code": sku.code, "title": sku.title, "barcode": "", "kind": kind}
+    data: dict[str, Any] = {
+        "code": sku.code,
+        "title": sku.title,
+        "barcode": "",
+        "kind": kind,
+        "strategy": sku.strategy,
+    }
     known = list(BomLine.objects.filter(bundle=sku).order_by("pk"))
     data |= {"bom_lines-TOTAL_FORMS": len(components), "bom_lines-INITIAL_FORMS": len(known)}
     for place, (component, quantity) in enumerate(components):
@@ -182,6 +188,20 @@ def test_a_bundle_that_would_contain_itself_is_refused_with_the_way_round(
     assert response.status_code == 200
     assert "INNER &gt; OUTER &gt; MIDDLE &gt; INNER" in response.content.decode()
     assert BomLine.objects.get(bundle=inner).component == alder.skus["MUG"]
+
+
+def test_bundles_nested_too_deep_are_refused_with_the_way_down(client: Client, manager: User, alder: Trade) -> None:
+    inner = make_bundle(alder, "B1", alder.skus["MUG"])
+    for level in range(2, 5):
+        inner = make_bundle(alder, f"B{level}", inner)
+    above = make_bundle(alder, "TOP", alder.skus["TEE"])
+    make_bundle(alder, "TIPTOP", above)
+
+    response = save_sku(client, above, "bundle", (inner, 1))
+
+    assert response.status_code == 200
+    assert "TIPTOP &gt; TOP &gt; B4 &gt; B3 &gt; B2 &gt; B1 &gt; MUG" in response.content.decode()
+    assert BomLine.objects.get(bundle=above).component == alder.skus["TEE"]
 
 
 def test_a_bundle_of_itself_is_refused(client: Client, manager: User, alder: Trade) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from inventory.bom import bundles_available, explode, find_cycle
+from inventory.bom import bundles_available, explode, find_cycle, longest_way
 
 
 def test_a_plain_sku_is_its_own_component() -> None:
@@ -32,3 +32,16 @@ def test_a_cycle_is_found_with_its_path() -> None:
 
 def test_a_shared_component_is_no_cycle() -> None:
     assert find_cycle({1: [2, 3], 2: [4], 3: [4]}, 1) is None
+
+
+def test_the_longest_way_down_begins_with_the_bundle() -> None:
+    assert longest_way({1: [4, 2], 2: [3], 3: [4]}, 1) == [1, 2, 3, 4]
+    assert longest_way({}, 1) == [1]
+
+
+def test_parts_shared_a_million_ways_are_taken_apart_once() -> None:
+    ladder = {
+        step: {2 * level + 1: 1, 2 * level + 2: 1} for level in range(1, 40) for step in (2 * level - 1, 2 * level)
+    }
+
+    assert explode(1, ladder) == {79: 2**38, 80: 2**38}

@@ -36,7 +36,10 @@ from sync.invariants import violations
 from sync.models import DirtySku
 from tests.factories import NOON, Trade, later, make_trade
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
+
+#: For threads, which see what is committed and nothing else.
+committed = pytest.mark.django_db(transaction=True)
 
 THREADS = 16
 
@@ -121,6 +124,7 @@ def at_once(count: int, act: Callable[[int], Any]) -> list[Any]:
 # --- holding ----------------------------------------------------------------------------------------------------
 
 
+@committed
 @pytest.mark.parametrize("strategy", Strategy.values)
 def test_units_are_held_until_there_are_none_left(alder: Trade, strategy: str) -> None:
     use(alder, strategy)
@@ -138,6 +142,7 @@ def test_units_are_held_until_there_are_none_left(alder: Trade, strategy: str) -
     assert holds.find([first.hold_id], merchant_id=alder.merchant.pk) == {first.hold_id: first}
 
 
+@committed
 @pytest.mark.parametrize("strategy", Strategy.values)
 def test_of_200_who_want_the_last_unit_one_gets_it(strategy: str) -> None:
     alder = make_trade(stock_of={"MUG": 1}, shops=())
@@ -150,6 +155,7 @@ def test_of_200_who_want_the_last_unit_one_gets_it(strategy: str) -> None:
     assert alder.stock("MUG").held == 1
 
 
+@committed
 @pytest.mark.parametrize("disturbance", ["none", "flush", "dead"])
 def test_strategies_and_bundles_mixed_on_shared_components_never_exceed(
     monkeypatch: pytest.MonkeyPatch, disturbance: str
@@ -254,6 +260,7 @@ def test_what_is_no_hold_is_an_error(alder: Trade, ask: Ask) -> None:
 # --- once -------------------------------------------------------------------------------------------------------
 
 
+@committed
 @pytest.mark.parametrize("strategy", Strategy.values)
 def test_fifty_times_the_same_request_at_once_is_one_hold(alder: Trade, strategy: str) -> None:
     use(alder, strategy)
@@ -463,6 +470,7 @@ def test_all_or_nothing_holds_for_endings_too(alder: Trade) -> None:
     assert alder.stock("MUG").held == 1
 
 
+@committed
 def test_commits_and_releases_of_one_hold_at_once_end_it_once(alder: Trade) -> None:
     first = held(alder, "MUG", 4)
 
@@ -499,11 +507,16 @@ def test_a_recipe_that_was_changed_a_moment_ago_is_the_one_that_counts(alder: Tr
     assert held(alder, "SET", 2).parts[0].quantity == 6
 
 
+@committed
 def test_an_optimistic_decision_is_taken_anew_when_something_moved(
     alder: Trade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(alder, Strategy.OPTIMISTIC)
     read, rounds = stock.read_balances, iter([True, False])
+
+    def overtake() -> None:
+        held(alder, "MUG", 9)
+        connection.close()
 
     def read_and_be_overtaken(level_ids: Any) -> Any:
         balances = read(level_ids)
@@ -511,7 +524,7 @@ def test_an_optimistic_decision_is_taken_anew_when_something_moved(
             Sku.objects.filter(code="MUG").update(strategy=Strategy.PESSIMISTIC)
             recipes._recipes.clear()
             with ThreadPoolExecutor(1) as pool:
-                pool.submit(lambda: (held(alder, "MUG", 9), connection.close())).result()
+                pool.submit(overtake).result()
         return balances
 
     monkeypatch.setattr(stock, "read_balances", read_and_be_overtaken)

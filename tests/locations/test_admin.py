@@ -55,6 +55,7 @@ def save_group(
     data: dict[str, Any] = {
         "name": group.name,
         "policy": group.policy,
+        "routing": group.routing,
         "guard_units": "",
         "weighting": group.weighting,
         "holds_weight": "0",
@@ -174,7 +175,7 @@ def test_a_cell_that_is_no_priority_is_refused(value: str) -> None:
 def test_a_new_group_leads_to_its_page(client: Client, manager: User, alder: Trade) -> None:
     response = client.post(
         reverse("admin:locations_locationgroup_add"),
-        {"name": "Outlet", "policy": "guard", "weighting": "fixed", "holds_weight": "0"},
+        {"name": "Outlet", "policy": "guard", "routing": "most_stock", "weighting": "fixed", "holds_weight": "0"},
     )
 
     group = LocationGroup.objects.get(name="Outlet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -30,6 +31,16 @@ ROUTES: dict[str, dict[str, str]] = {
     "api/v1/transfers/<uuid:reference>/receipts": {"POST": Scope.STOCK_WRITE},
     "api/v1/transfers/<uuid:reference>/cancellation": {"POST": Scope.STOCK_WRITE},
     "api/v1/changes": {"GET": Scope.FEED_READ},
+    "api/v1/availability": {"GET": Scope.STOCK_READ},
+    "api/v1/holds": {"GET": Scope.HOLDS_WRITE, "POST": Scope.HOLDS_WRITE},
+    "api/v1/holds/batch": {"POST": Scope.HOLDS_WRITE},
+    "api/v1/holds/batch/extend": {"POST": Scope.HOLDS_WRITE},
+    "api/v1/holds/batch/commit": {"POST": Scope.HOLDS_WRITE},
+    "api/v1/holds/batch/release": {"POST": Scope.HOLDS_WRITE},
+    "api/v1/holds/<int:hold_id>": {"GET": Scope.HOLDS_WRITE},
+    "api/v1/holds/<int:hold_id>/extend": {"POST": Scope.HOLDS_WRITE},
+    "api/v1/holds/<int:hold_id>/commit": {"POST": Scope.HOLDS_WRITE},
+    "api/v1/holds/<int:hold_id>/release": {"POST": Scope.HOLDS_WRITE},
     "api/v1/key": {"GET": api.ANY_SCOPE},
 }
 
@@ -181,7 +192,7 @@ def test_every_method_of_every_route_names_its_scope() -> None:
 def test_a_key_without_the_scope_is_refused_and_no_key_too(
     client: Client, make_key: MakeKey, place: str, method: str
 ) -> None:
-    url = "/" + place.replace("<uuid:reference>", str(uuid.uuid4()))
+    url = "/" + place.replace("<uuid:reference>", str(uuid.uuid4())).replace("<int:hold_id>", "1")
     needed = ROUTES[place][method]
     others = [scope for scope in Scope.values if scope != needed]
     _, secret = make_key(*others)
@@ -207,18 +218,19 @@ def test_a_method_the_route_does_not_know_is_405(client: Client, make_key: MakeK
     assert answer["Content-Type"] == "application/problem+json"
 
 
+def as_in_schema(place: str) -> str:
+    return re.sub(r"<\w+:(\w+)>", r"{\1}", place)
+
+
 def test_the_schema_lists_every_route_and_its_scope(client: Client) -> None:
     schema = client.get("/api/v1/schema/").json()
 
     listed = {path.removeprefix("/"): set(methods) for path, methods in schema["paths"].items()}
-    routes = {
-        place.replace("<uuid:reference>", "{reference}"): {method.lower() for method in methods}
-        for place, methods in ROUTES.items()
-    }
+    routes = {as_in_schema(place): {method.lower() for method in methods} for place, methods in ROUTES.items()}
     assert listed == routes
     for place, methods in ROUTES.items():
         for method, scope in methods.items():
-            described = schema["paths"]["/" + place.replace("<uuid:reference>", "{reference}")][method.lower()]
+            described = schema["paths"]["/" + as_in_schema(place)][method.lower()]
             assert described["security"] == [{"ApiKey": []}]
             assert not scope or scope in described["description"]
 

@@ -93,7 +93,9 @@ def test_an_answer_needs_a_reason(alder: Trade, north: Shop) -> None:
 
 def test_the_admin_asks_and_takes_the_answer(alder: Trade, north: Shop, client: Client) -> None:
     drift = find(north, shown=7)
-    client.force_login(User.objects.create_superuser(username="ops", email="ops@example.com", password="a long password"))
+    client.force_login(
+        User.objects.create_superuser(username="ops", email="ops@example.com", password="a long password")
+    )
     address = reverse("admin:sync_drift_answer", args=[drift.pk])
 
     page = client.get(address)

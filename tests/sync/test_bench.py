@@ -11,8 +11,9 @@ from django.db import connection
 from channels.connect import reader_for
 from channels.models import EventState, InboxEvent
 from channels.protocol import OrderState
+from inventory.models import Hold
 from merchants.models import Merchant
-from sync.benchmarks import apply, goods, ingest
+from sync.benchmarks import apply, goods, hold, ingest
 from sync.benchmarks.bodies import OrderBodies
 from sync.benchmarks.figures import Case, percentile
 from sync.management.commands import bench
@@ -51,6 +52,19 @@ def test_apply_books_what_it_counts(for_processes: None) -> None:
         assert min(case.figure, case.against_figure) > 0
     applied = InboxEvent.objects.filter(state=EventState.APPLIED).count()
     assert applied == sum(case.notes["events_applied"] for case in cases) == OrderLine.objects.count()
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_hold_stores_what_it_promises() -> None:
+    # It ends itself with an error when a strategy gives more than there is, or promises what is not stored.
+    cases = hold.run(seconds=0.3, stores=2, skus=20)
+
+    assert len(cases) == 6
+    for case in cases:
+        assert case.unit == "decisions/s"
+        assert min(case.figure, case.against_figure) > 0
+    assert Hold.objects.exists()
 
 
 @pytest.mark.django_db

@@ -9,33 +9,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels.protocol import LineState, OrderState, RefundedUnits, RefundMade, Restock
-from sync.decide import Envelope, Level, ListingFacts, Outcome, World, decide
+from channels.protocol import LineState, OrderDeleted, OrderState, RefundedUnits, RefundMade, Restock
+from locations.routing import Routing
+from sync.decide import IGNORED, Envelope, Level, ListingFacts, Outcome, Verdict, World, decide
 from sync.register import effect
 from tests.factories import NOON, later
 
 MUG, TEE, SET = 1, 2, 3
 NEAR, FAR = 11, 12
-Told = OrderState | RefundMade
+FLOOR, ATTIC, YARD = 31, 32, 33
+Told = OrderState | RefundMade | OrderDeleted
 
 
 def world(parts: dict[int, int] | None = None) -> World:
-    """A store that draws on two warehouses and sells a bundle (variant S) and one of its components (variant M)."""
+    """A store that draws on two warehouses and sells a bundle (variant S) and one of its components (variant M).
+
+    Its attic draws on the same warehouses, its yard on the far one alone.
+    """
     stock_levels = {(MUG, NEAR): 101, (MUG, FAR): 102, (TEE, NEAR): 103, (TEE, FAR): 104}
     return World(
         listings_by_variant={(1, "S"): ListingFacts(21, SET), (1, "M"): ListingFacts(22, MUG)},
         listings_by_item={},
-        location_ids={(1, "floor"): 31},
-        default_locations={1: 31},
-        warehouses={31: (NEAR, FAR)},
+        location_ids={(1, "floor"): FLOOR, (1, "attic"): ATTIC, (1, "yard"): YARD},
+        default_locations={1: FLOOR},
+        warehouses={FLOOR: (NEAR, FAR), ATTIC: (NEAR, FAR), YARD: (FAR,)},
         parts={SET: parts or {MUG: 2, TEE: 1}, MUG: {MUG: 1}},
         bundles={MUG: (SET,), TEE: (SET,)},
         counted_from={1: None},
         stock_level_ids=stock_levels,
         available={101: 5, 102: 4, 103: 2, 104: 9},
         levels={
-            (21, 31): Level(41, 0, None, None, None, None, None),
-            (22, 31): Level(42, 0, None, None, None, None, None),
+            (listing, place): Level(10 * listing + place, 0, None, None, None, None, None)
+            for listing in (21, 22)
+            for place in (FLOOR, ATTIC, YARD)
         },
         lines={},
     )
@@ -53,9 +59,22 @@ def order(
     shipped: int = 0,
     cancelled: bool = False,
     refunds: tuple[RefundedUnits, ...] = (),
+    place: str | None = None,
+    lines: str = "SM",
+    is_test: bool = False,
 ) -> OrderState:
-    lines = tuple(LineState(line, line, line, ordered, current, shipped, None) for line in ("S", "M"))
-    return OrderState("O", "#1", later(at), NOON, later(at) if cancelled else None, False, lines, refunds)
+    told = tuple(LineState(line, line, line, ordered, current, shipped, place) for line in lines)
+    return OrderState("O", "#1", later(at), NOON, later(at) if cancelled else None, is_test, told, refunds)
+
+
+def say(place: World, *history: Told) -> list[Verdict]:
+    """Decide event by event."""
+    return [decide(event, Envelope(n, 1, uuid.uuid4(), NOON), place, Outcome()) for n, event in enumerate(history)]
+
+
+def reported(place: World, listing: int) -> dict[int, int]:
+    """What each location of the store must show of a listing, from zero."""
+    return {where: level.reported for (of, where), level in place.levels.items() if of == listing and level.reported}
 
 
 def live_through(history: list[Told], place: World) -> dict[int, tuple[int, int]]:
@@ -90,22 +109,30 @@ events = st.one_of(
         shipped=st.integers(0, 6),
         cancelled=st.booleans(),
         refunds=refunds,
+        place=st.sampled_from([None, "floor", "attic", "yard"]),
     ),
     refunds.filter(bool).map(lambda made: RefundMade("O", made)),
+    st.just(OrderDeleted("O")),
 )
 
 
-@given(st.lists(events, min_size=1, max_size=4))
-def test_any_history_in_any_order_moves_what_its_register_says(history: list[Told]) -> None:
+@given(st.lists(events, min_size=1, max_size=4), st.sampled_from(Routing), st.booleans())
+def test_any_history_in_any_order_moves_what_its_register_says(
+    history: list[Told], rule: Routing, is_split: bool
+) -> None:
     ends = set()
     for arrival in permutations(history):
         place = world()
+        place.routing = {FLOOR: rule, ATTIC: rule}
+        place.split_shipment = (FLOOR,) if is_split else ()
         booked = live_through([*arrival, *arrival[:2]], place)
         effects = {key[2]: effect(line.register) for key, line in place.lines.items()}
         sets, mugs = effects.get("S"), effects.get("M")
         units = (sets.committed if sets else 0, sets.on_hand if sets else 0)
         alone = (mugs.committed if mugs else 0, mugs.on_hand if mugs else 0)
         assert booked == {MUG: (2 * units[0] + alone[0], 2 * units[1] + alone[1]), TEE: units}
+        assert sum(reported(place, 21).values()) == units[1] - units[0]
+        assert sum(reported(place, 22).values()) == alone[1] - alone[0]
         ends.add(tuple(booked.values()))
 
     assert len(ends) == 1
@@ -128,4 +155,175 @@ def test_a_bundle_whose_components_changed_gives_back_what_it_took(parts: dict[i
 
     live_through([order(2, 3, current=0)], place)
 
+    assert place.available == {101: 5, 102: 4, 103: 2, 104: 9}
+
+
+# --- which location ships ----------------------------------------------------------------------------------------
+
+
+def test_units_that_another_location_is_to_ship_leave_one_counter_for_the_other_and_the_pool_alone() -> None:
+    place = world()
+
+    say(place, order(1, 3, place="floor", lines="M"), order(2, 3, place="attic", lines="M"))
+
+    assert reported(place, 22) == {ATTIC: -3}
+    assert place.available == {101: 2, 102: 4, 103: 2, 104: 9}
+    say(place, order(3, 3, current=0, place="attic", lines="M"))
+    assert reported(place, 22) == {}
+    assert place.available == {101: 5, 102: 4, 103: 2, 104: 9}
+
+
+def test_a_location_with_another_warehouse_takes_the_units_from_there() -> None:
+    place = world()
+
+    say(place, order(1, 3, place="floor", lines="M"), order(2, 3, place="yard", lines="M"))
+
+    assert reported(place, 22) == {YARD: -3}
+    assert (place.available[101], place.available[102]) == (5, 1)
+
+
+def test_what_was_shipped_before_the_move_stays_with_the_warehouse_that_shipped_it() -> None:
+    place = world()
+
+    say(place, order(1, 3, place="floor", lines="M"), order(2, 3, shipped=1, place="floor", lines="M"))
+    say(place, order(3, 3, shipped=1, place="yard", lines="M"))
+
+    assert (place.available[101], place.available[102]) == (4, 2)
+
+
+def test_an_unmapped_location_takes_over_nothing_until_it_is_mapped() -> None:
+    place = world()
+    place.warehouses = {FLOOR: (NEAR, FAR)}
+
+    say(place, order(1, 3, place="floor", lines="M"), order(2, 3, place="attic", lines="M"))
+
+    assert reported(place, 22) == {FLOOR: -3}
+
+
+# --- bundles and routing -----------------------------------------------------------------------------------------
+
+
+def test_a_bundle_is_packed_in_one_warehouse_though_one_of_its_parts_would_be_nearer() -> None:
+    place = world()
+    place.available |= {103: 0}
+
+    say(place, order(1, 2, lines="S"))
+
+    assert place.available == {101: 5, 102: 0, 103: 0, 104: 7}
+
+
+def test_the_parts_of_a_bundle_come_from_several_warehouses_where_that_is_allowed() -> None:
+    place = world()
+    place.split_shipment = {FLOOR}
+    place.available |= {101: 0, 104: 0}
+
+    say(place, order(1, 2, lines="S"))
+
+    assert place.available == {101: 0, 102: 0, 103: 0, 104: 0}
+    say(place, order(2, 2, current=0, lines="S"))
+    assert place.available == {101: 0, 102: 4, 103: 2, 104: 0}
+
+
+def test_by_most_stock_a_sale_leaves_from_the_fullest_warehouse() -> None:
+    place = world()
+    place.routing = {FLOOR: Routing.MOST_STOCK}
+    place.available |= {101: 4, 102: 7}
+
+    say(place, order(1, 3, lines="M"))
+
+    assert (place.available[101], place.available[102]) == (4, 4)
+
+
+def test_a_returned_bundle_restores_its_components() -> None:
+    place = world()
+
+    say(place, order(1, 2, lines="S"), order(2, 2, shipped=2, lines="S"))
+    say(place, RefundMade("O", (refund("r", "S", 1, Restock.RETURN),)))
+
+    assert place.available == {101: 3, 102: 4, 103: 1, 104: 9}
+
+
+# --- odd orders --------------------------------------------------------------------------------------------------
+
+
+def test_a_test_order_takes_from_the_counter_of_its_store_and_counts_like_any_other() -> None:
+    place = world()
+
+    say(place, order(1, 3, lines="M", is_test=True))
+
+    assert reported(place, 22) == {FLOOR: -3}
+    assert place.available[101] == 2
+
+
+def test_an_order_older_than_the_connection_gives_back_what_is_put_back_later() -> None:
+    place = world()
+    place.counted_from = {1: later(10)}
+
+    [seen] = say(place, order(1, 3, lines="M"))
+    [cancelled] = say(
+        place, order(30, 3, current=0, cancelled=True, refunds=(refund("r", "M", 3, Restock.CANCEL),), lines="M")
+    )
+
+    assert (seen.state, cancelled.state) == (IGNORED, "applied")
+    assert "opening stock" in seen.reason
+    assert reported(place, 22) == {FLOOR: 3}
+    assert place.available[101] == 8
+
+
+def test_a_sale_that_was_booked_stays_one_though_the_connection_is_dated_later() -> None:
+    place = world()
+    say(place, order(1, 3, lines="M"))
+    place.counted_from = {1: later(10)}
+
+    say(place, order(2, 3, shipped=3, lines="M"))
+
+    assert place.available[101] == 2
+
+
+def test_a_line_whose_variant_was_deleted_since_is_still_what_it_was() -> None:
+    place = world()
+    gone = OrderState("O", "#1", later(5), NOON, None, False, (LineState("M", "", "MUG", 3, 1, 0, None),))
+
+    say(place, order(1, 3, lines="M"), gone)
+
+    assert place.available[101] == 4
+
+
+def test_a_line_that_names_no_variant_waits_and_says_so() -> None:
+    place = world()
+    gone = OrderState("O", "#1", later(5), NOON, None, False, (LineState("M", "", "MUG", 3, 1, 0, None),))
+
+    [verdict] = say(place, gone)
+
+    assert verdict == Verdict(IGNORED, "unmapped variant MUG")
+
+
+def test_the_same_sku_on_two_lines_is_taken_twice_and_given_back_once() -> None:
+    place = world()
+    lines = (LineState("a", "M", "MUG", 2, 2, 0, None), LineState("b", "M", "MUG", 1, 1, 0, None))
+
+    say(place, OrderState("O", "#1", later(1), NOON, None, False, lines))
+    say(place, RefundMade("O", (refund("r", "b", 1, Restock.CANCEL),)))
+
+    assert place.available[101] == 3
+
+
+def test_two_versions_of_one_second_put_the_order_on_the_list_to_be_read() -> None:
+    place, outcome = world(), Outcome()
+    envelope = Envelope(1, 1, uuid.uuid4(), NOON)
+
+    decide(order(1, 3, lines="M"), envelope, place, outcome)
+    assert not outcome.orders_to_read
+    decide(order(1, 3, current=1, lines="M"), envelope, place, outcome)
+
+    assert outcome.orders_to_read == {(1, "O"): envelope}
+
+
+def test_a_bundle_of_more_units_than_an_account_holds_moves_nothing_and_waits_for_its_recipe() -> None:
+    place = world(parts={MUG: 1000, TEE: 1})
+
+    [verdict] = say(place, order(1, 1_000_000, lines="S"))
+
+    assert verdict.state == IGNORED
+    assert "bundle: 1000000000 units of a component" in verdict.reason
     assert place.available == {101: 5, 102: 4, 103: 2, 104: 9}

@@ -180,7 +180,7 @@ def test_a_store_that_keeps_its_keys_and_refuses_a_repeat_has_not_applied_it(
 
     assert (PushBatch.objects.get().state, Push.objects.get().state) == (BatchState.DONE, PushState.REJECTED)
     level = south.level("MUG")
-    assert (level.doubtful_to, level.doubtful_until, level.suspect_since is None) == (7, later(200), False)
+    assert (level.doubtful_by, level.doubtful_until, level.suspect_since is None) == (0, later(200), False)
 
 
 def test_a_sale_under_way_is_never_overwritten(alder: Trade, south: Shop, store: FakeChannel) -> None:

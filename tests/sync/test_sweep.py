@@ -13,7 +13,7 @@ from django_celery_beat.models import PeriodicTask
 from channels.models import Channel, ChannelState, ListingLevel
 from channels.protocol import NotAuthorized, Throttled, Unavailable
 from merchants.models import AuditEvent
-from sync import push, sweep, tasks
+from sync import outage, sweep, tasks
 from sync.models import Heartbeat
 from synctec.celery import app
 from tests.engine import engine, ref
@@ -68,7 +68,7 @@ def test_a_suspect_level_is_found_when_it_is_due(alder: Trade) -> None:
 def test_a_channel_that_fails_rests_longer_each_time(alder: Trade) -> None:
     channel = alder.shops["south"].channel
 
-    push.note_failure(engine(), ref(channel), Unavailable("down"))
+    outage.note_failure(engine(), ref(channel), Unavailable("down"))
 
     channel.refresh_from_db()
     assert (channel.failures, channel.last_error, channel.state) == (1, "down", ChannelState.ACTIVE)
@@ -77,7 +77,7 @@ def test_a_channel_that_fails_rests_longer_each_time(alder: Trade) -> None:
 def test_being_throttled_is_no_failure(alder: Trade) -> None:
     channel = alder.shops["south"].channel
 
-    push.note_failure(engine(), ref(channel), Throttled("wait", retry_after=9))
+    outage.note_failure(engine(), ref(channel), Throttled("wait", retry_after=9))
 
     channel.refresh_from_db()
     assert channel.failures == 0
@@ -86,7 +86,7 @@ def test_being_throttled_is_no_failure(alder: Trade) -> None:
 def test_a_channel_that_refuses_our_credentials_waits_for_a_person(alder: Trade) -> None:
     channel = alder.shops["south"].channel
 
-    push.note_failure(engine(), ref(channel), NotAuthorized("scope missing"))
+    outage.note_failure(engine(), ref(channel), NotAuthorized("scope missing"))
 
     channel.refresh_from_db()
     assert (channel.state, channel.state_reason) == (ChannelState.NEEDS_AUTH, "scope missing")

@@ -32,6 +32,7 @@ from channels.protocol import (
     LevelTouched,
     LocationTouched,
     MalformedEvent,
+    OrderDeleted,
     OrderTouched,
     Uninteresting,
 )
@@ -121,7 +122,7 @@ def _read_order_edit(document: JsonObject) -> Event:
 
 
 def _read_order_deletion(document: JsonObject) -> Event:
-    return OrderTouched(read_remote_id(document.get("id"), "id", kind="Order"), "deleted")
+    return OrderDeleted(read_remote_id(document.get("id"), "id", kind="Order"))
 
 
 def _read_refund(document: JsonObject) -> Event:

@@ -8,6 +8,7 @@ so that its body is one state and not pieces of two.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from channels.connectors.shopify.reading import (
     next_cursor,
     read_nodes,
 )
-from channels.protocol import MalformedEvent, OrderPage, PolledOrder, Refused, Unavailable
+from channels.protocol import VERSION_IS_FINAL_AFTER, MalformedEvent, OrderPage, PolledOrder, Refused, Unavailable
 
 _LONG_READ_TRIES = 3
 
@@ -55,9 +56,10 @@ class OrderReader:
             )
 
         with checking_answer("its orders"):
+            read_at = datetime.now(UTC)
             connection = read_object(self._fitting(ask).get("orders"), "orders")
             nodes = read_objects(connection.get("nodes"), "orders.nodes")
-            return OrderPage(self._polled(nodes), next_cursor(connection, "orders"))
+            return OrderPage(self._polled(nodes, read_at), next_cursor(connection, "orders"))
 
     def read(self, order_ids: Sequence[str]) -> tuple[PolledOrder, ...]:
         """These orders as of now; those the store does not show (deleted, too old) are left out."""
@@ -65,9 +67,10 @@ class OrderReader:
         polled: list[PolledOrder] = []
         with checking_answer("its orders"):
             while ids:
+                read_at = datetime.now(UTC)
                 nodes = read_nodes(self._fitting(functools.partial(self._ask_for, ids)))
                 ids = ids[self._sizes.orders :]
-                polled += self._polled(nodes)
+                polled += self._polled(nodes, read_at)
         return tuple(polled)
 
     def _ask_for(self, ids: list[str], sizes: OrderSizes) -> JsonObject:
@@ -84,9 +87,9 @@ class OrderReader:
             self._sizes = CAREFUL
             return ask(CAREFUL)
 
-    def _polled(self, nodes: Sequence[JsonObject]) -> tuple[PolledOrder, ...]:
+    def _polled(self, nodes: Sequence[JsonObject], read_at: datetime) -> tuple[PolledOrder, ...]:
         whole = [self._read_long(node) if _is_cut(node, self._sizes) else node for node in nodes]
-        return tuple(_polled_order(node) for node in whole if node is not None)
+        return tuple(_polled_order(node, read_at) for node in whole if node is not None)
 
     def _read_long(self, node: JsonObject) -> JsonObject | None:
         """The whole of an order that was cut; None when it is gone."""
@@ -173,9 +176,13 @@ def _is_cut(order: JsonObject, sizes: OrderSizes) -> bool:
     return any(next_cursor(read_object(connection, where), where) for connection, where in connections)
 
 
-def _polled_order(node: JsonObject) -> PolledOrder:
+def _polled_order(node: JsonObject, read_at: datetime) -> PolledOrder:
+    version = read_moment(node.get("updatedAt"), "order.updatedAt")
+    told = json.dumps(node, separators=(",", ":"), sort_keys=True).encode()
+    is_final = read_at >= version + VERSION_IS_FINAL_AFTER
     return PolledOrder(
         order_id=read_remote_id(node.get("id"), "order.id", kind="Order"),
-        version=read_moment(node.get("updatedAt"), "order.updatedAt"),
-        body=json.dumps(node, separators=(",", ":")).encode(),
+        version=version,
+        body=json.dumps(node | {"readAt": read_at.isoformat()}, separators=(",", ":")).encode(),
+        fingerprint=hashlib.sha256(told).hexdigest()[:16] + ("!" if is_final else ""),
     )

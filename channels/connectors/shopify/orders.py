@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from channels.connectors.shopify.parsing import (
     JsonObject,
     malformed,
-    read_count,
     read_flag,
     read_moment,
     read_moment_or_none,
@@ -20,6 +19,7 @@ from channels.connectors.shopify.parsing import (
     read_objects_or_none,
     read_remote_id,
     read_text,
+    read_units,
 )
 from channels.protocol import LineState, OrderState, RefundedUnits, RefundMade, Restock
 
@@ -36,9 +36,8 @@ _RESTOCKS = {
     "cancel": Restock.CANCEL,
     "return": Restock.RETURN,
     "no_restock": Restock.NONE,
+    "legacy_restock": Restock.LEGACY,
 }
-#: What old refunds say: put back, without telling whether the units had left.
-_LEGACY_RESTOCK = "legacy_restock"
 
 
 @dataclass(slots=True)
@@ -80,7 +79,7 @@ def read_order(document: JsonObject) -> OrderState:
     shipments = _read_shipments(document)
     refunds: list[RefundedUnits] = []
     for n, refund in enumerate(read_objects_or_none(document.get("refunds"), "refunds")):
-        refunds += _read_refund(refund, f"refunds[{n}].", shipments)
+        refunds += _read_refund(refund, f"refunds[{n}].")
     return OrderState(
         order_id=read_remote_id(document.get("id"), "id", kind="Order"),
         name=read_text(document.get("name"), "name"),
@@ -97,7 +96,7 @@ def read_refund(document: JsonObject) -> RefundMade:
     """The refund in the body of `refunds/create`."""
     return RefundMade(
         order_id=read_remote_id(document.get("order_id"), "order_id", kind="Order"),
-        refunds=tuple(_read_refund(document, "", None)),
+        refunds=tuple(_read_refund(document, "")),
     )
 
 
@@ -108,8 +107,8 @@ def _read_line(line: JsonObject, where: str) -> _Line:
         line_id=read_remote_id(line.get("id"), f"{where}.id", kind="LineItem"),
         variant_id="" if variant_id is None else read_remote_id(variant_id, f"{where}.variant_id"),
         sku=read_text(line.get("sku"), f"{where}.sku"),
-        ordered=read_count(line.get("quantity"), f"{where}.quantity"),
-        current=None if current is None else read_count(current, f"{where}.current_quantity"),
+        ordered=read_units(line.get("quantity"), f"{where}.quantity"),
+        current=None if current is None else read_units(current, f"{where}.current_quantity"),
     )
 
 
@@ -124,39 +123,29 @@ def _read_shipments(document: JsonObject) -> _Shipments:
         for m, line in enumerate(read_objects_or_none(fulfillment.get("line_items"), f"{where}.line_items")):
             shipments.add(
                 read_remote_id(line.get("id"), f"{where}.line_items[{m}].id"),
-                units=read_count(line.get("quantity"), f"{where}.line_items[{m}].quantity"),
+                units=read_units(line.get("quantity"), f"{where}.line_items[{m}].quantity"),
                 location_id=location_id,
             )
     return shipments
 
 
-def _read_refund(refund: JsonObject, where: str, shipments: _Shipments | None) -> list[RefundedUnits]:
-    """The units of one refund.
-
-    Without `shipments` (a refund told on its own) the embedded line says if it shipped.
-    """
+def _read_refund(refund: JsonObject, where: str) -> list[RefundedUnits]:
     occurred_at = read_moment(refund.get("created_at"), f"{where}created_at")
     refunded = []
     for n, units in enumerate(read_objects_or_none(refund.get("refund_line_items"), f"{where}refund_line_items")):
         here = f"{where}refund_line_items[{n}]"
-        line_id = read_remote_id(units.get("line_item_id"), f"{here}.line_item_id")
-        has_shipped = line_id in shipments.units if shipments else _says_fulfilled(units.get("line_item"))
         location = units.get("location_id")
         refunded.append(
             RefundedUnits(
                 refund_id=read_remote_id(units.get("id"), f"{here}.id"),
-                line_id=line_id,
-                quantity=read_count(units.get("quantity"), f"{here}.quantity"),
-                restock=_read_restock(units.get("restock_type"), f"{here}.restock_type", has_shipped=has_shipped),
+                line_id=read_remote_id(units.get("line_item_id"), f"{here}.line_item_id"),
+                quantity=read_units(units.get("quantity"), f"{here}.quantity"),
+                restock=_read_restock(units.get("restock_type"), f"{here}.restock_type"),
                 location_id=None if location is None else read_remote_id(location, f"{here}.location_id"),
                 occurred_at=occurred_at,
             )
         )
     return refunded
-
-
-def _says_fulfilled(line: object) -> bool:
-    return type(line) is dict and line.get("fulfillment_status") in ("fulfilled", "partial")
 
 
 # --- the GraphQL read ---------------------------------------------------------------------------------------
@@ -168,7 +157,7 @@ def read_polled_order(node: JsonObject) -> OrderState:
     shipments = _read_shipment_nodes(node)
     refunds: list[RefundedUnits] = []
     for n, refund in enumerate(read_objects(node.get("refunds"), "refunds")):
-        refunds += _read_refund_node(refund, f"refunds[{n}]", shipments)
+        refunds += _read_refund_node(refund, f"refunds[{n}]")
     return OrderState(
         order_id=read_remote_id(node.get("id"), "id", kind="Order"),
         name=read_text(node.get("name"), "name"),
@@ -178,6 +167,7 @@ def read_polled_order(node: JsonObject) -> OrderState:
         is_test=read_flag(node.get("test"), "test"),
         lines=_line_states(lines, shipments, _read_assignments(node)),
         refunds=tuple(refunds),
+        read_at=read_moment_or_none(node.get("readAt"), "readAt"),
     )
 
 
@@ -203,8 +193,8 @@ def _read_line_node(line: JsonObject, where: str) -> _Line:
         line_id=read_remote_id(line.get("id"), f"{where}.id", kind="LineItem"),
         variant_id=_linked_id(line.get("variant"), f"{where}.variant", kind="ProductVariant") or "",
         sku=read_text(line.get("sku"), f"{where}.sku"),
-        ordered=read_count(line.get("quantity"), f"{where}.quantity"),
-        current=read_count(line.get("currentQuantity"), f"{where}.currentQuantity"),
+        ordered=read_units(line.get("quantity"), f"{where}.quantity"),
+        current=read_units(line.get("currentQuantity"), f"{where}.currentQuantity"),
     )
 
 
@@ -220,29 +210,24 @@ def _read_shipment_nodes(node: JsonObject) -> _Shipments:
             units = line.get("quantity")  # nullable in the schema
             shipments.add(
                 _line_id(line, here),
-                units=0 if units is None else read_count(units, f"{here}.quantity"),
+                units=0 if units is None else read_units(units, f"{here}.quantity"),
                 location_id=location_id,
             )
     return shipments
 
 
-def _read_refund_node(refund: JsonObject, where: str, shipments: _Shipments) -> list[RefundedUnits]:
+def _read_refund_node(refund: JsonObject, where: str) -> list[RefundedUnits]:
     occurred_at = read_moment(refund.get("createdAt") or refund.get("processedAt"), f"{where}.createdAt")
     refunded = []
     for n, units in enumerate(_nodes(refund, "refundLineItems", f"{where}.")):
         here = f"{where}.refundLineItems[{n}]"
-        line_id = _line_id(units, here)
         restock = units.get("restockType")
         refunded.append(
             RefundedUnits(
                 refund_id=read_remote_id(units.get("id"), f"{here}.id", kind="RefundLineItem"),
-                line_id=line_id,
-                quantity=read_count(units.get("quantity"), f"{here}.quantity"),
-                restock=_read_restock(
-                    restock.lower() if type(restock) is str else restock,
-                    f"{here}.restockType",
-                    has_shipped=line_id in shipments.units,
-                ),
+                line_id=_line_id(units, here),
+                quantity=read_units(units.get("quantity"), f"{here}.quantity"),
+                restock=_read_restock(restock.lower() if type(restock) is str else restock, f"{here}.restockType"),
                 location_id=_linked_id(units.get("location"), f"{here}.location", kind="Location"),
                 occurred_at=occurred_at,
             )
@@ -266,7 +251,7 @@ def _read_assignments(node: JsonObject) -> dict[str, str]:
         is_working = order.get("status") not in _IDLE_ASSIGNMENTS
         for m, line in enumerate(_nodes(order, "lineItems", where)):
             here = f"{where}lineItems[{m}]"
-            units = read_count(line.get("totalQuantity"), f"{here}.totalQuantity")
+            units = read_units(line.get("totalQuantity"), f"{here}.totalQuantity")
             claims.setdefault(_line_id(line, here), []).append((is_working, units, -int(location_id)))
     return {line_id: str(-max(places)[2]) for line_id, places in claims.items()}
 
@@ -274,11 +259,9 @@ def _read_assignments(node: JsonObject) -> dict[str, str]:
 # --- what both mean -----------------------------------------------------------------------------------------
 
 
-def _read_restock(value: object, where: str, *, has_shipped: bool) -> Restock:
+def _read_restock(value: object, where: str) -> Restock:
     if type(value) is not str:
         malformed(where, "a kind of restocking", value)
-    if value == _LEGACY_RESTOCK:
-        return Restock.RETURN if has_shipped else Restock.CANCEL
     # A kind not known yet counts as "not available again": too little stock is the safe mistake.
     return _RESTOCKS.get(value, Restock.NONE)
 

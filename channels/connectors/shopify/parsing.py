@@ -20,6 +20,8 @@ LIST_LENGTH_MAX = 1000
 TEXT_LENGTH_MAX = 255
 #: Shopify's own bound of a quantity.
 QUANTITY_MAX = 1_000_000_000
+#: A bound of ours for one order line; nobody ships more, and an absurd number must not reach the ledger.
+LINE_UNITS_MAX = 1_000_000
 #: Ids are unsigned 64-bit numbers there and signed ones here; those seen stay below 2^60.
 ID_MAX = 2**63 - 1
 
@@ -114,6 +116,14 @@ def read_count(value: object, where: str) -> int:
     if count < 0:
         malformed(where, "a quantity of zero or more", value)
     return count
+
+
+def read_units(value: object, where: str) -> int:
+    """Units of one order line: a count within reason, so that sums of them fit every account."""
+    units = read_count(value, where)
+    if units > LINE_UNITS_MAX:
+        malformed(where, f"at most {LINE_UNITS_MAX} units", value)
+    return units
 
 
 def read_flag(value: object, where: str) -> bool:

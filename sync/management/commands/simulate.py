@@ -21,7 +21,9 @@ class Command(BaseCommand):
         parser.add_argument("--policy", choices=(*POLICIES, "all"), default="all")
         parser.add_argument("--faults", choices=("none", "light", "full"), default="full", help="(default full)")
         parser.add_argument("--runs", type=int, default=100, help="seeds per policy (default 100)")
-        parser.add_argument("--seed", type=int, default=0, help="the first seed; the next run takes the next (default 0)")
+        parser.add_argument(
+            "--seed", type=int, default=0, help="the first seed; the next run takes the next (default 0)"
+        )
         parser.add_argument("--fresh", action="store_true", help="start at a seed drawn at random, and say which")
         parser.add_argument("--stores", type=int, default=10)
         parser.add_argument("--shoppers", type=int, default=100, help="purchases attempted (default 100)")
@@ -47,7 +49,9 @@ class Command(BaseCommand):
             raise CommandError("--runs, --stores and --skus need 1 at least, --shoppers 0.")
         jobs = options["jobs"] or run.jobs_default()
         if options["mutants"]:
-            self._mutants(mutants.hunt_all(seeds=options["runs"] if options["runs"] != 100 else 300, jobs=jobs), options)
+            self._mutants(
+                mutants.hunt_all(seeds=options["runs"] if options["runs"] != 100 else 300, jobs=jobs), options
+            )
             return
         if options["table"]:
             path = Path(settings.BASE_DIR, "docs", "simulator.md")
@@ -122,7 +126,7 @@ class Command(BaseCommand):
 
     def _joined(self, summaries: list[Any]) -> dict[str, Any]:
         """One object; with several policies their sums, and each by itself under its name."""
-        each = [summary.as_json() for summary in summaries]
+        each: list[dict[str, Any]] = [summary.as_json() for summary in summaries]
         if len(each) == 1:
             return each[0]
         joined: dict[str, Any] = {

@@ -27,6 +27,7 @@ from channels.protocol import (
     LineState,
     LocationTouched,
     MalformedEvent,
+    OrderDeleted,
     OrderState,
     OrderTouched,
     RefundedUnits,
@@ -246,16 +247,22 @@ class TestOrders:
 
         assert order.lines[0].location_id is None
 
-    @pytest.mark.parametrize(("is_shipped", "meaning"), [(True, Restock.RETURN), (False, Restock.CANCEL)])
-    def test_legacy_restocking_depends_on_whether_the_line_shipped(self, is_shipped: bool, meaning: Restock) -> None:
+    def test_an_old_kind_of_restocking_stays_what_it_is(self) -> None:
         document = document_of("orders_updated")
         document["refunds"][0]["refund_line_items"][0]["restock_type"] = "legacy_restock"
-        if not is_shipped:
-            document["fulfillments"] = []
 
         order = interpret_order("orders/updated", document)
 
-        assert order.refunds[0].restock is meaning
+        assert order.refunds[0].restock is Restock.LEGACY
+
+    @pytest.mark.parametrize("name", ["quantity", "current_quantity"])
+    @pytest.mark.parametrize("absurd", [1_000_001, 10**9, 10**30, -1, 1.5, True, "3"])
+    def test_an_absurd_quantity_is_refused_at_the_door_by_its_name(self, name: str, absurd: object) -> None:
+        document = document_of("orders_updated")
+        document["line_items"][0][name] = absurd
+
+        with pytest.raises(MalformedEvent, match=rf"line_items\[0\]\.{name}"):
+            interpret_order("orders/updated", document)
 
     def test_a_restocking_never_heard_of_puts_nothing_back(self) -> None:
         document = document_of("orders_updated")
@@ -276,8 +283,8 @@ class TestOrders:
     def test_an_edit_asks_for_the_order_to_be_read(self) -> None:
         assert interpret("orders/edited", document_of("orders_edited")) == OrderTouched("5100000000001", "edited")
 
-    def test_a_deletion_asks_for_the_order_to_be_read(self) -> None:
-        assert interpret("orders/delete", {"id": 5100000000001}) == OrderTouched("5100000000001", "deleted")
+    def test_a_deletion_says_which_order_is_gone(self) -> None:
+        assert interpret("orders/delete", {"id": 5100000000001}) == OrderDeleted("5100000000001")
 
 
 class TestRefunds:
@@ -288,7 +295,7 @@ class TestRefunds:
             "5100000000001",
             (
                 RefundedUnits("1100000001", "6100000000001", 1, Restock.CANCEL, "4100000001", UPDATED_AT),
-                RefundedUnits("1100000002", "6100000000002", 2, Restock.RETURN, None, UPDATED_AT),
+                RefundedUnits("1100000002", "6100000000002", 2, Restock.LEGACY, None, UPDATED_AT),
                 RefundedUnits("1100000003", "6100000000003", 1, Restock.NONE, None, UPDATED_AT),
             ),
         )

@@ -1,0 +1,42 @@
+"""Whether a channel answers: after failures of the whole account it is left alone for a growing while.
+
+From the second failure in a row on it counts as in outage. What it shows is out of our hands then, so where units are
+divided among stores the others have to do with the rest; once it answers, whatever was asked, all is as before.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from channels import protocol
+from sync.ports import OUTAGE_FAILURES, ChannelRef, Engine
+from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
+
+
+def note_failure(engine: Engine, channel: ChannelRef, error: protocol.ChannelError) -> None:
+    """Leave a channel alone for as long as it asks, or for a growing while; say why where people look."""
+    if isinstance(error, protocol.NotAuthorized):
+        engine.channels.needs_authorization(channel.channel_id, str(error))
+    with engine.books.transaction():
+        failed(engine, channel, error)
+
+
+def failed(engine: Engine, channel: ChannelRef, error: protocol.ChannelError) -> float:
+    """As `note_failure`, in the caller's transaction; returns the seconds. Throttling is no failure."""
+    if isinstance(error, protocol.Refused):
+        return 0.0
+    if isinstance(error, protocol.Throttled):
+        wait = error.retry_after or 1.0
+    else:
+        failures = engine.books.count_failure(channel.channel_id, str(error))
+        if failures == OUTAGE_FAILURES:
+            engine.books.mark_shelves_dirty(channel, engine.now())
+        wait = max(error.retry_after or 0.0, delay_seconds(min(failures, MAX_ATTEMPTS), engine.rng))
+    engine.books.rest_channel(channel.channel_id, timedelta(seconds=wait), str(error))
+    return wait
+
+
+def answered(engine: Engine, channel: ChannelRef) -> None:
+    """The channel answers (again)."""
+    if engine.books.channel_answered(channel.channel_id) >= OUTAGE_FAILURES:
+        engine.books.mark_shelves_dirty(channel, engine.now())

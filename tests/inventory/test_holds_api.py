@@ -1,0 +1,212 @@
+"""Holds and availability over HTTP."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+
+from inventory.models import BomLine, Hold, Sku, SkuKind
+from merchants import keys
+from merchants.models import AuditEvent, Member, Role, Scope, User
+from tests.factories import Trade, make_trade
+
+pytestmark = pytest.mark.django_db
+
+_count = itertools.count()
+
+
+@pytest.fixture
+def alder() -> Trade:
+    return make_trade(shops=())
+
+
+class Till:
+    """A program with a key of the merchant."""
+
+    def __init__(self, trade: Trade) -> None:
+        scopes = (Scope.STOCK_READ, Scope.HOLDS_WRITE)
+        _, secret = keys.create(merchant=trade.merchant, name="till", scopes=scopes, expires_at=None, user=None)
+        self.headers = {"authorization": f"Bearer {secret.reveal()}"}
+
+    def get(self, path: str, **query: Any) -> Any:
+        return Client().get(f"/api/v1/{path}", query, headers=self.headers)
+
+    def post(self, path: str, body: Any = None, *, key: str | None = None) -> Any:
+        headers = self.headers | {"idempotency-key": key or f"key-{next(_count)}"}
+        return Client().post(f"/api/v1/{path}", body or {}, content_type="application/json", headers=headers)
+
+
+@pytest.fixture
+def till(alder: Trade) -> Till:
+    return Till(alder)
+
+
+def test_a_hold_is_made_shown_extended_and_committed(alder: Trade, till: Till) -> None:
+    made = till.post("holds", {"sku": "MUG", "quantity": 4, "reference": "cart 7", "expires_in": 60})
+    hold = made.json()
+
+    assert made.status_code == 201
+    assert (hold["state"], hold["order"], hold["ended_at"]) == ("active", None, None)
+    assert hold["parts"] == [{"sku": "MUG", "warehouse": "MAIN", "quantity": 4}]
+    assert till.get(f"holds/{hold['id']}").json() == hold
+
+    extended = till.post(f"holds/{hold['id']}/extend", {"expires_in": 3600}).json()
+    assert extended["expires_at"] > hold["expires_at"]
+    sold = till.post(f"holds/{hold['id']}/commit", {"reference": "receipt 7"}).json()
+    assert (sold["state"], sold["reference"]) == ("committed", "receipt 7")
+    assert till.post(f"holds/{hold['id']}/release").status_code == 409
+    assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (0, 4)
+
+
+def test_what_is_not_there_is_refused_with_how_many_are(till: Till) -> None:
+    refused = till.post("holds", {"sku": "MUG", "quantity": 11})
+
+    assert refused.status_code == 409
+    assert refused["Content-Type"] == "application/problem+json"
+    assert (refused.json()["type"], refused.json()["available"]) == ("urn:synctec:problem:unavailable", 10)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"sku": "MUG"}, "quantity"),
+        ({"sku": "MUG", "quantity": 0}, "quantity"),
+        ({"sku": "MUG", "quantity": True}, "quantity"),
+        ({"sku": "MUG", "quantity": 10**12}, "quantity"),
+        ({"sku": "MUG", "quantity": 1, "expires_in": 86401}, "expires_in"),
+        ({"sku": "MUG", "quantity": 1, "warehouse": "MAIN"}, "warehouse"),
+        ({"sku": "MUG", "quantity": 1, "warehouses": [7]}, "warehouses[0]"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_field(till: Till, body: Any, field: str) -> None:
+    refused = till.post("holds", body)
+
+    assert refused.status_code == 400
+    assert field in [error["field"] for error in refused.json()["errors"]]
+    assert not Hold.objects.exists()
+
+
+def test_the_same_key_is_the_same_hold_and_another_body_is_refused(till: Till) -> None:
+    body = {"sku": "MUG", "quantity": 10}
+    first, again = till.post("holds", body, key="k"), till.post("holds", body, key="k")
+
+    assert again.json() == first.json()
+    assert again["Idempotency-Replayed"] == "true"
+    assert till.post("holds", {**body, "quantity": 1}, key="k").status_code == 422
+    assert (
+        Client().post("/api/v1/holds", body, content_type="application/json", headers=till.headers).status_code == 400
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_fifty_times_the_same_request_at_once_is_one_hold(till: Till) -> None:
+    def ask(_: int) -> Any:
+        try:
+            answer = till.post("holds", {"sku": "MUG", "quantity": 10}, key="k")
+            return answer.status_code, answer.json()["id"]
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = set(pool.map(ask, range(50)))
+
+    assert answers == {(201, Hold.objects.get().pk)}
+
+
+def test_a_batch_answers_line_by_line_or_does_nothing(alder: Trade, till: Till) -> None:
+    lines = [{"sku": "MUG", "quantity": 4}, {"sku": "TEE", "quantity": 6}, {"sku": "NONE", "quantity": 1}]
+
+    nothing = till.post("holds/batch", {"holds": lines, "mode": "all_or_nothing"})
+    assert nothing.status_code == 409
+    assert [line["reason"] for line in nothing.json()["results"]] == [
+        "another-was-refused",
+        "unavailable",
+        "unknown-sku",
+    ]
+    assert alder.stock("MUG").held == 0
+
+    first = till.post("holds/batch", {"holds": lines}, key="b")
+    assert [line["status"] for line in first.json()["results"]] == ["done", "refused", "refused"]
+    assert first.json()["results"][1]["available"] == 5
+    assert till.post("holds/batch", {"holds": lines}, key="b").content == first.content
+    assert alder.stock("MUG").held == 4
+
+
+def test_many_are_extended_committed_and_released_at_once(alder: Trade, till: Till) -> None:
+    lines = [{"sku": "MUG", "quantity": 1} for _ in range(3)]
+    ids = [line["hold"]["id"] for line in till.post("holds/batch", {"holds": lines}).json()["results"]]
+
+    extended = till.post("holds/batch/extend", {"holds": ids, "expires_in": 7200}).json()["results"]
+    sold = till.post("holds/batch/commit", {"holds": [{"id": ids[0]}, {"id": 10**9}]}).json()["results"]
+    released = till.post("holds/batch/release", {"holds": ids}).json()["results"]
+
+    assert [line["status"] for line in extended] == ["done"] * 3
+    assert [line.get("reason") for line in sold] == [None, "unknown-hold"]
+    assert [line.get("reason") for line in released] == ["hold-committed", None, None]
+    assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (0, 1)
+
+
+def test_holds_are_listed_page_by_page(till: Till) -> None:
+    ids = [till.post("holds", {"sku": code, "quantity": 1}).json()["id"] for code in ("MUG", "TEE", "MUG")]
+    till.post(f"holds/{ids[0]}/release")
+
+    first = till.get("holds", limit=2).json()
+    rest = till.get("holds", limit=2, cursor=first["next"]).json()
+
+    assert [hold["id"] for hold in first["holds"] + rest["holds"]] == ids[::-1]
+    assert [hold["id"] for hold in till.get("holds", sku="MUG", state="active").json()["holds"]] == [ids[2]]
+    assert till.get("holds", state="lost").status_code == 400
+
+
+def test_nobody_reaches_another_merchants_holds(till: Till) -> None:
+    stranger = Till(make_trade("Birch", shops=()))
+    hold_id = till.post("holds", {"sku": "MUG", "quantity": 1}).json()["id"]
+
+    assert stranger.get(f"holds/{hold_id}").status_code == 404
+    for act in ("extend", "commit", "release"):
+        assert stranger.post(f"holds/{hold_id}/{act}").status_code == 404
+    assert stranger.get("holds").json()["holds"] == []
+    assert Hold.objects.get().state == "active"
+
+
+def test_availability_is_told_per_warehouse_and_of_bundles(alder: Trade, till: Till) -> None:
+    bundle = Sku.objects.create(merchant=alder.merchant, code="SET", kind=SkuKind.BUNDLE)
+    for code, quantity in (("MUG", 2), ("TEE", 1)):
+        BomLine.objects.create(merchant=alder.merchant, bundle=bundle, component=alder.skus[code], quantity=quantity)
+    till.post("holds", {"sku": "MUG", "quantity": 3})
+
+    answer = till.get("availability", sku=["MUG", "SET", "NONE"]).json()
+
+    assert answer["unknown"] == ["NONE"]
+    mug, kit = answer["skus"]
+    assert mug["warehouses"] == [{"warehouse": "MAIN", "available": 7, "holdable": 7, "version": 2}]
+    assert (mug["available"], mug["available_split"], mug["holdable"]) == (7, 7, 7)
+    assert kit["warehouses"] == [{"warehouse": "MAIN", "available": 3, "holdable": 3, "version": None}]
+    assert kit["available"] == 3
+    assert 0 <= kit["age_seconds"] <= 10
+    assert till.get("availability").status_code == 400
+    assert till.get("availability", sku="MUG", warehouse="MAIN").status_code == 400
+
+
+def test_in_the_admin_a_hold_is_released_with_a_reason(client: Client, alder: Trade, till: Till) -> None:
+    user = User.objects.create_user(username="m", email="m@synctec.test", password="x", is_staff=True)
+    Member.objects.create(merchant=alder.merchant, user=user, role=Role.MANAGER)
+    client.force_login(user)
+    hold = Hold.objects.get(pk=till.post("holds", {"sku": "MUG", "quantity": 4}).json()["id"])
+    path = reverse("admin:inventory_hold_release_hold", args=[hold.pk])
+
+    assert "Release 4 x MUG" in client.get(path).content.decode()
+    assert alder.stock("MUG").held == 4
+    client.post(path, {"reason": "customer rang"})
+
+    assert alder.stock("MUG").held == 0
+    event = AuditEvent.objects.get(action="hold.release")
+    assert (event.reason, event.user, event.after) == ("customer rang", user, {"state": "released"})
+    for held in ("yes", "order", "no"):
+        assert client.get(reverse("admin:inventory_hold_changelist"), {"held": held}).status_code == 200

@@ -1,0 +1,137 @@
+"""The simulator: a seed is a run to the last event, fixed seeds hold under every policy, and planted bugs are noticed."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from sync.simulator import mutants
+from sync.simulator.run import Result, run_many
+from sync.simulator.scheduler import Killed, Scheduler
+from sync.simulator.world import POLICIES, Setting
+from synctec.local.datafolder import PROJECT
+
+FIXED_SEEDS = range(10)
+
+
+def broken(results: list[Result]) -> list[str]:
+    return [f"seed {result.seed}: {result.violation}" for result in results if result.violation]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_fixed_seeds_hold_under_all_faults(policy: str) -> None:
+    summary = run_many(Setting(policy=policy, faults="full"), FIXED_SEEDS)
+
+    assert not broken(summary.results)
+    assert summary.total("undeclared_units") == 0
+    assert summary.total("kills") > 0
+    assert summary.total("webhooks_lost") > 0
+    assert summary.total("units_sold") > 30 * len(FIXED_SEEDS)
+    if policy == "split":
+        assert summary.total("oversold_units") == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_bundles_hold_too(policy: str) -> None:
+    summary = run_many(Setting(policy=policy, faults="full", bundles=2), range(3))
+
+    assert not broken(summary.results)
+
+
+def simulate(*arguments: str) -> dict[str, Any]:
+    """What the command prints, in a process of its own."""
+    command = [sys.executable, "manage.py", "simulate", *arguments, "--jobs", "1", "--json"]
+    ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    figures: dict[str, Any] = json.loads(ran.stdout)
+    return figures
+
+
+@pytest.mark.slow
+def test_the_same_seeds_are_the_same_runs_in_another_process() -> None:
+    here = run_many(Setting(policy="guard"), range(3)).as_json()
+
+    there = simulate("--policy", "guard", "--runs", "3")
+
+    assert there["digest"] == here["digest"]
+    assert there["units_sold"] == here["units_sold"]
+    assert there["violations"] == 0
+    assert there["first_bad_seed"] is None
+    assert {"runs", "policy", "oversold_units", "undeclared_units", "seconds_per_run"} <= there.keys()
+
+
+def test_results_do_not_depend_on_the_number_of_processes() -> None:
+    setting = Setting(policy="split", faults="light")
+
+    alone, together = run_many(setting, range(4), jobs=1), run_many(setting, range(4), jobs=2)
+
+    assert [result.digest for result in alone.results] == [result.digest for result in together.results]
+
+
+def test_a_planted_bug_is_caught() -> None:
+    mutant = next(mutant for mutant in mutants.MUTANTS if mutant.name == "write without compare-and-set")
+
+    found = mutants.hunt(mutant, seeds=5)
+
+    assert found.is_caught, found.sentence()
+
+
+def test_a_planted_bug_leaves_nothing_behind() -> None:
+    before = [getattr(owner, name) for mutant in mutants.MUTANTS for owner, name, _ in mutant.patches]
+    for mutant in mutants.MUTANTS:
+        with mutant.planted():
+            pass
+
+    assert before == [getattr(owner, name) for mutant in mutants.MUTANTS for owner, name, _ in mutant.patches]
+
+
+def test_there_are_enough_planted_bugs() -> None:
+    assert len({mutant.name for mutant in mutants.MUTANTS}) == len(mutants.MUTANTS) >= 15
+
+
+class TestScheduler:
+    def test_tasks_take_turns_by_their_times(self) -> None:
+        scheduler, seen = Scheduler(), []
+
+        def work(name: str, pause: float) -> None:
+            for _ in range(2):
+                scheduler.sleep(pause)
+                seen.append((name, scheduler.time))
+
+        scheduler.spawn("slow", lambda: work("slow", 2.0))
+        scheduler.spawn("quick", lambda: work("quick", 1.5))
+        scheduler.run(10.0)
+
+        assert seen == [("quick", 1.5), ("slow", 2.0), ("quick", 3.0), ("slow", 4.0)]
+        assert scheduler.time == 10.0
+
+    def test_what_is_killed_goes_no_further(self) -> None:
+        scheduler, seen = Scheduler(), []
+
+        def work() -> None:
+            try:
+                scheduler.sleep(5.0)
+                seen.append("went on")
+            except Exception:
+                seen.append("survived")
+            except Killed:
+                seen.append("killed")
+                raise
+
+        task = scheduler.spawn("victim", work)
+        scheduler.at(1.0, "kill", scheduler.kill, task)
+        scheduler.run(10.0)
+
+        assert seen == ["killed"]
+        assert task.is_over
+
+    def test_a_task_can_be_killed_before_it_begins(self) -> None:
+        scheduler, seen = Scheduler(), []
+        task = scheduler.spawn("unborn", lambda: seen.append("began"), delay=2.0)
+        scheduler.at(1.0, "kill", scheduler.kill, task)
+
+        scheduler.run(10.0)
+
+        assert seen == []
