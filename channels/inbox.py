@@ -63,7 +63,10 @@ _RECEIVE_MANY = """
            arrived.body, sha256(arrived.body), arrived.hlc, arrived.is_clock_suspect, %s, arrived.correlation_id
       FROM unnest(%s::text[], %s::timestamptz[], %s::bytea[], %s::bigint[], %s::bool[], %s::uuid[])
         AS arrived (webhook_id, triggered_at, body, hlc, is_clock_suspect, correlation_id)
-    ON CONFLICT (channel_id, topic, webhook_id) DO NOTHING
+    -- What ended dead is taken up again by the next poll that finds it: what was wrong may be mended.
+    ON CONFLICT (channel_id, topic, webhook_id) DO UPDATE
+        SET state = 'pending', attempts = 0, reason = '', settled_at = NULL, next_attempt_at = now()
+        WHERE channels_inboxevent.state = 'dead'
 """
 
 _GREATEST_STAMP = "SELECT max(hlc) FROM channels_inboxevent"
@@ -220,12 +223,9 @@ def receive_many(
 
 
 def polled_id(order: protocol.PolledOrder) -> str:
-    """The identity of a polled order in the inbox: the order, the version it was read in, and what was read.
-
-    Versions are whole seconds at Shopify: an order can change once more within the second in which it was read.
-    """
-    digest = hashlib.sha256(order.body).hexdigest()[:16]
-    return f"poll:{order.order_id}:{order.version.astimezone(UTC).isoformat()}:{digest}"
+    """The identity of a polled order in the inbox: the order, the version it was read in, and what was read."""
+    fingerprint = order.fingerprint or hashlib.sha256(order.body).hexdigest()[:16]
+    return f"poll:{order.order_id}:{order.version.astimezone(UTC).isoformat()}:{fingerprint}"
 
 
 def ring(merchant_id: int) -> None:

@@ -18,8 +18,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
+
+#: Versions are whole seconds at some channels, so two of them can be equal and yet differ. What was read so much later than
+#: the version it shows is the last word on that version.
+VERSION_IS_FINAL_AFTER = timedelta(seconds=2)
 
 
 class ChannelError(Exception):
@@ -269,11 +273,16 @@ class LevelState:
 
 @dataclass(frozen=True, slots=True)
 class PolledOrder:
-    """An order as polled: `body` goes to the inbox like a webhook's, `version` makes its identity."""
+    """An order as polled: `body` goes to the inbox like a webhook's; `version` and `fingerprint` make its identity.
+
+    Versions are whole seconds at some channels, so an order can change once more within the second it was read in. The
+    fingerprint differs when what was read does, and when it was read late enough for its version to be final.
+    """
 
     order_id: str
     version: datetime
     body: bytes
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

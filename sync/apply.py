@@ -24,7 +24,6 @@ from channels.protocol import CatalogueTouched, LevelTouched, OrderDeleted, Orde
 from sync import catalogue
 from sync.decide import DEAD, IGNORED, Line, LineKey, Outcome, Verdict, World, decide
 from sync.ports import Claimed, Engine, Locked, Mappings, Mentioned, OrderKey
-from sync.register import SETTLED_AFTER
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 from synctec.lib.failpoints import failpoint
 
@@ -44,7 +43,7 @@ CHECK_AFTER = timedelta(milliseconds=800)
 #: Another worker is busy with these SKUs: so long their events are left alone.
 BUSY = timedelta(milliseconds=20)
 #: From then on a reading is the last word on a version of this very second.
-READ_AFTER = SETTLED_AFTER + timedelta(seconds=1)
+READ_AFTER = protocol.VERSION_IS_FINAL_AFTER + timedelta(seconds=1)
 
 StockEvent = OrderState | OrderDeleted | RefundMade | LevelTouched
 

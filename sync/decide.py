@@ -149,7 +149,7 @@ class Outcome:
     dirty: dict[int, Envelope] = field(default_factory=dict)  # SKU -> the oldest event behind it
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     #: Orders of which two different things were said under one version: to be read once that second has passed
-    #: (`register.SETTLED_AFTER`).
+    #: (`protocol.VERSION_IS_FINAL_AFTER`).
     orders_to_read: dict[tuple[int, str], Envelope] = field(default_factory=dict)
 
 

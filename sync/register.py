@@ -16,11 +16,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from channels.protocol import LineState, OrderState, RefundedUnits, Restock
+from channels.protocol import VERSION_IS_FINAL_AFTER, LineState, OrderState, RefundedUnits, Restock
 
-#: Versions are told in whole seconds (Shopify), so two of them can be equal and yet differ. A reading made so much later
-#: than the version it shows is the last word on that version.
-SETTLED_AFTER = timedelta(seconds=2)
 #: A cancellation refunds what is left of its order; the two are dated apart by no more than this.
 CANCELS_WITHIN = timedelta(minutes=1)
 
@@ -69,7 +66,7 @@ class Register(NamedTuple):
         if len(self.says) < 2:
             return False
         rival, newest = self.says[-2:]
-        is_settled = newest.read_at is not None and newest.read_at >= newest.version + SETTLED_AFTER
+        is_settled = newest.read_at is not None and newest.read_at >= newest.version + VERSION_IS_FINAL_AFTER
         return rival.version == newest.version and not is_settled
 
 

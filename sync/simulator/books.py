@@ -153,7 +153,7 @@ class WatchedBooks(MemoryBooks):
         return done
 
     def receive_webhook(self, channel_id: int, topic: str, webhook_id: str, told: Told) -> bool:
-        is_news = self.receive(channel_id, topic, webhook_id, told.events, body=told)
+        is_news = self.receive(channel_id, topic, webhook_id, told)
         self._committed(None)
         return is_news
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from channels import protocol
+from channels.inbox import polled_id
 from channels.protocol import QuantityChange
 from inventory import ledger
 from inventory.bom import explode
@@ -298,8 +299,6 @@ class MemoryBooks:
         self._ids: dict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
         #: What the books refused; a run without a planted bug ends with none.
         self.broken: list[str] = []
-        #: What the bodies of events say, for a reader that hands it through.
-        self.said: dict[bytes, tuple[protocol.Event, ...]] = {}
 
         self.channels: dict[int, ChannelRow] = {}
         self.locations: dict[int, LocationRow] = {}
@@ -401,7 +400,7 @@ class MemoryBooks:
     def _append(self, rows: list[T], row: T) -> None:
         rows.append(row)
         if self._undo is not None:
-            self._undo.append((rows.pop,))
+            self._undo.append((rows.remove, row))
 
     def _id(self, table: str) -> int:
         return next(self._ids[table])
@@ -641,19 +640,16 @@ class MemoryBooks:
         channel_id: int,
         topic: str,
         webhook_id: str,
-        events: tuple[protocol.Event, ...],
+        body: bytes,
         *,
-        body: bytes = b"",
         correlation_id: uuid.UUID | None = None,
     ) -> bool:
-        """Store one delivery and commit; whether it is news. What it says is found under its body in `said`."""
+        """Store one delivery and commit; whether it is news."""
         self._commits_itself("receiving")
         known = self._delivered.get((channel_id, topic, webhook_id))
         if known is not None:
             known.duplicates += 1
             return False
-        body = body or f"{channel_id}/{topic}/{webhook_id}".encode()
-        self.said[body] = events
         self._store_event(channel_id, topic, webhook_id, body, correlation_id or self._uuid(), self._now())
         return True
 
@@ -915,7 +911,19 @@ class MemoryBooks:
         self._locks("locking balances")
         stock = self.stock
         rows = [stock[level] for level in sorted(set(stock_level_ids)) if level in stock]
-        return {row.id: Balance(row.id, row.on_hand, row.committed, row.held, row.seq) for row in rows}
+        return {
+            row.id: Balance(
+                row.id,
+                row.on_hand,
+                row.committed,
+                row.held,
+                row.seq,
+                quota=row.quota,
+                sku_id=row.sku_id,
+                warehouse_id=row.warehouse_id,
+            )
+            for row in rows
+        }
 
     def lock_levels(self, merchant_id: int, pairs: Collection[tuple[int, int]]) -> dict[tuple[int, int], Level]:
         self._locks("locking levels")
@@ -983,9 +991,12 @@ class MemoryBooks:
             self._undo.append((self._posted.discard, key))
 
     def _write_balance(self, row: StockRow, balance: Balance) -> None:
+        quota = balance.quota
         self._require(balance.committed >= 0 and balance.held >= 0, f"stock level {row.id} below zero")
+        self._require(quota is None or quota >= 0, f"quota of stock level {row.id} below zero")
         self._require(balance.seq == len(row.movements), f"stock level {row.id} does not know its last movement")
-        row.on_hand, row.committed, row.held, row.seq = balance.on_hand, balance.committed, balance.held, balance.seq
+        row.on_hand, row.committed, row.held = balance.on_hand, balance.committed, balance.held
+        row.seq, row.quota = balance.seq, quota
 
     def _make_shortage(self, made: ledger.OpenShortage, now: datetime) -> None:
         entry = made.entry
@@ -1107,6 +1118,8 @@ class MemoryBooks:
     def _check_level(self, level: LevelRow) -> None:
         if level.sample is not None and level.suspect_since is None:
             self._require(False, f"level {level.id} has a sample without being suspect")
+        if not _is_sample_whole(level):
+            self._require(False, f"level {level.id} has half a sample")
         if level.held < 0 or (level.held and level.held_at is None):
             self._require(False, f"level {level.id} holds {level.held} units nowhere")
         if level.desired is not None and level.desired < 0:
@@ -1511,12 +1524,18 @@ class MemoryBooks:
 
     def end_doubts(self) -> None:
         now = self._now()
-        for level in self.levels.values():
-            if level.doubtful_until is not None and level.doubtful_until <= now:
+        ended = [
+            level for level in self.levels.values() if level.doubtful_until is not None and level.doubtful_until <= now
+        ]
+        if not ended:
+            return
+        correlation_id = self._uuid()
+        with self.transaction():
+            for level in ended:
                 self._touch_level(level)
                 level.doubtful_by = level.doubtful_until = None
                 if level.listing.sku_id is not None:
-                    self.mark_dirty(level.listing.merchant_id, {level.listing.sku_id: (self._uuid(), now)})
+                    self.mark_dirty(level.listing.merchant_id, {level.listing.sku_id: (correlation_id, now)})
 
     def suspect(self, level_ids: Collection[int], reason: str, check_after: timedelta) -> None:
         now = self._now()
@@ -1697,8 +1716,8 @@ class MemoryBooks:
         for drift in drifts:
             self._require(drift.action in _DRIFT_ACTIONS, f"drift of level {drift.level_id} is {drift.action}")
             self._require(
-                drift.held >= 0 and (not drift.held or drift.held_at is not None),
-                f"drift of level {drift.level_id} holds {drift.held} units nowhere",
+                drift.held == 0 or (drift.held > 0 and drift.held_at is not None and drift.action == "asked"),
+                f"drift of level {drift.level_id} holds {drift.held} units, {drift.action}",
             )
             self._append(self.drifts, drift)
 
@@ -1733,7 +1752,7 @@ class MemoryBooks:
         self._commits_itself("storing orders")
         news = 0
         for order in orders:
-            identity = f"poll:{order.order_id}:{order.version.astimezone(UTC).isoformat()}"
+            identity = polled_id(order)
             if (channel.channel_id, topic, identity) not in self._delivered:
                 self._store_event(channel.channel_id, topic, identity, order.body, self._uuid(), now)
                 news += 1
@@ -1811,6 +1830,22 @@ def _below(bundle: int, components: Mapping[int, Mapping[int, int]]) -> set[int]
             found.add(sku)
             fresh += components.get(sku, ())
     return found
+
+
+def _is_sample_whole(level: LevelRow) -> bool:
+    if level.sample is None:
+        return (
+            level.since_sample is None
+            and level.sample_pushed is None
+            and level.sampled_from is None
+            and level.sampled_until is None
+        )
+    return (
+        level.sample_pushed is not None
+        and level.sampled_from is not None
+        and level.sampled_until is not None
+        and level.sampled_from <= level.sampled_until
+    )
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:

@@ -24,7 +24,7 @@ class CheckTables:
                 WITH due AS (
                     SELECT id FROM channels_listinglevel
                     WHERE channel_id = %s AND suspect_since IS NOT NULL AND next_check_at <= now()
-                    ORDER BY next_check_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED
+                    ORDER BY next_check_at, id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED
                 )
                 UPDATE channels_listinglevel level SET next_check_at = now() + %s
                 FROM due, channels_listing listing, channels_storelocation location

@@ -56,9 +56,10 @@ class PublishTables:
         }
         marks: dict[int, Mark] = {}
         for sku in sorted(wanted):
-            if families.get(sku, {sku}) <= free:
-                for member in families.get(sku, (sku,)):
-                    marks.setdefault(member, Mark(is_divided=sku in families))
+            family = families.get(sku, {sku})
+            if family <= free:
+                for member in sorted(family):
+                    marks.setdefault(member, Mark()).is_divided |= sku in families
         for sku, correlation_id, caused_at in sql.rows(
             "DELETE FROM sync_dirtysku WHERE sku_id = ANY(%s::bigint[]) RETURNING sku_id, correlation_id, caused_at",
             [list(marks)],

@@ -31,7 +31,7 @@ class PushTables:
                     JOIN channels_channel channel ON channel.id = batch.channel_id
                     WHERE batch.channel_id = %s AND batch.state IN ('intent', 'unknown')
                         AND batch.next_attempt_at <= now() AND channel.next_call_at <= now() AND channel.state = 'active'
-                    ORDER BY batch.next_attempt_at LIMIT 1 FOR UPDATE OF batch SKIP LOCKED
+                    ORDER BY batch.next_attempt_at, batch.id LIMIT 1 FOR UPDATE OF batch SKIP LOCKED
                 )
                 UPDATE channels_pushbatch batch
                 SET lease_token = nextval('channels_lease_token'), attempts = batch.attempts + 1, next_attempt_at = now() + %s

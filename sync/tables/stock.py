@@ -217,6 +217,7 @@ class StockTables:
                 SELECT %s, listing.channel_id, told.listing_id, told.store_location_id, now(), 'never read', now()
                 FROM unnest(%s::bigint[], %s::bigint[]) AS told (listing_id, store_location_id)
                 JOIN channels_listing listing ON listing.id = told.listing_id
+                ORDER BY told.listing_id, told.store_location_id
                 ON CONFLICT DO NOTHING RETURNING id
                 """,
                 [merchant_id, listings, locations],
@@ -293,11 +294,14 @@ class StockTables:
                 """
                 UPDATE channels_listinglevel level
                 SET order_effects = level.order_effects + told.added, version = level.version + 1,
-                    desired = greatest(0, level.desired + told.added),
+                    desired = CASE WHEN level.desired IS NOT NULL THEN greatest(0, level.desired + told.added) END,
                     rush_units = CASE WHEN told.added < 0 THEN -told.added + level.rush_units
-                        * exp(-greatest(0, extract(epoch FROM %s - level.sold_at)) / %s) ELSE level.rush_units END,
+                        -- Beyond that, PostgreSQL refuses to say that nothing is left.
+                        * exp(-least(700, greatest(0, extract(epoch FROM %s - level.sold_at)) / %s))
+                        ELSE level.rush_units END,
                     usual_units = CASE WHEN told.added < 0 THEN -told.added + level.usual_units
-                        * exp(-greatest(0, extract(epoch FROM %s - level.sold_at)) / %s) ELSE level.usual_units END,
+                        * exp(-least(700, greatest(0, extract(epoch FROM %s - level.sold_at)) / %s))
+                        ELSE level.usual_units END,
                     sold_at = CASE WHEN told.added < 0 THEN greatest(level.sold_at, %s) ELSE level.sold_at END,
                     suspect_since = CASE WHEN told.explained THEN NULL ELSE level.suspect_since END,
                     suspect_available = CASE WHEN told.explained THEN NULL ELSE level.suspect_available END,

@@ -10,7 +10,7 @@ PostgreSQL's clock is covered by functions of the same name, so that moments agr
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -57,6 +57,8 @@ WAREHOUSES = (1, 2, 3)
 MUG, TEE, CAP, SET, HAMPER = SKUS = (1, 2, 3, 4, 5)
 BOM = ((SET, MUG, 2), (SET, TEE, 1), (HAMPER, SET, 1), (HAMPER, CAP, 3))
 NORTH, SOUTH, EAST = CHANNELS = (1, 2, 3)
+#: channel -> what is done about units that somebody removed in the store by hand, and about units added
+EDITS = {NORTH: ("adopt", "override"), SOUTH: ("ask", "ask"), EAST: ("adopt", "adopt")}
 DIVIDED, SHARED = 1, 2
 #: group -> (policy, warehouses)
 GROUPS = {DIVIDED: ("split", (1, 2)), SHARED: ("shared", (3,))}
@@ -140,6 +142,8 @@ class Side:
         if column in REFERENCES and isinstance(value, int):
             return self.name(REFERENCES[column], value)
         match value:
+            case str() if column == "reference" and value.startswith("level "):
+                return f"level {self.name('level', int(value.removeprefix('level ')))}"
             case uuid.UUID():
                 return self.name("correlation", value)
             case float():
@@ -166,19 +170,24 @@ class Side:
             case "lock_balances":
                 return self._under_names("stock", value)
             case "hold_places":
-                return sorted([self.name("level", level), self.named(at, "held_at")] for level, at in value.items())
+                return _sorted([self.name("level", level), self.named(at, "held_at")] for level, at in value.items())
             case "standing":
-                return sorted([self.name("level", level), *told] for level, *told in value)
+                return _sorted([self.name("level", level), *told] for level, *told in value)
             case "take_events":
-                return sorted(self.name("event", number) for number in value)
+                return _sorted(self.name("event", number) for number in value)
             case "claim_suspects":
-                return sorted(map(self.named, value), key=repr)
+                return _sorted(map(self.named, value))
             case "levels_page":
-                return [value[0], sorted(map(self.named, value[1]), key=repr)]
+                return [value[0], _sorted(map(self.named, value[1]))]
         return self.named(value)
 
     def _under_names(self, table: str, values: Mapping[int, Any]) -> list[Any]:
-        return sorted(([self.name(table, number), self.named(value)] for number, value in values.items()), key=repr)
+        return _sorted([self.name(table, number), self.named(value)] for number, value in values.items())
+
+
+def _sorted(values: Iterable[Any]) -> list[Any]:
+    """Names are not all of a kind."""
+    return sorted(values, key=repr)
 
 
 def make_sides(clock: Clock) -> tuple[Side, Side]:
@@ -231,6 +240,8 @@ def _in_tables() -> Side:
             orders_counted_from=START - timedelta(hours=1),
             created_at=START,
             next_call_at=START,
+            on_loss=EDITS[number][0],
+            on_gain=EDITS[number][1],
             **mine,
         )
     for number, (channel, group, warehouses) in PLACES.items():
@@ -263,11 +274,11 @@ def _in_tables() -> Side:
             next_push_at=START,
             **mine,
         )
-    for channel, sku, listing, rule in RULES:
+    for of_channel, of_sku, of_listing, rule in RULES:
         PublishingRule.objects.create(
-            channel_id=channel,
-            sku_id=sku,
-            listing_id=listing,
+            channel_id=of_channel,
+            sku_id=of_sku,
+            listing_id=of_listing,
             buffer_units=rule.buffer_units,
             cap=rule.cap,
             floor=rule.floor,
@@ -312,7 +323,7 @@ _QUERIES: dict[str, tuple[int, str]] = {
     ),
     "stock": (
         2,
-        "SELECT id, sku_id, warehouse_id, on_hand, committed, held, available, seq FROM inventory_stocklevel",
+        "SELECT id, sku_id, warehouse_id, on_hand, committed, held, available, seq, quota FROM inventory_stocklevel",
     ),
     "movement": (
         3,
@@ -333,7 +344,7 @@ _QUERIES: dict[str, tuple[int, str]] = {
     ),
     "level": (
         2,
-        "SELECT id, listing_id, store_location_id, "
+        "SELECT id, listing_id, store_location_id, "  # noqa: S608  # of names of our own
         + ", ".join("held_at_id AS held_at" if column == "held_at" else column for column in _LEVEL_COLUMNS)
         + " FROM channels_listinglevel",
     ),
@@ -429,7 +440,9 @@ def _in_memory(clock: Clock) -> Side:
     for number, (policy, warehouses) in GROUPS.items():
         books.add_group(MERCHANT, id=number, policy=policy, warehouses=warehouses)
     for number in CHANNELS:
-        books.add_channel(MERCHANT, id=number, orders_counted_from=START - timedelta(hours=1))
+        on_loss, on_gain = EDITS[number]
+        counted_from = START - timedelta(hours=1)
+        books.add_channel(MERCHANT, id=number, orders_counted_from=counted_from, on_loss=on_loss, on_gain=on_gain)
     for number, (channel, group, warehouses) in PLACES.items():
         books.add_location(channel, f"place-{number}", id=number, group_id=group, warehouses=warehouses)
     for number, (channel, sku, is_tracked, is_deleted) in LISTINGS.items():
@@ -444,12 +457,12 @@ def _in_memory(clock: Clock) -> Side:
         )
     for listing, place in LEVELS:
         books.add_level(listing, place, base=5, desired=5)
-    for channel, sku, of_listing, rule in RULES:
-        books.add_rule(channel, rule, sku_id=sku, listing_id=of_listing)
+    for of_channel, of_sku, of_listing, rule in RULES:
+        books.add_rule(of_channel, rule, sku_id=of_sku, listing_id=of_listing)
     books.open_stock(MERCHANT, OPENING, START)
 
     def deliver(channel: int, topic: str, webhook_id: str, correlation_id: uuid.UUID) -> None:
-        books.receive(channel, topic, webhook_id, (), body=webhook_id.encode(), correlation_id=correlation_id)
+        books.receive(channel, topic, webhook_id, webhook_id.encode(), correlation_id=correlation_id)
 
     return Side(books, lambda: _find_in_memory(books, clock.now), deliver, books.set_channel_state, lambda now: None)
 
@@ -471,7 +484,7 @@ def _find_in_memory(books: MemoryBooks, now: datetime) -> Found:
             (
                 number,
                 (row.sku_id, row.warehouse_id),
-                _columns(row, "on_hand", "committed", "held", "available", "seq"),
+                _columns(row, "on_hand", "committed", "held", "available", "seq", "quota"),
             )
             for number, row in books.stock.items()
         ],

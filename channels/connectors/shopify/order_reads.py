@@ -8,6 +8,7 @@ so that its body is one state and not pieces of two.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from channels.connectors.shopify.reading import (
     next_cursor,
     read_nodes,
 )
-from channels.protocol import MalformedEvent, OrderPage, PolledOrder, Refused, Unavailable
+from channels.protocol import VERSION_IS_FINAL_AFTER, MalformedEvent, OrderPage, PolledOrder, Refused, Unavailable
 
 _LONG_READ_TRIES = 3
 
@@ -176,8 +177,12 @@ def _is_cut(order: JsonObject, sizes: OrderSizes) -> bool:
 
 
 def _polled_order(node: JsonObject, read_at: datetime) -> PolledOrder:
+    version = read_moment(node.get("updatedAt"), "order.updatedAt")
+    told = json.dumps(node, separators=(",", ":"), sort_keys=True).encode()
+    is_final = read_at >= version + VERSION_IS_FINAL_AFTER
     return PolledOrder(
         order_id=read_remote_id(node.get("id"), "order.id", kind="Order"),
-        version=read_moment(node.get("updatedAt"), "order.updatedAt"),
+        version=version,
         body=json.dumps(node | {"readAt": read_at.isoformat()}, separators=(",", ":")).encode(),
+        fingerprint=hashlib.sha256(told).hexdigest()[:16] + ("!" if is_final else ""),
     )
