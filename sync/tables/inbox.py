@@ -33,9 +33,10 @@ class InboxTables:
                     event.body, event.attempts
                 """,
                 [merchant_id, limit, lease],
+                binary=True,
             )
         claimed = [
-            Claimed(Envelope(event_id, channel, correlation, received), kind, topic, bytes(body), attempts)
+            Claimed(Envelope(event_id, channel, correlation, received), kind, topic, body, attempts)
             for event_id, channel, correlation, received, kind, topic, body, attempts in found
         ]
         return sorted(claimed, key=lambda event: event.envelope.event_id)
