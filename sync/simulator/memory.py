@@ -1230,7 +1230,7 @@ class MemoryBooks:
         if not level.is_stocked or level.listing.deleted_at is not None:
             return 0
         reported = level.base + level.order_effects + level.pushed
-        ceiling = max(0, reported)
+        ceiling = reported
         if level.sample is not None:
             ceiling = max(ceiling, level.sample if level.since_sample is None else level.shown)
         if level.suspect_available is not None:
@@ -1239,7 +1239,7 @@ class MemoryBooks:
             ceiling += max(0, level.open_push.to_quantity - level.open_push.from_quantity)
         if level.doubtful_until is not None and level.doubtful_until > now:
             ceiling += level.doubtful_by or 0
-        return ceiling
+        return max(0, ceiling)
 
     def _failing_since(self, channel_id: int) -> datetime | None:
         channel = self.channels[channel_id]
@@ -1521,6 +1521,10 @@ class MemoryBooks:
                 before = level.doubtful_by or 0 if is_in_force else 0
                 level.doubtful_by = before + max(0, push.to_quantity - push.from_quantity)
                 level.doubtful_until = _later(level.doubtful_until, row.is_doubtful_until)
+            group, sku = level.location.group, level.listing.sku_id
+            if push.to_quantity > push.from_quantity and sku is not None and group and group.policy != "shared":
+                correlation_id = push.correlation_ids[0] if push.correlation_ids else self._uuid()
+                self.mark_dirty(level.listing.merchant_id, {sku: (correlation_id, push.caused_at or now)})
 
     def end_doubts(self) -> None:
         now = self._now()
