@@ -590,7 +590,7 @@ step = st.tuples(
 
 
 def test_both_books_live_the_same_life() -> None:
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=15, deadline=None)
     @given(st.lists(step, min_size=20, max_size=60))
     def live_through(steps: list[tuple[Any, int, int | None]]) -> None:
         with a_history() as history:
