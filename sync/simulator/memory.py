@@ -715,10 +715,8 @@ class MemoryBooks:
         self._commits_itself("a claim")
         now = self._now()
         due = [event for event in self._pending[merchant_id].values() if event.next_attempt_at <= now]
-        if len(due) > limit:
-            due.sort(key=_by_turn)
-            del due[limit:]
         due.sort(key=_by_event_id)
+        del due[limit:]
         claimed = []
         for event in due:
             event.attempts += 1
@@ -1821,7 +1819,6 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 _by_id = attrgetter("id")
 _by_level_id = attrgetter("level_id")
 _by_event_id = attrgetter("envelope.event_id")
-_by_turn = attrgetter("next_attempt_at", "envelope.event_id")
 
 
 def _below(bundle: int, components: Mapping[int, Mapping[int, int]]) -> set[int]:

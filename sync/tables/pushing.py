@@ -60,7 +60,7 @@ class PushTables:
                 JOIN channels_storelocation location ON location.id = level.store_location_id
                 JOIN channels_channel channel ON channel.id = level.channel_id
                 WHERE level.channel_id = %s AND channel.state = 'active' AND channel.next_call_at <= now()
-                    AND level.desired IS NOT NULL AND NOT level.desired = level.shown AND level.next_push_at <= now()
+                    AND level.is_out_of_sync AND level.next_push_at <= now()
                     AND (level.suspect_since IS NULL OR (level.desired < level.shown
                         AND (level.since_sample IS NOT NULL OR level.suspect_available IS NOT NULL)))
                     AND level.is_stocked AND listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL
