@@ -355,7 +355,7 @@ _QUERIES: dict[str, tuple[int, str]] = {
     ),
     "level": (
         2,
-        "SELECT id, listing_id, store_location_id, "  # noqa: S608  # of names of our own
+        "SELECT id, listing_id, store_location_id, "  # of names of our own
         + ", ".join("held_at_id AS held_at" if column == "held_at" else column for column in _LEVEL_COLUMNS)
         + " FROM channels_listinglevel",
     ),
