@@ -1755,8 +1755,15 @@ class MemoryBooks:
         news = 0
         for order in orders:
             identity = polled_id(order)
-            if (channel.channel_id, topic, identity) not in self._delivered:
+            known = self._delivered.get((channel.channel_id, topic, identity))
+            if known is None:
                 self._store_event(channel.channel_id, topic, identity, order.body, self._uuid(), now)
+                news += 1
+            elif known.state == "dead":
+                # What was wrong may be mended.
+                known.state, known.attempts, known.reason = "pending", 0, ""
+                known.settled_at, known.next_attempt_at = None, self._now()
+                self._pending[known.merchant_id][known.envelope.event_id] = known
                 news += 1
         row = self.channels[channel.channel_id]
         row.orders_watermark = _later(row.orders_watermark, watermark)
