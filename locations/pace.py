@@ -75,7 +75,7 @@ class Velocity:
         return self.rush_units * _fading(age, RUSH_SECONDS), self.usual_units * _fading(age, USUAL_SECONDS)
 
 
-def threshold(units_per_second: float, window_seconds: float, *, risk: float = 1e-5, floor: int = 2) -> int:
+def threshold(units_per_second: float, window_seconds: float, *, risk: float = 1e-6, floor: int = 2) -> int:
     """The units that a burst of sales within one window does not exceed, but for a chance of `risk`; at least `floor`.
 
     Sales are taken to be independent (a Poisson process). The answer is the smallest b with P(N > b) < risk.

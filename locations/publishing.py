@@ -130,7 +130,7 @@ class Terms:
     #: A share that is sold out sooner than this is worth calls to two stores.
     cover_seconds: float = 900.0
     window_seconds: float = UNKNOWN_PROPAGATION_SECONDS
-    risk: float = 1e-4
+    risk: float = 1e-6
 
 
 @dataclass(frozen=True, slots=True)

@@ -487,10 +487,14 @@ class World:
     def _sweep(self) -> None:
         """Look for work that no bell announced."""
         self.scheduler.after(SWEEP_SECONDS, "sweep", self._sweep)
-        if not self.hub_is_down and not self.database_is_down:
+        if self.hub_is_down or self.database_is_down:
+            return
+        try:
             self.books.end_doubts()
-            for what, key in self.books.open_work():
-                self.ring(what, key)
+        except OperationalError:
+            return  # the next sweep is not far
+        for what, key in self.books.open_work():
+            self.ring(what, key)
 
     def ref(self, channel_id: int) -> ChannelRef:
         return ChannelRef(channel_id, MERCHANT, KIND)
