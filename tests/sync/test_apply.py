@@ -271,7 +271,12 @@ def test_an_event_that_kills_its_workers_is_tried_alone_and_dead_in_the_end(
     InboxEvent.objects.filter(pk=poison.pk).update(attempts=applying.POISON_CLAIMS)
     batches: list[int] = []
     together = applying._apply_together
-    monkeypatch.setattr(applying, "_apply_together", lambda *told: (batches.append(len(told[2])), together(*told))[1])
+
+    def counted(*told: Any) -> Any:
+        batches.append(len(told[2]))
+        return together(*told)
+
+    monkeypatch.setattr(applying, "_apply_together", counted)
 
     apply(alder)
 

@@ -426,7 +426,7 @@ def holds_less_than_nothing(life: Life, books: Books, dice: random.Random) -> bo
 
 
 def gives_a_quota_below_zero(life: Life, books: Books, dice: random.Random) -> bool:
-    books.write_quotas({(MUG, 1): -1})
+    books.write_quotas(MERCHANT, {(MUG, 1): -1})
     return True
 
 
