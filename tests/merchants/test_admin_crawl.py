@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.contrib import admin
@@ -10,7 +11,7 @@ from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
-from inventory import delivery
+from inventory import delivery, holds, transfers
 from inventory.models import Warehouse
 from locations.models import PublishingRule
 from merchants.models import Member, Role, User
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def alder(settings: object) -> Trade:
+def alder(settings: Any) -> Trade:
     """A merchant with something in nearly every table."""
     trade = make_trade("Alder")
     grow(trade, 1)
@@ -32,8 +33,20 @@ def alder(settings: object) -> Trade:
     PublishingRule.objects.create(merchant=merchant, channel=channel, buffer_units=1)
     user = User.objects.create_user(username="m", email="m@synctec.test", password="x", is_staff=True)
     Member.objects.create(merchant=merchant, user=user, role=Role.MANAGER)
-    delivery.create(merchant=merchant, url="https://203.0.113.9/stock", user=user)
-    Warehouse.objects.create(merchant=merchant, code="second", name="Second")
+    settings.WEBHOOK_PRIVATE_ORIGINS = ["http://127.0.0.1:9"]
+    delivery.create(merchant=merchant, url="http://127.0.0.1:9/x", user=user)
+    Warehouse.objects.create(merchant=merchant, code="SECOND", name="Second")
+    transfers.send(
+        merchant_id=merchant.pk,
+        origin="MAIN",
+        destination="SECOND",
+        units=[transfers.Units("MUG", 1)],
+        reference="",
+        allow_shortage=False,
+        actor=transfers.Actor(user),
+        now=NOON,
+    )
+    holds.hold([holds.Ask("TEE", 1)], merchant_id=merchant.pk, now=NOON)
     return trade
 
 
