@@ -250,8 +250,9 @@ def _kept_at(register: Register, moment: datetime) -> set[int]:
     assert register.created_at is not None
     if moment < register.created_at:
         return {0}
-    if len(register.says) == 1 and (register.says[0].first <= moment or not register.says[0].removed):
-        return {register.says[0].kept}
+    newest = register.says[-1]
+    if moment >= newest.version or (len(register.says) == 1 and (newest.first <= moment or not newest.removed)):
+        return {newest.kept}
     told = [(at, said.kept) for said in register.says for at in (said.first, said.version)]
     before = max((at for at, _ in told if at <= moment), default=None)
     after = min((at for at, _ in told if at > moment), default=None)

@@ -272,9 +272,9 @@ def test_an_event_that_kills_its_workers_is_tried_alone_and_dead_in_the_end(
     batches: list[int] = []
     together = applying._apply_together
 
-    def counted(*told: Any) -> Any:
+    def counted(*told: Any) -> None:
         batches.append(len(told[2]))
-        return together(*told)
+        together(*told)
 
     monkeypatch.setattr(applying, "_apply_together", counted)
 
