@@ -21,12 +21,12 @@ from sync.models import Allocation, DirtySku, OrderLine
 
 @transaction.atomic
 def apply_one(*, merchant_id: int, now: datetime) -> bool:
-    """Apply the oldest pending event; False when there is none."""
+    """Apply the oldest due event; False when there is none."""
     event = (
         InboxEvent.objects.select_for_update(skip_locked=True, of=("self",))
         .select_related("channel")
         .filter(merchant_id=merchant_id, state=EventState.PENDING, next_attempt_at__lte=now)
-        .order_by("next_attempt_at", "id")
+        .order_by("id")
         .first()
     )
     if event is None:
