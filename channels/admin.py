@@ -12,7 +12,6 @@ from django.contrib.admin import ModelAdmin as PlainModelAdmin
 from django.contrib.admin import SimpleListFilter
 from django.db import connection, models
 from django.db.models import Q
-from django.db.models.expressions import RawSQL
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
@@ -630,21 +629,10 @@ class SyncFilter(SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
         if self.value() == "behind":
-            return queryset.filter(OUT_OF_STEP)
+            return queryset.filter(is_out_of_sync=True)
         if self.value() == "suspect":
             return queryset.filter(suspect_since__isnull=False)
         return queryset
-
-
-#: The condition of the index `listing_level_out_of_sync`, to the letter: the ORM's own way of writing it
-#: differs.
-OUT_OF_STEP = RawSQL(
-    "(channels_listinglevel.desired IS NOT NULL AND NOT ("
-    "channels_listinglevel.desired = channels_listinglevel.shown "
-    "AND channels_listinglevel.desired IS NOT NULL))",
-    [],
-    output_field=models.BooleanField(),
-)
 
 
 @admin.register(ListingLevel)

@@ -267,7 +267,7 @@ class HoldsView(ApiView):
 
     scopes = {"GET": Scope.HOLDS_WRITE, "POST": Scope.HOLDS_WRITE}
 
-    @extend_schema(parameters=[HoldsQuery], responses=HoldPage)
+    @extend_schema(operation_id="holds_list", parameters=[HoldsQuery], responses=HoldPage)
     def get(self, request: Request) -> Response:
         """List holds, newest first."""
         asked = read_query(HoldsQuery, request)

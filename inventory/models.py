@@ -178,7 +178,9 @@ class CurrentTransaction(models.Func):
 class Movement(models.Model):
     """One immutable line of the ledger. A trigger refuses updates and deletes."""
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+", db_index=False)
+    merchant = models.ForeignKey(
+        Merchant, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
     stock_level = models.ForeignKey(
         StockLevel, on_delete=models.PROTECT, related_name="movements", db_constraint=False, db_index=False
     )

@@ -354,7 +354,7 @@ class TransfersView(_TransferView):
 
     scopes = {"GET": Scope.STOCK_READ, "POST": Scope.STOCK_WRITE}
 
-    @extend_schema(parameters=[TransferQuery], responses=TransferPage)
+    @extend_schema(operation_id="transfers_list", parameters=[TransferQuery], responses=TransferPage)
     def get(self, request: Request) -> Response:
         """Transfers, newest first; `state=in_transit` for those with units on their way."""
         asked = read_query(TransferQuery, request)

@@ -254,6 +254,9 @@ def _limits(shelves: Sequence[Shelf], pool: Pool, terms: Terms, scarce: set[Cell
             if not plenty:
                 claim[sku] = frozenset(warehouses)
             total = sum(pool.get((sku, warehouse), 0) for warehouse in plenty or warehouses)
+            if warehouses is not shelf.warehouses:
+                # What another warehouse is short of is missing from the whole.
+                total = min(total, sum(pool.get((sku, warehouse), 0) for warehouse in shelf.warehouses))
             if plenty and others:
                 total -= _set_aside(sku, plenty, others, terms)
             made = total // units

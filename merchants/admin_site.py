@@ -170,7 +170,7 @@ _COUNTS = (
         "channels.listinglevel",
         "sync=behind",
         "channels_listinglevel",
-        "desired IS NOT NULL AND NOT (desired = shown AND desired IS NOT NULL)",
+        "is_out_of_sync",
     ),
     (
         "Silent endpoints",

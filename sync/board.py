@@ -554,14 +554,13 @@ _PULSE = f"""
           JOIN channels_storelocation AS location ON location.id = member.store_location_id
          WHERE member.group_id = %(group)s AND member.merchant_id = %(merchant)s
     ), moving AS MATERIALIZED (
-        -- Store by store and in the partial index's order: PostgreSQL thinks that nearly all levels differ,
-        -- and would read the whole table to find the few.
+        -- Store by store and in the partial index's order: the few are found without reading the table.
         SELECT level.push_failures
           FROM places
          CROSS JOIN LATERAL (
                SELECT level.push_failures FROM channels_listinglevel AS level
                 WHERE level.channel_id = places.channel_id AND level.store_location_id = places.id
-                  AND level.desired IS NOT NULL AND level.desired <> level.shown AND level.is_stocked
+                  AND level.is_out_of_sync AND level.is_stocked
                 ORDER BY level.next_push_at LIMIT %(limit)s) AS level
          LIMIT %(limit)s
     ), newest AS MATERIALIZED (

@@ -19,7 +19,9 @@ class OrderLine(models.Model):
     only while the line waits for a mapping.
     """
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    merchant = models.ForeignKey(
+        Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
     channel = models.ForeignKey(
         Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
     )
@@ -90,7 +92,9 @@ class OrderLine(models.Model):
 class Allocation(models.Model):
     """Units of an order line taken from one stock level; a bundle's line has one row per component and warehouse."""
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    merchant = models.ForeignKey(
+        Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
     order_line = models.ForeignKey(
         OrderLine, on_delete=models.CASCADE, related_name="allocations", db_constraint=False, db_index=False
     )

@@ -17,7 +17,7 @@ _OPEN_WORK = """
         + (SELECT count(*) FROM channels_push WHERE state = 'open')
         + (SELECT count(*) FROM channels_listinglevel level
             JOIN channels_channel channel ON channel.id = level.channel_id AND channel.state = 'active'
-            WHERE level.suspect_since IS NOT NULL OR (level.desired IS NOT NULL AND NOT level.desired = level.shown))
+            WHERE level.suspect_since IS NOT NULL OR level.is_out_of_sync)
 """
 #: Quiet for this long is quiet: a webhook may still be on its way when the tables are empty.
 STILL_SECONDS = 1.0

@@ -250,8 +250,9 @@ def _kept_at(register: Register, moment: datetime) -> set[int]:
     assert register.created_at is not None
     if moment < register.created_at:
         return {0}
-    if len(register.says) == 1 and (register.says[0].first <= moment or not register.says[0].removed):
-        return {register.says[0].kept}
+    newest = register.says[-1]
+    if moment >= newest.version or (len(register.says) == 1 and (newest.first <= moment or not newest.removed)):
+        return {newest.kept}
     told = [(at, said.kept) for said in register.says for at in (said.first, said.version)]
     before = max((at for at, _ in told if at <= moment), default=None)
     after = min((at for at, _ in told if at > moment), default=None)
@@ -270,17 +271,7 @@ def to_json(register: Register) -> dict[str, Any]:
     """The register as it is stored; what is not known is left out."""
     facts: dict[str, Any] = {}
     if register.says:
-        facts["says"] = [
-            [
-                said.ordered,
-                said.removed,
-                said.shipped,
-                said.first.isoformat(),
-                said.version.isoformat(),
-                said.read_at and said.read_at.isoformat(),
-            ]
-            for said in register.says
-        ]
+        facts["says"] = [_row(said) for said in register.says]
         if register.needs_reading:
             facts["contested"] = True  # for whoever looks for such orders; it follows from what is said
         facts["variant"] = register.variant_id
@@ -309,15 +300,27 @@ def to_json(register: Register) -> dict[str, Any]:
     return facts
 
 
+def _row(said: Said) -> list[int | str]:
+    """Newest version and reading are left out where they say no more than the first version does."""
+    row: list[int | str] = [said.ordered, said.removed, said.shipped, said.first.isoformat()]
+    if said.read_at or said.version != said.first:
+        row.append(said.version.isoformat())
+    if said.read_at:
+        row.append(said.read_at.isoformat())
+    return row
+
+
+def _said(ordered: int, removed: int, shipped: int, first: str, version: str = "", read_at: str = "") -> Said:
+    first_at = datetime.fromisoformat(first)
+    return Said(ordered, removed, shipped, first_at, _moment_or_none(version) or first_at, _moment_or_none(read_at))
+
+
 def from_json(facts: dict[str, Any]) -> Register:
     """The register as it was stored."""
     moment = datetime.fromisoformat
     located = facts.get("located")
     return Register(
-        says=tuple(
-            Said(ordered, removed, shipped, moment(first), moment(version), read_at and moment(read_at))
-            for ordered, removed, shipped, first, version, read_at in facts.get("says", ())
-        ),
+        says=tuple(_said(*row) for row in facts.get("says", ())),
         variant_id=facts.get("variant", ""),
         sku=facts.get("sku", ""),
         located=located and (moment(located[0]), located[1]),

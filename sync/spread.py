@@ -31,6 +31,9 @@ def spread(
 
     `warehouses` are those that may be drawn on, in order; `take` routes that many more units to them.
     """
+    if not shares and not wanted.gone:
+        # The common case, a new sale, needs none of the rest.
+        return {warehouse: Share(units) for warehouse, units in take(wanted.committed).items()}
     committed = {warehouse: share.committed for warehouse, share in shares.items()}
     gone = {warehouse: share.gone for warehouse, share in shares.items()}
     to_commit = wanted.committed - sum(committed.values())

@@ -49,7 +49,7 @@ def sweep(*, now: datetime) -> Found:
             WHERE channel.state = 'active' AND channel.next_call_at <= now() AND (
                 EXISTS (
                     SELECT 1 FROM channels_listinglevel level
-                    WHERE level.channel_id = channel.id AND level.desired IS NOT NULL AND NOT level.desired = level.shown
+                    WHERE level.channel_id = channel.id AND level.is_out_of_sync
                         AND level.next_push_at <= now())
                 OR EXISTS (
                     SELECT 1 FROM channels_pushbatch batch

@@ -1,9 +1,10 @@
 """Servers of the tests' own, and the few fixtures every test may want.
 
-The first pytest process starts a real PostgreSQL and real Valkey nodes on free ports, in a temporary folder
-and without fsync, before Django's settings are loaded; xdist's workers inherit their addresses. Each worker
-has a database and Valkey databases of its own. Neither the data of `make run` nor servers named in the shell
-are ever touched.
+Each pytest process starts a real PostgreSQL and real Valkey nodes on free ports, in a temporary folder and without
+fsync, before Django's settings are loaded; xdist's first worker uses those of its controller, which tests nothing. A
+database of its own in a shared PostgreSQL would not do: transactions are numbered across all databases of a server, so
+an open one in the test of another worker would hold up the feed of stock changes. Neither the data of `make run` nor
+servers named in the shell are ever touched.
 """
 
 import base64
@@ -19,13 +20,13 @@ from django.conf import settings
 
 from synctec.local.stack import LocalStack
 
-# Set by the first process; the workers find it in the environment they inherit.
+# Set by the controller; its first worker finds it in the environment it inherits.
 NODES_VARIABLE = "SYNCTEC_TEST_VALKEY_NODES"
 
 
 def _start_servers() -> LocalStack | None:
-    """Start the servers unless this is a worker, whose controller has done so."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    """Start the servers unless this is the worker that uses the controller's."""
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
         return None
     stack = LocalStack(Path(tempfile.mkdtemp(prefix="synctec-tests-")), services_only=True, is_durable=False)
     stack.start()
@@ -35,13 +36,12 @@ def _start_servers() -> LocalStack | None:
 
 
 def _load_settings() -> None:
-    """Load Django's settings for this process: the servers' addresses with databases of its own."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    """Load Django's settings for this process, with its servers' addresses."""
     nodes = os.environ[NODES_VARIABLE].split(",")
     os.environ |= {
-        "REDIS_URL": f"{nodes[0]}/{2 * worker}",
-        "CELERY_BROKER_URL": f"{nodes[0]}/{2 * worker + 1}",
-        "REDLOCK_URLS": ",".join(f"{node}/{2 * worker}" for node in nodes),
+        "REDIS_URL": f"{nodes[0]}/0",
+        "CELERY_BROKER_URL": f"{nodes[0]}/1",
+        "REDLOCK_URLS": ",".join(f"{node}/0" for node in nodes),
         "SECRET_KEY": "only-for-tests-" * 4,
         "CREDENTIAL_KEYS": f"test:{base64.b64encode(b'k' * 32).decode()}",
         "ALLOWED_HOSTS": "testserver,localhost,127.0.0.1",

@@ -715,10 +715,8 @@ class MemoryBooks:
         self._commits_itself("a claim")
         now = self._now()
         due = [event for event in self._pending[merchant_id].values() if event.next_attempt_at <= now]
-        if len(due) > limit:
-            due.sort(key=_by_turn)
-            del due[limit:]
         due.sort(key=_by_event_id)
+        del due[limit:]
         claimed = []
         for event in due:
             event.attempts += 1
@@ -1230,7 +1228,7 @@ class MemoryBooks:
         if not level.is_stocked or level.listing.deleted_at is not None:
             return 0
         reported = level.base + level.order_effects + level.pushed
-        ceiling = max(0, reported)
+        ceiling = reported
         if level.sample is not None:
             ceiling = max(ceiling, level.sample if level.since_sample is None else level.shown)
         if level.suspect_available is not None:
@@ -1239,7 +1237,7 @@ class MemoryBooks:
             ceiling += max(0, level.open_push.to_quantity - level.open_push.from_quantity)
         if level.doubtful_until is not None and level.doubtful_until > now:
             ceiling += level.doubtful_by or 0
-        return ceiling
+        return max(0, ceiling)
 
     def _failing_since(self, channel_id: int) -> datetime | None:
         channel = self.channels[channel_id]
@@ -1521,6 +1519,10 @@ class MemoryBooks:
                 before = level.doubtful_by or 0 if is_in_force else 0
                 level.doubtful_by = before + max(0, push.to_quantity - push.from_quantity)
                 level.doubtful_until = _later(level.doubtful_until, row.is_doubtful_until)
+            group, sku = level.location.group, level.listing.sku_id
+            if push.to_quantity > push.from_quantity and sku is not None and group and group.policy != "shared":
+                correlation_id = push.correlation_ids[0] if push.correlation_ids else self._uuid()
+                self.mark_dirty(level.listing.merchant_id, {sku: (correlation_id, push.caused_at or now)})
 
     def end_doubts(self) -> None:
         now = self._now()
@@ -1753,8 +1755,15 @@ class MemoryBooks:
         news = 0
         for order in orders:
             identity = polled_id(order)
-            if (channel.channel_id, topic, identity) not in self._delivered:
+            known = self._delivered.get((channel.channel_id, topic, identity))
+            if known is None:
                 self._store_event(channel.channel_id, topic, identity, order.body, self._uuid(), now)
+                news += 1
+            elif known.state == "dead":
+                # What was wrong may be mended.
+                known.state, known.attempts, known.reason = "pending", 0, ""
+                known.settled_at, known.next_attempt_at = None, self._now()
+                self._pending[known.merchant_id][known.envelope.event_id] = known
                 news += 1
         row = self.channels[channel.channel_id]
         row.orders_watermark = _later(row.orders_watermark, watermark)
@@ -1817,7 +1826,6 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 _by_id = attrgetter("id")
 _by_level_id = attrgetter("level_id")
 _by_event_id = attrgetter("envelope.event_id")
-_by_turn = attrgetter("next_attempt_at", "envelope.event_id")
 
 
 def _below(bundle: int, components: Mapping[int, Mapping[int, int]]) -> set[int]:

@@ -158,7 +158,7 @@ def _count_again(settle: Any) -> Any:
 def _forget_versions(join: Any) -> Any:
     def last_arrival_wins(one: Register, other: Register) -> Register:
         joined: Register = join(one, other)
-        return replace(joined, says=other.says or one.says)
+        return joined._replace(says=other.says or one.says)
 
     return last_arrival_wins
 
@@ -166,7 +166,7 @@ def _forget_versions(join: Any) -> Any:
 def _forget_cancellations(join: Any) -> Any:
     def forgetful(one: Register, other: Register) -> Register:
         joined: Register = join(one, other)
-        return replace(joined, cancelled_at=other.cancelled_at)
+        return joined._replace(cancelled_at=other.cancelled_at)
 
     return forgetful
 

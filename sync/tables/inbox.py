@@ -23,7 +23,7 @@ class InboxTables:
                 WITH due AS (
                     SELECT id FROM channels_inboxevent
                     WHERE merchant_id = %s AND state = 'pending' AND next_attempt_at <= now()
-                    ORDER BY next_attempt_at, id LIMIT %s FOR UPDATE SKIP LOCKED
+                    ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
                 )
                 UPDATE channels_inboxevent event
                 SET attempts = event.attempts + 1, next_attempt_at = now() + %s
@@ -33,9 +33,10 @@ class InboxTables:
                     event.body, event.attempts
                 """,
                 [merchant_id, limit, lease],
+                binary=True,
             )
         claimed = [
-            Claimed(Envelope(event_id, channel, correlation, received), kind, topic, bytes(body), attempts)
+            Claimed(Envelope(event_id, channel, correlation, received), kind, topic, body, attempts)
             for event_id, channel, correlation, received, kind, topic, body, attempts in found
         ]
         return sorted(claimed, key=lambda event: event.envelope.event_id)

@@ -89,10 +89,11 @@ class PublishTables:
                     listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked,
                     level.suspect_since IS NOT NULL,
                     level.shown + coalesce(push.to_quantity - push.from_quantity, 0),
-                    CASE WHEN level.is_stocked AND listing.deleted_at IS NULL THEN greatest(0, level.shown, level.reported,
-                        level.suspect_available, CASE WHEN level.since_sample IS NULL THEN level.sample END)
+                    CASE WHEN level.is_stocked AND listing.deleted_at IS NULL THEN greatest(0,
+                        greatest(level.shown, level.reported, level.suspect_available,
+                            CASE WHEN level.since_sample IS NULL THEN level.sample END)
                         + greatest(0, push.to_quantity - push.from_quantity)
-                        + CASE WHEN level.doubtful_until > %s THEN level.doubtful_by ELSE 0 END ELSE 0 END,
+                        + CASE WHEN level.doubtful_until > %s THEN level.doubtful_by ELSE 0 END) ELSE 0 END,
                     level.rush_units, level.usual_units, level.sold_at,
                     CASE WHEN channel.state <> 'active' THEN coalesce(channel.failing_since, channel.created_at)
                         WHEN channel.failures >= %s THEN channel.failing_since END

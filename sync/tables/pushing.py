@@ -60,7 +60,7 @@ class PushTables:
                 JOIN channels_storelocation location ON location.id = level.store_location_id
                 JOIN channels_channel channel ON channel.id = level.channel_id
                 WHERE level.channel_id = %s AND channel.state = 'active' AND channel.next_call_at <= now()
-                    AND level.desired IS NOT NULL AND NOT level.desired = level.shown AND level.next_push_at <= now()
+                    AND level.is_out_of_sync AND level.next_push_at <= now()
                     AND (level.suspect_since IS NULL OR (level.desired < level.shown
                         AND (level.since_sample IS NOT NULL OR level.suspect_available IS NOT NULL)))
                     AND level.is_stocked AND listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL
@@ -183,17 +183,29 @@ class PushTables:
                     RETURNING push.listing_level_id, push.correlation_ids, push.caused_at, told.pause, told.failures,
                         told.code, told.message, told.doubtful_until,
                         greatest(0, push.to_quantity - push.from_quantity) AS raised_by
+                ), moved AS (
+                    UPDATE channels_listinglevel level
+                    SET waiting_correlation_ids = (level.waiting_correlation_ids || rejected.correlation_ids)[1:%s],
+                        waiting_since = least(level.waiting_since, rejected.caused_at),
+                        next_push_at = now() + rejected.pause, push_failures = level.push_failures + rejected.failures,
+                        last_error = left(concat_ws(': ', nullif(rejected.code, ''), rejected.message), 500),
+                        doubtful_by = CASE WHEN rejected.doubtful_until IS NULL THEN level.doubtful_by
+                            WHEN level.doubtful_until > now() THEN level.doubtful_by + rejected.raised_by
+                            ELSE rejected.raised_by END,
+                        doubtful_until = greatest(level.doubtful_until, rejected.doubtful_until)
+                    FROM rejected WHERE level.id = rejected.listing_level_id
+                    RETURNING level.merchant_id, level.listing_id, level.store_location_id, rejected.raised_by,
+                        rejected.correlation_ids, rejected.caused_at
                 )
-                UPDATE channels_listinglevel level
-                SET waiting_correlation_ids = (level.waiting_correlation_ids || rejected.correlation_ids)[1:%s],
-                    waiting_since = least(level.waiting_since, rejected.caused_at),
-                    next_push_at = now() + rejected.pause, push_failures = level.push_failures + rejected.failures,
-                    last_error = left(concat_ws(': ', nullif(rejected.code, ''), rejected.message), 500),
-                    doubtful_by = CASE WHEN rejected.doubtful_until IS NULL THEN level.doubtful_by
-                        WHEN level.doubtful_until > now() THEN level.doubtful_by + rejected.raised_by
-                        ELSE rejected.raised_by END,
-                    doubtful_until = greatest(level.doubtful_until, rejected.doubtful_until)
-                FROM rejected WHERE level.id = rejected.listing_level_id
+                -- A raise that did not come about leaves units to others, where units are divided.
+                INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)
+                SELECT moved.merchant_id, listing.sku_id, coalesce(moved.correlation_ids[1], gen_random_uuid()),
+                    coalesce(moved.caused_at, now())
+                FROM moved
+                JOIN channels_listing listing ON listing.id = moved.listing_id
+                JOIN locations_grouplocation member ON member.store_location_id = moved.store_location_id
+                JOIN locations_locationgroup shelf_group ON shelf_group.id = member.group_id
+                WHERE moved.raised_by > 0 AND listing.sku_id IS NOT NULL AND shelf_group.policy <> 'shared'
                 """,
                 [
                     [row.push_id for row in rows],

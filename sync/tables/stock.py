@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
-from psycopg.types.json import Jsonb
+import msgspec
 
 from inventory import holds, stock
 from inventory.bom import explode
@@ -144,7 +143,7 @@ class StockTables:
                 key=(row[1], row[2], row[3]),
                 id=row[0],
                 order_name=row[4],
-                register=register.from_json(json.loads(row[5])),
+                register=register.from_json(msgspec.json.decode(row[5])),
                 listing_id=row[6],
                 sku_id=row[7],
                 level_id=row[8],
@@ -468,6 +467,9 @@ _LINE_ARRAYS = (
 )
 
 
+_ENCODER = msgspec.json.Encoder()
+
+
 def _line_values(lines: Sequence[Line]) -> list[list[Any]]:
     return [
         [line.order_name[:80] for line in lines],
@@ -476,7 +478,7 @@ def _line_values(lines: Sequence[Line]) -> list[list[Any]]:
         [line.sku_id for line in lines],
         [line.level_id for line in lines],
         [line.store_location_id for line in lines],
-        [Jsonb(register.to_json(line.register)) for line in lines],
+        [_ENCODER.encode(register.to_json(line.register)).decode() for line in lines],
         [line.desired.committed for line in lines],
         [line.desired.on_hand for line in lines],
         [line.applied.committed for line in lines],

@@ -6,8 +6,10 @@ are small. Statements here are constants; what varies are parameters (lists go i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from typing import Any, LiteralString, Self
 
 import psycopg
@@ -15,8 +17,44 @@ from django.db import connection
 
 
 class _PreparingCursor(psycopg.Cursor[tuple[Any, ...]]):
-    def execute(self, query: Any, params: Any = None, **_: Any) -> Self:
-        return super().execute(query, params, prepare=True)
+    def execute(self, query: Any, params: Any = None, *, binary: bool | None = None, **_: Any) -> Self:
+        told = [array(value) if type(value) is list else value for value in params or ()]
+        return super().execute(query, told, prepare=True, binary=binary)
+
+
+#: How elements are written that need no quotes.
+_BARE: dict[type, Callable[[Any], str]] = {
+    int: str,
+    bool: lambda value: "t" if value else "f",
+    datetime: datetime.isoformat,
+    uuid.UUID: lambda value: f"{value.int:032x}",
+}
+
+
+def array(values: list[Any]) -> str | list[Any]:
+    """A list as PostgreSQL reads an array, its type left to the statement; as it is where psycopg must see to it.
+
+    psycopg looks at each element, how it is written and whether it needs quotes. Rows told as a set of arrays have
+    thousands of elements, and their types are known: this takes a tenth of the time.
+    """
+    kinds = set(map(type, values))
+    has_none = type(None) in kinds
+    kinds.discard(type(None))
+    if not kinds:
+        return "{" + ",".join("NULL" for _ in values) + "}"
+    write = _BARE.get(kinds.pop())
+    if write is not None and not kinds:
+        if has_none:
+            return "{" + ",".join("NULL" if value is None else write(value) for value in values) + "}"
+        return "{" + ",".join(map(write, values)) + "}"
+    if has_none or not all(isinstance(value, str) for value in values):
+        return values
+    # No text that PostgreSQL can hold has a NUL in it: one pass escapes them all.
+    joined = "\0".join(values)
+    if joined.count("\0") != len(values) - 1:
+        return values
+    escaped = joined.replace("\\", "\\\\").replace('"', '\\"').replace("\0", '","')
+    return '{"' + escaped + '"}'
 
 
 @contextmanager
@@ -28,10 +66,10 @@ def cursor() -> Iterator[psycopg.Cursor[tuple[Any, ...]]]:
         yield prepared
 
 
-def rows(statement: LiteralString, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """All rows of a statement. A literal % is written %%."""
+def rows(statement: LiteralString, parameters: Sequence[Any] = (), *, binary: bool = False) -> list[tuple[Any, ...]]:
+    """All rows of a statement. A literal % is written %%. `binary`: bytes come as they are, not as twice as much text."""
     with cursor() as prepared:
-        prepared.execute(statement, parameters)
+        prepared.execute(statement, parameters, binary=binary)
         return prepared.fetchall()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +10,8 @@ from playwright.sync_api import Page, expect
 
 from channels.models import InboxEvent
 from sync import apply, publish
-from tests.factories import NOON, Trade, deliver, order_body
+from tests.engine import engine
+from tests.factories import Trade, deliver, order_body
 
 Open = Callable[..., Page]
 
@@ -55,8 +55,8 @@ def sell(trade: Trade, code: str, quantity: int) -> None:
 
 
 def work_in(trade: Trade) -> None:
-    apply.apply_batch(merchant_id=trade.merchant.pk, now=NOON, rng=random.Random(1))
-    publish.publish_batch(merchant_id=trade.merchant.pk, now=NOON)
+    apply.apply_batch(engine(), merchant_id=trade.merchant.pk)
+    publish.publish_batch(engine(), merchant_id=trade.merchant.pk)
 
 
 def count_questions(page: Page) -> list[str]:

@@ -62,6 +62,8 @@ def test_a_secret_can_be_replaced_but_is_never_shown(
             "name": "North",
             "orders_counted_from_0": "2026-11-20",
             "orders_counted_from_1": "11:00:00",
+            "on_loss": north.channel.on_loss,
+            "on_gain": north.channel.on_gain,
             "new_client_secret": "shpss_brand_new",
         },
     )
@@ -83,7 +85,13 @@ def test_an_empty_secret_field_changes_no_secret(client: Client, manager: User, 
 
     client.post(
         reverse("admin:channels_channel_change", args=[north.channel.pk]),
-        {"name": "Northern", "orders_counted_from_0": "2026-11-20", "orders_counted_from_1": "11:00:00"},
+        {
+            "name": "Northern",
+            "orders_counted_from_0": "2026-11-20",
+            "orders_counted_from_1": "11:00:00",
+            "on_loss": north.channel.on_loss,
+            "on_gain": north.channel.on_gain,
+        },
     )
 
     assert Channel.objects.get(pk=north.channel.pk).name == "Northern"

@@ -96,7 +96,7 @@ def test_a_rush_is_expected_to_go_on_for_a_while_only() -> None:
         velocity = velocity.sold(1, later(second))
 
     at_once = velocity.units_per_second(later(60))
-    assert at_once == pytest.approx(60 / RUSH_SECONDS, rel=0.1)
+    assert at_once == pytest.approx(1 - math.exp(-60 / RUSH_SECONDS), rel=0.1)
     assert velocity.units_per_second(later(7200)) < at_once / 50
     assert velocity.weight(later(7200)) > 50
 

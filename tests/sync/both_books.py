@@ -23,6 +23,7 @@ from inventory.models import BomLine, Sku, SkuKind, Warehouse
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule
 from locations.models import Mapping as Cell
 from locations.publishing import Rule
+from locations.routing import Routing
 from merchants.models import Merchant
 from sync.models import DirtySku
 from sync.ports import Books
@@ -60,8 +61,11 @@ NORTH, SOUTH, EAST = CHANNELS = (1, 2, 3)
 #: channel -> what is done about units that somebody removed in the store by hand, and about units added
 EDITS = {NORTH: ("adopt", "override"), SOUTH: ("ask", "ask"), EAST: ("adopt", "adopt")}
 DIVIDED, SHARED = 1, 2
-#: group -> (policy, warehouses)
-GROUPS = {DIVIDED: ("split", (1, 2)), SHARED: ("shared", (3,))}
+#: group -> (policy, warehouses, routing, may send the parts of a bundle from several)
+GROUPS = {
+    DIVIDED: ("split", (1, 2), Routing.MOST_STOCK, False),
+    SHARED: ("shared", (3,), Routing.PRIORITY, True),
+}
 #: store location -> (channel, group, warehouses by priority). South has two that sell, East one that draws on nothing.
 PLACES = {
     1: (NORTH, DIVIDED, (1, 2)),
@@ -226,8 +230,15 @@ def _in_tables() -> Side:
         Sku.objects.create(pk=number, code=f"SKU{number}", kind=kind, **mine)
     for bundle, component, quantity in BOM:
         BomLine.objects.create(bundle_id=bundle, component_id=component, quantity=quantity, **mine)
-    for number, (policy, warehouses) in GROUPS.items():
-        LocationGroup.objects.create(pk=number, name=f"Group {number}", policy=policy, **mine)
+    for number, (policy, warehouses, routing, may_split) in GROUPS.items():
+        LocationGroup.objects.create(
+            pk=number,
+            name=f"Group {number}",
+            policy=policy,
+            routing=routing,
+            allows_split_shipment=may_split,
+            **mine,
+        )
         for warehouse in warehouses:
             GroupWarehouse.objects.create(group_id=number, warehouse_id=warehouse, **mine)
     for number in CHANNELS:
@@ -344,7 +355,7 @@ _QUERIES: dict[str, tuple[int, str]] = {
     ),
     "level": (
         2,
-        "SELECT id, listing_id, store_location_id, "  # noqa: S608  # of names of our own
+        "SELECT id, listing_id, store_location_id, "  # of names of our own
         + ", ".join("held_at_id AS held_at" if column == "held_at" else column for column in _LEVEL_COLUMNS)
         + " FROM channels_listinglevel",
     ),
@@ -437,8 +448,15 @@ def _in_memory(clock: Clock) -> Side:
         books.add_sku(MERCHANT, id=number)
     for bom_line in BOM:
         books.add_bom_line(*bom_line)
-    for number, (policy, warehouses) in GROUPS.items():
-        books.add_group(MERCHANT, id=number, policy=policy, warehouses=warehouses)
+    for number, (policy, warehouses, routing, may_split) in GROUPS.items():
+        books.add_group(
+            MERCHANT,
+            id=number,
+            policy=policy,
+            warehouses=warehouses,
+            routing=routing,
+            allows_split_shipment=may_split,
+        )
     for number in CHANNELS:
         on_loss, on_gain = EDITS[number]
         counted_from = START - timedelta(hours=1)

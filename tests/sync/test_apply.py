@@ -260,14 +260,28 @@ def test_nonsense_is_dead_with_a_reason_and_blocks_nothing(alder: Trade, body: b
     assert outcome(good)[0] == EventState.APPLIED
 
 
-def test_an_event_that_kills_its_workers_is_dead_after_six(alder: Trade) -> None:
+def test_an_event_that_kills_its_workers_is_tried_alone_and_dead_in_the_end(
+    alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
     north = alder.shops["north"]
-    event = deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
-    InboxEvent.objects.filter(pk=event.pk).update(attempts=6)
+    suspect = deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
+    poison = deliver(north, "orders/create", order_body(north, 2, ("MUG", 1)))
+    sale = deliver(north, "orders/create", order_body(north, 3, ("MUG", 1)))
+    InboxEvent.objects.filter(pk=suspect.pk).update(attempts=applying.CLAIMS_MAX)
+    InboxEvent.objects.filter(pk=poison.pk).update(attempts=applying.POISON_CLAIMS)
+    batches: list[int] = []
+    together = applying._apply_together
+
+    def counted(*told: Any) -> None:
+        batches.append(len(told[2]))
+        together(*told)
+
+    monkeypatch.setattr(applying, "_apply_together", counted)
 
     apply(alder)
 
-    assert outcome(event) == (EventState.DEAD, "poison: 6 workers died over it")
+    assert outcome(poison) == (EventState.DEAD, f"poison: {applying.POISON_CLAIMS} workers died over it")
+    assert (outcome(suspect)[0], outcome(sale)[0], batches) == (EventState.APPLIED, EventState.APPLIED, [1, 1])
 
 
 def test_a_topic_nobody_uses_is_ignored_visibly(alder: Trade) -> None:
@@ -456,8 +470,8 @@ def test_slow_readings_of_products_hand_back_what_their_claim_does_not_cover(
 
     done = apply_batch(engine(), merchant_id=alder.merchant.pk)
 
-    assert (done.claimed, done.settled, done.busy) == (5, 2, 3)
-    assert [outcome(product)[0] for product in products] == ["applied"] * 2 + ["pending"] * 3
+    assert (done.claimed, done.settled, done.busy) == (5, 3, 2)
+    assert [outcome(product)[0] for product in products] == ["applied"] * 3 + ["pending"] * 2
     assert InboxEvent.objects.get(pk=products[-1].pk).attempts == 0
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from django.db import IntegrityError, transaction
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from channels import protocol
@@ -370,9 +370,12 @@ def goes_round(life: Life, engine: Engine, dice: random.Random) -> object:
 
 
 def puts_off(life: Life, engine: Engine, dice: random.Random) -> object:
+    """An event waits, or is given up."""
     for event in _some(life, "event", dice):
         engine.books.put_off_events([event], timedelta(seconds=2), dice.choice(["", "busy"]))
         engine.books.retry_event(event, timedelta(seconds=dice.choice([0, 1])), "failed")
+        if dice.random() < 0.3:
+            engine.books.settle_events({event: Verdict("dead", "given up")})
     return None
 
 
@@ -426,7 +429,7 @@ def holds_less_than_nothing(life: Life, books: Books, dice: random.Random) -> bo
 
 
 def gives_a_quota_below_zero(life: Life, books: Books, dice: random.Random) -> bool:
-    books.write_quotas({(MUG, 1): -1})
+    books.write_quotas(MERCHANT, {(MUG, 1): -1})
     return True
 
 
@@ -590,7 +593,8 @@ step = st.tuples(
 
 
 def test_both_books_live_the_same_life() -> None:
-    @settings(max_examples=20, deadline=None)
+    # Shrinking a history that differs would take minutes: that it differs, and where, is told as it was found.
+    @settings(max_examples=15, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
     @given(st.lists(step, min_size=20, max_size=60))
     def live_through(steps: list[tuple[Any, int, int | None]]) -> None:
         with a_history() as history:

@@ -230,6 +230,7 @@ def test_two_versions_of_one_second_are_to_be_read_and_the_greater_counts_meanwh
         (join(told(1, 3), told(8, 3, current=1)), 10, 0, False),
         (reduce(join, [told(1, 3), told(6, 3), told(8, 3, current=1)]), 5, -2, False),
         (reduce(join, [told(1, 3), told(6, 5), told(8, 5, current=4)]), 4, 1, True),
+        (join(told(1, 3), told(1, 3, current=1)), 5, 0, False),
         (of_refunds((refund("r", 1, Restock.CANCEL),)), 5, 0, False),
     ],
     ids=[
@@ -243,6 +244,7 @@ def test_two_versions_of_one_second_are_to_be_read_and_the_greater_counts_meanwh
         "edited before",
         "edited after",
         "edited around it",
+        "contested, but whichever holds held before",
         "order not known",
     ],
 )
