@@ -6,14 +6,15 @@ asleep, or that nobody can tell whether the commit happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channels import protocol
-from sync.decide import Verdict
-from sync.ports import Batch, ChannelRef, Claimed, Due
-from sync.simulator.memory import LevelRow, MemoryBooks
+from sync.decide import LineKey, Verdict
+from sync.ports import Batch, Books, ChannelRef, Claimed, DriftFound, Due, OrderKey
+from sync.simulator.memory import EventRow, LevelRow, LineRow, MemoryBooks, PushRow, StockRow
 from sync.simulator.scheduler import EPOCH
 from sync.simulator.stores import Shelf, Store, Told
 
@@ -28,6 +29,63 @@ FLUSH_SECONDS = 0.6
 T = TypeVar("T")
 
 Undo = list[tuple[Any, ...]]
+
+
+class SimulatedBooks(Books, Protocol):
+    """Books that can be played with: filled, worked through by a sweep, broken, and read by the auditor row by row."""
+
+    @property
+    def stock(self) -> Mapping[int, StockRow]: ...
+    @property
+    def levels(self) -> Mapping[int, LevelRow]: ...
+    @property
+    def orders(self) -> Mapping[OrderKey, Mapping[LineKey, LineRow]]: ...
+    @property
+    def events(self) -> Mapping[int, EventRow]: ...
+    @property
+    def batches(self) -> Collection[uuid.UUID]: ...
+    @property
+    def pushes(self) -> Mapping[int, PushRow]: ...
+    @property
+    def drifts(self) -> Sequence[DriftFound]: ...
+    @property
+    def marks(self) -> Mapping[int, object]: ...
+    @property
+    def broken(self) -> Sequence[str]: ...
+    @property
+    def is_inside(self) -> bool: ...
+
+    def open(
+        self,
+        setting: Setting,
+        shelves: Mapping[int, Shelf],
+        recipes: Mapping[int, Mapping[int, int]],
+        stores: Sequence[Store],
+    ) -> None:
+        """Fill in the merchant's configuration and the opening stock, and have every SKU published."""
+        ...
+
+    def open_work(self) -> Iterable[tuple[str, int]]:
+        """What there is to do, found without any message: (task, of whom)."""
+        ...
+
+    def level_of(self, channel_id: int, item: str, location: str) -> LevelRow:
+        """The level of an item in a store."""
+        ...
+
+    def delivered(self) -> Collection[tuple[int, str, str]]:
+        """Every delivery that is stored: (channel, topic, webhook)."""
+        ...
+
+    def receive_webhook(self, channel_id: int, topic: str, webhook_id: str, told: Told) -> bool:
+        """Store a delivery and commit; whether it is news."""
+        ...
+
+    def set_channel_state(self, channel_id: int, state: str) -> None: ...
+
+    def crash(self) -> None:
+        """The database dies, and comes back later."""
+        ...
 
 
 class WatchedBooks(MemoryBooks):

@@ -97,10 +97,10 @@ def digest_of(results: Iterable[Result]) -> str:
     return f"{total:016x}"
 
 
-def run_one(setting: Setting, seed: int, *, story: list[str] | None = None) -> Result:
+def run_one(setting: Setting, seed: int, *, story: list[str] | None = None, tier: type[World] = World) -> Result:
     """One run, from its seed."""
     began = time.process_time()
-    world = World(setting, seed, story=story)
+    world = tier(setting, seed, story=story)
     world.run()
     books, auditor = world.books, world.auditor
     found = auditor.violations[0] if auditor.violations else None
@@ -124,22 +124,27 @@ def run_one(setting: Setting, seed: int, *, story: list[str] | None = None) -> R
 
 
 def run_many(
-    setting: Setting, seeds: Sequence[int], *, jobs: int = 1, each: Callable[[Result], object] | None = None
+    setting: Setting,
+    seeds: Sequence[int],
+    *,
+    jobs: int = 1,
+    each: Callable[[Result], object] | None = None,
+    tier: type[World] = World,
 ) -> Summary:
     """All these seeds, in order. `each` is called with every result as it comes."""
     summary = Summary(setting)
-    for result in _results(setting, seeds, jobs):
+    for result in _results(setting, seeds, jobs, tier):
         summary.results.append(result)
         if each is not None:
             each(result)
     return summary
 
 
-def _results(setting: Setting, seeds: Sequence[int], jobs: int) -> Iterator[Result]:
+def _results(setting: Setting, seeds: Sequence[int], jobs: int, tier: type[World]) -> Iterator[Result]:
     quieten()
     if jobs <= 1:
         for seed in seeds:
-            yield run_one(setting, seed)
+            yield run_one(setting, seed, tier=tier)
         return
     chunks = [(setting, tuple(seeds[start : start + CHUNK])) for start in range(0, len(seeds), CHUNK)]
     with multiprocessing.get_context("fork").Pool(jobs, initializer=quieten) as pool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import ClassVar
 
 from django.db import OperationalError
 
@@ -24,7 +25,7 @@ from sync import apply, check, outage, publish, push, reconcile
 from sync.ports import ChannelRef, Engine
 from sync.simulator import faults as swarm
 from sync.simulator.auditor import Auditor
-from sync.simulator.books import WatchedBooks
+from sync.simulator.books import SimulatedBooks, WatchedBooks
 from sync.simulator.faults import Faults
 from sync.simulator.scheduler import EPOCH, Killed, Scheduler, Task
 from sync.simulator.stores import Article, Order, OrderLine, Shelf, Store, Told
@@ -106,11 +107,15 @@ class Granted:
 class World:
     """Everything there is in one run."""
 
+    #: What a run is made of, beside its books; the second tier has others (`sync.simulator.postgres`).
+    scheduler_type: ClassVar[type[Scheduler]] = Scheduler
+    auditor_type: ClassVar[type[Auditor]] = Auditor
+
     def __init__(self, setting: Setting, seed: int, *, story: list[str] | None = None) -> None:
         self.setting = setting
         self.seed = seed
         self.story = story
-        self.scheduler = Scheduler()
+        self.scheduler = self.scheduler_type()
         self.people = random.Random(f"{seed}:people")
         self.luck = random.Random(f"{seed}:luck")
         self.drawn = swarm.draw(
@@ -137,7 +142,7 @@ class World:
         self.stores: list[Store] = []
         self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self, self.tell)
         self.connectors: dict[int, StoreConnector] = {}
-        self.books = WatchedBooks(self)
+        self.books = self._new_books()
         self.engine = Engine(
             books=self.books,
             channels=self,
@@ -149,10 +154,13 @@ class World:
         )
         self.pools = {name: Pool(name) for name in POOLS}
         self.passes: dict[int, int] = {}
-        self.auditor = Auditor(self)
+        self.auditor = self.auditor_type(self)
         self._fill()
 
     # --- what there is ------------------------------------------------------------------------------------------
+
+    def _new_books(self) -> SimulatedBooks:
+        return WatchedBooks(self)
 
     def _fill(self) -> None:
         """Stock, stores and the books about them."""

@@ -18,6 +18,12 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--tier",
+            choices=("memory", "postgres"),
+            default="memory",
+            help="where the books are; postgres: in a throw-away server (default memory)",
+        )
         parser.add_argument("--policy", choices=(*POLICIES, "all"), default="all")
         parser.add_argument("--faults", choices=("none", "light", "full"), default="full", help="(default full)")
         parser.add_argument("--runs", type=int, default=100, help="seeds per policy (default 100)")
@@ -47,6 +53,8 @@ class Command(BaseCommand):
             raise CommandError(f"The simulator needs requirements-dev.txt installed: {error}") from None
         if min(options["runs"], options["stores"], options["skus"]) < 1 or options["shoppers"] < 0:
             raise CommandError("--runs, --stores and --skus need 1 at least, --shoppers 0.")
+        if options["tier"] == "postgres" and (options["mutants"] or options["table"] or options["trace"]):
+            raise CommandError("--mutants, --table and --trace are for --tier memory.")
         jobs = options["jobs"] or run.jobs_default()
         if options["mutants"]:
             self._mutants(
@@ -80,7 +88,12 @@ class Command(BaseCommand):
             for setting in chosen:
                 self._trace(run, setting, first)
             return
-        summaries = [run.run_many(setting, seeds, jobs=jobs) for setting in chosen]
+        if options["tier"] == "postgres":
+            from sync.simulator import postgres
+
+            summaries = [postgres.measure(setting, seeds, jobs=min(jobs, len(seeds))) for setting in chosen]
+        else:
+            summaries = [run.run_many(setting, seeds, jobs=jobs) for setting in chosen]
         if options["json"]:
             self.stdout.write(json.dumps(self._joined(summaries)))
         else:
