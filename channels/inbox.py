@@ -199,10 +199,13 @@ def receive_many(
 ) -> int:
     """Store polled orders in the caller's transaction and tell how many were news.
 
-    An order polled before in the same version is left alone. The caller rings after its commit (`ring`).
+    An order polled before in the same version is left alone, unless it ended dead. The caller rings after its commit
+    (`ring`).
     """
     if not orders:
         return 0
+    # A page may shift under the reader and show an order twice.
+    orders = list({polled_id(order): order for order in orders}.values())
     stamps = [_stamp(order.version, now) for order in orders]
     cursor.execute(
         _RECEIVE_MANY,
