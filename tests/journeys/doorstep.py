@@ -12,10 +12,9 @@ from django.test import Client
 
 from channels import connect, credentials, inbox, webhooks
 from channels.models import Channel, EventState, InboxEvent
-from sync import apply, invariants
+from sync import apply, invariants, live
 from synctec.lib.secret import Secret
 from synctec.lib.signing import sign_base64
-from tests.engine import engine
 from tests.factories import NOON, Shop, Trade
 from tests.fakes import FakeChannel
 
@@ -72,7 +71,7 @@ def apply_all(trade: Trade) -> None:
     """Apply until nothing is pending, without the waits between attempts; a queue that is stuck fails the test."""
     pending: Any = InboxEvent.objects.filter(merchant=trade.merchant, state=EventState.PENDING)
     for _ in range(ROUNDS_MAX):
-        while apply.apply_batch(engine(), merchant_id=trade.merchant.pk).claimed:
+        while apply.apply_batch(live.engine(), merchant_id=trade.merchant.pk).claimed:
             pass
         if not pending.update(next_attempt_at=NOON.replace(year=2020)):
             return

@@ -259,21 +259,17 @@ def test_absurd_but_possible_quantities_leave_the_queue_going(alder: Trade, chan
     assert_unharmed(alder)
 
 
-def test_orders_beyond_what_a_balance_can_hold_are_dead_and_a_later_one_is_applied(alder: Trade) -> None:
+def test_orders_beyond_what_anybody_buys_are_dead_at_once_and_a_later_one_is_applied(alder: Trade) -> None:
     shop = alder.shops["north"]
-    for number in range(4):
-        body = order_body(shop, 1001 + number, ("TEE", 1_000_000_000))
+    for number, quantity in enumerate((1_000_000_000, 1)):
+        body = order_body(shop, 1001 + number, ("TEE", quantity))
         assert post(shop, "orders/create", json.dumps(body).encode()) == 200
 
     apply_all(alder)
 
-    assert list(InboxEvent.objects.order_by("id").values_list("state", flat=True)) == [
-        EventState.APPLIED,
-        EventState.APPLIED,
-        EventState.DEAD,
-        EventState.DEAD,
-    ]
-    assert {reason for _, reason in failures_of_ours()} == {"failed 6 times: DataError: integer out of range"}
+    absurd, sane = InboxEvent.objects.order_by("id")
+    assert (absurd.state, sane.state) == (EventState.DEAD, EventState.APPLIED)
+    assert "quantity" in absurd.reason
     assert_unharmed(alder)
 
 

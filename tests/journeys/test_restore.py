@@ -25,7 +25,8 @@ PASSES = 4
 def run_procedure() -> None:
     """What the runbook has the operator type into psql, to the letter."""
     runbook = (PROJECT / "docs" / "runbook.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```sql\n(.*?)```", runbook, re.DOTALL)
+    blocks = re.findall(r"```sql\n(.*?)```", runbook, re.DOTALL)
+    (block,) = [block for block in blocks if "channels_listinglevel" in block]
     with connection.cursor() as cursor:
         cursor.execute(block)
 
