@@ -159,6 +159,8 @@ def _read_untold(engine: Engine, untold: dict[int, dict[str, list[Claimed]]], do
         unread = {claimed.envelope.event_id: claimed for readers in orders.values() for claimed in readers}
         try:
             _read_orders(engine, channel_id, orders)
+            for claimed in unread.values():
+                claimed.is_read = True
             read += unread.values()
         except protocol.ChannelError as error:
             if isinstance(error, protocol.MalformedEvent | protocol.Refused):
@@ -256,11 +258,11 @@ def _put_off_contested(
 ) -> None:
     """Of two versions of one second nobody knows which is the later: once that second is over, the order is read.
 
-    Until then what leaves less for sale counts. The event that brought it up stays pending, once.
+    Until then what leaves less for sale counts. The event that brought it up stays pending until its order was asked for.
     """
     contested = {envelope.event_id for envelope in outcome.orders_to_read.values()}
     for claimed in batch:
-        if claimed.envelope.event_id in contested and claimed.attempts == 1:
+        if claimed.envelope.event_id in contested and not claimed.is_read:
             del verdicts[claimed.envelope.event_id]
             engine.books.retry_event(claimed.envelope.event_id, READ_AFTER, "contested: its order is to be read")
 

@@ -47,6 +47,7 @@ class Claimed:
     body: bytes
     attempts: int
     events: tuple[protocol.Event, ...] = ()
+    is_read: bool = False  # its order was asked for in this claim
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,17 @@ class Register(NamedTuple):
 
     @property
     def said(self) -> Said | None:
-        """What the newest version says. Of equal versions: what was read last, then what takes most from stock."""
-        return self.says[-1] if self.says else None
+        """What the newest version says. Of equal versions: what was read last, then what takes most from stock.
+
+        An order that was empty when it was cancelled no longer tells that edits had emptied it: earlier versions do.
+        """
+        if not self.says:
+            return None
+        newest = self.says[-1]
+        if len(self.says) > 1 and self.cancelled_at is not None and newest.version >= self.cancelled_at:
+            removed = max(said.removed for said in self.says)
+            return newest if removed == newest.removed else newest._replace(removed=min(removed, newest.ordered))
+        return newest
 
     @property
     def needs_reading(self) -> bool:
@@ -250,7 +259,8 @@ def _kept_at(register: Register, moment: datetime) -> set[int]:
     assert register.created_at is not None
     if moment < register.created_at:
         return {0}
-    newest = register.says[-1]
+    newest = register.said
+    assert newest is not None
     if moment >= newest.version or (len(register.says) == 1 and (newest.first <= moment or not newest.removed)):
         return {newest.kept}
     told = [(at, said.kept) for said in register.says for at in (said.first, said.version)]

@@ -281,6 +281,7 @@ class Chaos:
             if oversold > declared[sku]:
                 row = {"sku": sku, "oversold": oversold, "declared": declared[sku]}
                 report.violate("oversold_units_are_declared", "every unit sold beyond stock is an open shortage", row)
+        scene.write_orders()
 
 
 # --- what can be wrong with a link, and with a store; None: cut ---------------------------------------------------------

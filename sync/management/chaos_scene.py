@@ -60,6 +60,7 @@ class Scene:
         # Enough for a while, and not to the end: the last units are what is fought over.
         wanted_units = ORDERS_PER_SECOND * 60 * minutes * (1 + UNITS_MAX) / 2
         self.opening_units = max(20, int(0.7 * wanted_units / GOODS))
+        self._orders = folder / "orders.jsonl"
         self.failpoints = folder / "failpoints"
         self.failpoints.mkdir()
         self._for_sale = [*self.plain, *in_bundles, *(bundle.code for bundle in bundles(BUNDLES, carried))]
@@ -230,6 +231,22 @@ class Scene:
             )
         report: dict[str, Any] = json.loads(done.stdout)
         return report
+
+    def write_orders(self) -> None:
+        """Leave every order as its store and as we know it in a file, a JSON object a line."""
+        ours: dict[tuple[str, str], list[Any]] = {}
+        statement = """
+            SELECT split_part(channel.account, '.', 1), line.order_id, to_jsonb(line) FROM sync_orderline line
+            JOIN channels_channel channel ON channel.id = line.channel_id
+        """
+        with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
+            for handle, order_id, line in connection.execute(statement):
+                ours.setdefault((handle, order_id), []).append(line)
+        with self._orders.open("w") as file:
+            for handle in self.handles:
+                for order in self.stores.orders(handle, limit=1_000):
+                    lines = ours.get((handle, str(order["id"])), [])
+                    file.write(json.dumps({"store": handle, "theirs": order, "ours": lines}, default=str) + "\n")
 
     def units_sold(self) -> Counter[str]:
         """Units sold and not put back, by SKU, by the books of the stores."""

@@ -64,6 +64,18 @@ def test_two_versions_of_one_second_wait_for_a_reading_that_tells_which_holds(al
     assert list(violations(when_quiet=False)) == []
 
 
+def test_a_contested_order_is_read_even_if_the_worker_that_found_it_so_had_died_before(alder: Trade) -> None:
+    north = alder.shops["north"]
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 3), at=10))
+    apply(alder)
+    edited = deliver(north, "orders/updated", order_body(north, 1, ("MUG", 3), at=10, current=(1,)))
+    InboxEvent.objects.filter(pk=edited.pk).update(attempts=2)
+
+    apply(alder)
+
+    assert outcome(edited) == (EventState.PENDING, "contested: its order is to be read")
+
+
 def test_a_contested_order_that_is_not_there_to_be_read_counts_as_what_leaves_less(alder: Trade) -> None:
     north = alder.shops["north"]
     deliver(north, "orders/create", order_body(north, 1, ("MUG", 3), at=10))

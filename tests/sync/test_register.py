@@ -110,6 +110,14 @@ def test_a_deleted_order_takes_no_unit_more_and_gives_none_back() -> None:
     assert effect(deleted) == Effect(on_hand=-3)
 
 
+def test_what_an_edit_put_back_stays_so_when_the_empty_order_is_cancelled() -> None:
+    edited = told(3, 1, current=0)
+    cancelled = told(4, 1, current=0, cancelled=True)
+
+    assert effect(join(cancelled, edited)) == Effect()
+    assert taken_since(join(edited, cancelled), later(5), later(5)) == (0, False)
+
+
 def test_a_cancelled_order_whose_units_were_not_put_back_leaves_them_out_of_sale() -> None:
     assert effect(told(3, 3, current=0, cancelled=True)) == Effect(on_hand=-3)
 

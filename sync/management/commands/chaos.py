@@ -28,7 +28,11 @@ class Command(BaseCommand):
         parser.add_argument("--minutes", type=float, default=10.0, help="how long things are broken (default 10)")
         parser.add_argument("--seed", type=int, default=1, help="decides what is broken, and when")
         parser.add_argument("--stores", type=int, default=10, help="practice stores (default 10)")
-        parser.add_argument("--log", type=Path, help="where to leave what the processes said")
+        parser.add_argument(
+            "--evidence",
+            type=Path,
+            help="a folder to leave what the processes said in, and every order as its store and as we know it",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["minutes"] <= 0 or options["stores"] < 2:
@@ -50,8 +54,11 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             raise CommandError("interrupted; everything was stopped and removed", returncode=130) from None
         finally:
-            if options["log"] and (folder / "stack.log").exists():
-                shutil.copy(folder / "stack.log", options["log"])
+            if options["evidence"]:
+                options["evidence"].mkdir(parents=True, exist_ok=True)
+                for file in (folder / "stack.log", folder / "orders.jsonl"):
+                    if file.exists():
+                        shutil.move(file, options["evidence"] / file.name)
             shutil.rmtree(folder, ignore_errors=True)
         self._print(report, as_json=options["json"])
         if not report.is_good:
