@@ -6,12 +6,16 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
-#: Before anything is measured: news is taken to travel this slowly.
-UNKNOWN_PROPAGATION_SECONDS = 10.0
-#: What takes longer than this was lost and found again by a reconciliation; it says nothing about how fast news travels.
+#: Before anything is measured: news is taken to travel as slowly as may be before somebody is called.
+UNKNOWN_PROPAGATION_SECONDS = 30.0
+#: What takes longer than this was lost and found again by a reconciliation; it counts as no more.
 LONGEST_PROPAGATION_SECONDS = 600.0
 #: The memory of a slow time fades by half in this time.
 PROPAGATION_HALF_LIFE_SECONDS = 300.0
+
+#: An estimate is written down when it changed by such a share, or that long after the last time.
+NOTED_CHANGE = 0.1
+NOTED_AFTER_SECONDS = 10.0
 
 #: A rush shows in the sales of some minutes, what a store usually sells in those of a day.
 RUSH_SECONDS = 60.0
@@ -25,10 +29,9 @@ LARGEST_SUMMED_MEAN = 500.0
 class Propagation:
     """How long a sale in one store takes to show in the others: a high estimate, for one channel.
 
-    A slower observation lifts the estimate half the way, on a logarithmic scale: one straggler among thousands does
-    little, the second and third of a burst bring it there. It falls with time and not with the number of observations,
-    so that a rush of fast ones does not wipe out what was slow a minute ago; and only while there are observations,
-    since silence proves nothing.
+    It rises at once to the slowest that is observed: a unit sold twice costs more than a store that shows 0 for a while.
+    It falls with time and not with the number of observations, so that a rush of fast ones does not wipe out what was
+    slow a minute ago; and only while there are observations, since silence proves nothing.
     """
 
     seconds: float = UNKNOWN_PROPAGATION_SECONDS
@@ -38,12 +41,22 @@ class Propagation:
         """The estimate after news that took so many seconds arrived at `now`."""
         took = min(max(seconds, 0.001), LONGEST_PROPAGATION_SECONDS)
         if self.observed_at is None:
-            return Propagation(math.sqrt(self.seconds * took), now)
+            # One observation is better than a guess, and not yet a rule.
+            return Propagation(max(took, math.sqrt(self.seconds * took)), now)
         # A silence counts as one half-life at most.
         idle = min(max(0.0, (now - self.observed_at).total_seconds()), PROPAGATION_HALF_LIFE_SECONDS)
         faded = self.seconds * _fading(idle, PROPAGATION_HALF_LIFE_SECONDS / math.log(2))
-        estimate = max(faded, took) if took <= self.seconds else math.sqrt(self.seconds * took)
-        return Propagation(estimate, max(now, self.observed_at))
+        return Propagation(max(faded, took), max(now, self.observed_at))
+
+    def is_worth_noting(self, after: Propagation, now: datetime) -> bool:
+        """Whether `after` is to be written down: most observations change nothing to speak of, and a row that everybody
+        writes would be in everybody's way.
+        """
+        return (
+            self.observed_at is None
+            or abs(after.seconds - self.seconds) > NOTED_CHANGE * self.seconds
+            or (now - self.observed_at).total_seconds() > NOTED_AFTER_SECONDS
+        )
 
 
 @dataclass(frozen=True, slots=True)

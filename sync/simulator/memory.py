@@ -1127,7 +1127,7 @@ class MemoryBooks:
         for channel_id, seconds in lags.items():
             channel = self.channels[channel_id]
             after = channel.inbound.observed(seconds, now)
-            if _is_worth_noting(channel.inbound, after, now):
+            if channel.inbound.is_worth_noting(after, now):
                 self._touch(channel)
                 channel.inbound = after
 
@@ -1485,7 +1485,7 @@ class MemoryBooks:
         for channel_id, seconds in slowest.items():
             channel = self.channels[channel_id]
             after = channel.outbound.observed(seconds, now)
-            if _is_worth_noting(channel.outbound, after, now):
+            if channel.outbound.is_worth_noting(after, now):
                 self._touch(channel)
                 channel.outbound = after
 
@@ -1816,7 +1816,6 @@ class _Transaction:
         self._books._end(commits=kind is None)
 
 
-LAG_NOTED_AFTER = timedelta(seconds=10)
 _FINAL_STATES = frozenset({"applied", "ignored", "dead"})
 _BATCH_STATES = frozenset({"intent", "unknown", "done", "unresolved"})
 _DRIFT_ACTIONS = frozenset({"explained", "adopted", "overridden", "asked"})
@@ -1866,15 +1865,6 @@ def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
     if one is None or other is None:
         return one or other
     return min(one, other)
-
-
-def _is_worth_noting(before: Propagation, after: Propagation, now: datetime) -> bool:
-    """Most observations change nothing to speak of, and are not written down (see `sync.tables.stock.note_lag`)."""
-    return (
-        before.observed_at is None
-        or abs(after.seconds - before.seconds) > 0.1 * before.seconds
-        or now - before.observed_at > LAG_NOTED_AFTER
-    )
 
 
 def _window(channels: Iterable[ChannelRow]) -> float:

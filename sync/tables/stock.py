@@ -360,8 +360,7 @@ def note_lag(direction: str, lags: Mapping[int, float], now: datetime) -> None:
     for channel_id, seconds, observed_at in sql.rows(read, [sorted(lags)]):
         before = Propagation(seconds, observed_at) if observed_at else Propagation()
         after = before.observed(lags[channel_id], now)
-        # Most change nothing to speak of; a row that everybody writes would be in everybody's way.
-        if not observed_at or abs(after.seconds - seconds) > 0.1 * seconds or now - observed_at > LAG_NOTED_AFTER:
+        if before.is_worth_noting(after, now):
             sql.execute(write, [after.seconds, after.observed_at, channel_id])
 
 
@@ -375,7 +374,6 @@ _LAGS: dict[str, tuple[LiteralString, LiteralString]] = {
         "UPDATE channels_channel SET outbound_seconds = %s, outbound_observed_at = %s WHERE id = %s",
     ),
 }
-LAG_NOTED_AFTER = timedelta(seconds=10)
 
 
 def load_locations(

@@ -280,7 +280,7 @@ def test_the_page_says_what_policies_cost_and_which_threshold_is_in_force(
     new = client.get(reverse("admin:locations_locationgroup_add")).content.decode()
     assert "Computed per SKU once the group has store locations" in new
     assert "a store can show 0 while another still has some" in unknown
-    assert "20.0 seconds that news takes. Not every store is measured yet." in unknown
+    assert "60.0 seconds that news takes. Not every store is measured yet." in unknown
     measured = page(policy="guard")
     assert f"{threshold(1 / 60, 30)} for one that sells once a minute" in measured
     assert "Slowest to tell: South, 28.0 s" in measured

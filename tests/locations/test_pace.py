@@ -57,16 +57,18 @@ def test_what_is_not_measured_is_taken_to_be_slow() -> None:
     assert 0.2 < Propagation().observed(0.2, NOON).seconds < UNKNOWN_PROPAGATION_SECONDS
 
 
-def test_one_straggler_counts_little_and_a_burst_counts_at_once() -> None:
-    usual = Propagation(0.5, NOON)
+def test_slow_news_counts_at_once_and_wholly() -> None:
+    assert Propagation(0.5, NOON).observed(200, later(1)).seconds == 200
+    assert Propagation().observed(200, NOON).seconds == 200
 
-    straggler = usual.observed(200, later(1))
-    burst = usual
-    for second in range(5):
-        burst = burst.observed(200, later(second))
 
-    assert straggler.seconds == pytest.approx(10)
-    assert burst.seconds > 150
+def test_only_what_changes_an_estimate_is_written_down() -> None:
+    usual = Propagation(1.0, NOON)
+
+    assert Propagation().is_worth_noting(usual, NOON)
+    assert usual.is_worth_noting(usual.observed(2.0, later(1)), later(1))
+    assert not usual.is_worth_noting(usual.observed(0.5, later(1)), later(1))
+    assert usual.is_worth_noting(usual.observed(0.5, later(60)), later(60))
 
 
 def test_slow_news_is_forgotten_with_time_and_not_with_traffic() -> None:
