@@ -96,8 +96,8 @@ Pool = Mapping[tuple[int, int], int]
 class Shelf:
     """What one store location shows of one listing: a claim on the units it is made of.
 
-    `ceiling` is the most that the store may still sell without our knowing of it: the greatest of what it must show, what
-    it was seen to show while suspect, and the target of a raise whose outcome is open. It must be read under the lock that
+    `ceiling` is the most that the store may still sell without our knowing of it: the greater of what it must show and what
+    it was seen to show while suspect, and on top of that every raise whose outcome is open. It must be read under the lock that
     the pusher takes before it opens a raise; then a number that was told and not yet sent is no claim.
     """
 

@@ -286,11 +286,16 @@ class Trade(RuleBasedStateMachine):
         return [
             replace(
                 shelf,
-                ceiling=max(0, self.models[shelf.key], self.pushes.get(shelf.key, (0, 0))[1]),
+                ceiling=max(0, self.models[shelf.key] + self._raise_under_way(shelf.key)),
                 silent_for=30.0 if self.silent[shelf.key] else None,
             )
             for shelf in self.shelves
         ]
+
+    def _raise_under_way(self, store: int) -> int:
+        """By how much, not to what: units that are sold or come back meanwhile move what it starts from."""
+        before, after, *_ = self.pushes.get(store, (0, 0))
+        return max(0, after - before)
 
     @rule()
     def publish(self) -> None:
