@@ -377,7 +377,7 @@ def _book(line: Line, stock_level_id: int, after: Taken, envelope: Envelope) -> 
         key=f"{channel}:{order_id}:{line_id}:{line.postings}:{stock_level_id}",
         reference=line.order_name or order_id,
         correlation_id=envelope.correlation_id,
-        effective_at=_happened_at(line, envelope),
+        effective_at=_happened_at(line, envelope, moves_on_hand=after.on_hand != before.on_hand),
         on_hand=after.on_hand - before.on_hand,
         committed=after.committed - before.committed,
     )
@@ -393,12 +393,20 @@ def _cause(line: Line, before: Taken, after: Taken) -> str:
     return "shipment" if said is not None and said.shipped else "write_off"
 
 
-def _happened_at(line: Line, envelope: Envelope) -> datetime:
-    said = line.register.said
-    first = line.register.created_at
-    if line.postings == 1 and first is not None:
-        return first
-    return said.version if said is not None else envelope.received_at
+def _happened_at(line: Line, envelope: Envelope, *, moves_on_hand: bool) -> datetime:
+    """When the store says it was: a sale when the order was placed, all else by the newest fact that is known of the line.
+
+    Never before it was: a count in between would take a unit that left after it for one that it had missed.
+    """
+    register = line.register
+    if line.postings == 1 and not moves_on_hand and register.created_at is not None:
+        return register.created_at
+    facts = [refund.occurred_at for refund in register.refunds]
+    if register.said is not None:
+        facts.append(register.said.first)
+    if register.cancelled_at is not None:
+        facts.append(register.cancelled_at)
+    return max(facts, default=envelope.received_at)
 
 
 def _level(event: LevelTouched, envelope: Envelope, world: World) -> Verdict:

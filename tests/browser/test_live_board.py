@@ -123,7 +123,7 @@ def test_a_server_that_does_not_answer_is_told_of(open_page: Open) -> None:
     page = open_page("/")
 
     page.route("**/live/**", lambda route: route.abort())
-    expect(page.locator(".lost")).to_be_visible()
+    expect(page.locator(".lost")).to_be_visible(timeout=30_000)
     page.unroute("**/live/**")
 
     expect(page.locator(".lost")).to_be_hidden(timeout=30_000)

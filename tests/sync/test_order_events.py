@@ -9,8 +9,9 @@ import pytest
 
 from channels.models import Channel, EventState, InboxEvent, ListingLevel, StoreLocation
 from channels.protocol import Connector, PolledOrder
-from inventory import stock
+from inventory import counts, stock
 from inventory.models import BomLine, Sku, SkuKind, StockLevel, Warehouse
+from inventory.movements import Reporter
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, Mapping
 from sync import publish
 from sync.apply import apply_batch
@@ -211,3 +212,33 @@ def _publish(trade: Trade) -> None:
 
 def _desired(shop: Shop) -> dict[str, int | None]:
     return {code: shop.level(code).desired for code in shop.listings}
+
+
+def test_a_count_between_a_sale_and_its_shipment_absorbs_neither(alder: Trade) -> None:
+    north = alder.shops["north"]
+    [counted] = counts.take(
+        merchant_id=alder.merchant.pk,
+        counts=[counts.Counted("c", "MUG", "MAIN", 10, counted_at=later(20))],
+        reporter=Reporter(),
+        all_or_nothing=True,
+        now=later(60),
+    )
+    assert counted.status == "applied"
+
+    deliver(north, "orders/updated", order_body(north, 1, ("MUG", 3), at=30, shipped=(3,)))
+    apply(alder)
+
+    assert accounts(alder, "MUG") == (7, 0)
+
+
+def test_a_refund_told_alone_is_dated_by_itself_and_not_by_its_sale(alder: Trade) -> None:
+    north = alder.shops["north"]
+    deliver(north, "orders/updated", order_body(north, 1, ("MUG", 3), at=10, shipped=(3,)))
+    apply(alder)
+    deliver(north, "refunds/create", refund_body(1, 0, 1, "return"))
+
+    apply(alder)
+
+    returned = alder.stock("MUG").movements.order_by("-seq").first()
+    assert returned is not None
+    assert (returned.delta, returned.effective_at) == (1, later(20))
