@@ -12,6 +12,7 @@ UNKNOWN_PROPAGATION_SECONDS = 10.0
 LONGEST_PROPAGATION_SECONDS = 600.0
 #: The memory of a slow time fades by half in this time.
 PROPAGATION_HALF_LIFE_SECONDS = 300.0
+PROPAGATION_LIFETIME_SECONDS = PROPAGATION_HALF_LIFE_SECONDS / math.log(2)
 
 #: A rush shows in the sales of some minutes, what a store usually sells in those of a day.
 RUSH_SECONDS = 60.0
@@ -41,7 +42,7 @@ class Propagation:
             return Propagation(math.sqrt(self.seconds * took), now)
         # A silence counts as one half-life at most.
         idle = min(max(0.0, (now - self.observed_at).total_seconds()), PROPAGATION_HALF_LIFE_SECONDS)
-        faded = self.seconds * _fading(idle, PROPAGATION_HALF_LIFE_SECONDS / math.log(2))
+        faded = self.seconds * math.exp(-idle / PROPAGATION_LIFETIME_SECONDS)
         estimate = max(faded, took) if took <= self.seconds else math.sqrt(self.seconds * took)
         return Propagation(estimate, max(now, self.observed_at))
 
@@ -61,6 +62,8 @@ class Velocity:
 
     def units_per_second(self, now: datetime) -> float:
         """What to expect: the pace of the last minutes or that of the last day, whichever is higher."""
+        if self.sold_at is None:
+            return 0.0
         rush, usual = self._faded(now)
         return max(rush / RUSH_SECONDS, usual / USUAL_SECONDS)
 
@@ -72,7 +75,7 @@ class Velocity:
         if self.sold_at is None:
             return 0.0, 0.0
         age = max(0.0, (now - self.sold_at).total_seconds())
-        return self.rush_units * _fading(age, RUSH_SECONDS), self.usual_units * _fading(age, USUAL_SECONDS)
+        return self.rush_units * math.exp(-age / RUSH_SECONDS), self.usual_units * math.exp(-age / USUAL_SECONDS)
 
 
 def threshold(units_per_second: float, window_seconds: float, *, risk: float = 1e-6, floor: int = 2) -> int:
@@ -106,7 +109,3 @@ def _most_by_chernoff(mean: float, risk: float) -> int:
         else:
             low = middle
     return high
-
-
-def _fading(age_seconds: float, lifetime_seconds: float) -> float:
-    return math.exp(-age_seconds / lifetime_seconds)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
 from channels.protocol import LevelTouched, OrderDeleted, OrderState, RefundedUnits, RefundMade
 from inventory.bom import bundles_available
@@ -46,16 +47,14 @@ class Envelope:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What becomes of the inbox row."""
 
     state: str
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ListingFacts:
+class ListingFacts(NamedTuple):
     """A listing as far as applying events needs it."""
 
     listing_id: int

@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from channels import protocol
 from channels.protocol import QuantityChange
@@ -49,8 +50,7 @@ class Claimed:
     events: tuple[protocol.Event, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Mentioned:
+class Mentioned(NamedTuple):
     """What the events of a batch name, by (channel, the channel's own id)."""
 
     variants: frozenset[tuple[int, str]]
@@ -58,8 +58,7 @@ class Mentioned:
     orders: frozenset[OrderKey]
 
 
-@dataclass(frozen=True, slots=True)
-class Mappings:
+class Mappings(NamedTuple):
     """The configuration around what is mentioned. Read without locks: it changes rarely, and is read again per batch."""
 
     listings_by_variant: Mapping[tuple[int, str], ListingFacts]
@@ -70,7 +69,7 @@ class Mappings:
     parts: Mapping[int, Mapping[int, int]]
     bundles: Mapping[int, tuple[int, ...]]
     counted_from: Mapping[int, datetime | None]
-    routing: Mapping[int, Routing] = field(default_factory=dict)
+    routing: Mapping[int, Routing] = MappingProxyType({})
     split_shipment: Collection[int] = ()
 
     def stocked_skus(self, sku_ids: Iterable[int]) -> set[int]:
@@ -197,8 +196,7 @@ class Mark:
     is_divided: bool = False  # its units are, or may have to be, divided among the stores
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A listing level that may have to show another number, with all that says what it may still sell."""
 
     level_id: int
@@ -231,16 +229,14 @@ class Group:
     window_seconds: float  # how long news takes from the slowest of its channels to the slowest of the others
 
 
-@dataclass(frozen=True, slots=True)
-class ShelfStock:
+class ShelfStock(NamedTuple):
     """Units of a SKU in a warehouse: available, and of these what holds may still take (None: all)."""
 
     available: int
     quota: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Desire:
+class Desire(NamedTuple):
     """What a level should show from now on; None: not ours to say."""
 
     target: Target
@@ -276,7 +272,7 @@ class PublishBooks(Protocol):
         """Stocked components of each SKU (itself when it is no bundle), in units."""
         ...
 
-    def load_warehouses(self, store_locations: Collection[int]) -> dict[int, list[int]]:
+    def load_warehouses(self, store_locations: Collection[int]) -> dict[int, tuple[int, ...]]:
         """The warehouses each store location draws on, by priority."""
         ...
 

@@ -103,11 +103,10 @@ def _choose(picked: Sequence[Picked], rows_per_write: int) -> list[Picked]:
 def _send(engine: Engine, channel: ChannelRef, connector: Connector, batch: Batch, done: Pushed) -> bool:
     """Send one batch and commit what became of it; False when the channel is to be left alone for now."""
     failpoint("push.after_claim")
+    key = str(batch.id)
     try:
         result = connector.write_quantities(
-            [row.change for row in batch.rows],
-            key=str(batch.id),
-            reference=f"gid://synctec/PushBatch/{batch.id}",
+            [row.change for row in batch.rows], key=key, reference=f"gid://synctec/PushBatch/{key}"
         )
     except protocol.OutcomeUnknown as error:
         done.unknown += len(batch.rows)

@@ -346,7 +346,8 @@ class MemoryBooks:
         return self._undo is not None
 
     def _begin(self) -> None:
-        self._require(self._undo is None, "a transaction inside a transaction")
+        if self._undo is not None:
+            self._require(False, "a transaction inside a transaction")
         self._undo = []
 
     def _end(self, *, commits: bool) -> None:
@@ -355,10 +356,11 @@ class MemoryBooks:
             for take_back, *arguments in reversed(undo or ()):
                 take_back(*arguments)
 
-    def _require(self, holds: object, says: str) -> None:
+    def _require(self, holds: object, says: str, *about: object) -> None:
+        """What `about` is shown in the braces of `says`, and spelt out only where something is wrong."""
         if not holds:
-            self.broken.append(says)
-            raise BooksBroken(says)
+            self.broken.append(says.format(*about))
+            raise BooksBroken(self.broken[-1])
 
     def _commits_itself(self, what: str) -> None:
         if self._undo is not None:
@@ -534,7 +536,7 @@ class MemoryBooks:
         is_store_bundle: bool = False,
         deleted_at: datetime | None = None,
     ) -> int:
-        self._require((channel_id, variant_id) not in self._by_variant, f"variant {variant_id} twice")
+        self._require((channel_id, variant_id) not in self._by_variant, "variant {} twice", variant_id)
         listing = ListingRow(
             id or self._id("listing"),
             self.channels[channel_id].merchant_id,
@@ -682,7 +684,8 @@ class MemoryBooks:
         return [
             channel.id
             for channel in self.channels.values()
-            if channel.state == "active"
+            if (self._astir[channel.id] or self._unanswered[channel.id])
+            and channel.state == "active"
             and channel.next_call_at <= now
             and (
                 any(
@@ -701,7 +704,8 @@ class MemoryBooks:
         return [
             channel.id
             for channel in self.channels.values()
-            if channel.state in ("active", "paused")
+            if self._astir[channel.id]
+            and channel.state in ("active", "paused")
             and channel.next_call_at <= now
             and any(
                 level.suspect_since is not None and level.next_check_at is not None and level.next_check_at <= now
@@ -740,8 +744,8 @@ class MemoryBooks:
             if event is None:
                 continue
             state = str(verdict.state)
-            self._require(state in _FINAL_STATES, f"event {event_id} settled as {state}")
-            self._require(verdict.reason or state == "applied", f"event {event_id} is {state} without saying why")
+            self._require(state in _FINAL_STATES, "event {} settled as {}", event_id, state)
+            self._require(verdict.reason or state == "applied", "event {} is {} without saying why", event_id, state)
             self._touch(event)
             event.state, event.reason, event.settled_at = state, verdict.reason[:500], now
             self._remove(self._pending[event.merchant_id], event_id)
@@ -979,10 +983,12 @@ class MemoryBooks:
     def _write_movement(self, merchant_id: int, line: ledger.Line) -> None:
         row = self.stock[line.entry.stock_level_id]
         key = (merchant_id, line.idempotency_key)
-        self._require(key not in self._posted, f"movement {key[1]} posted twice")
-        self._require(line.seq == len(row.movements) + 1, f"movement {line.seq} of stock level {row.id} leaves a gap")
-        self._require(line.delta, f"movement {key[1]} moves nothing")
-        self._require(row.merchant_id == merchant_id, f"stock level {row.id} is another merchant's")
+        self._require(key not in self._posted, "movement {} posted twice", key[1])
+        self._require(
+            line.seq == len(row.movements) + 1, "movement {} of stock level {} leaves a gap", line.seq, row.id
+        )
+        self._require(line.delta, "movement {} moves nothing", key[1])
+        self._require(row.merchant_id == merchant_id, "stock level {} is another merchant's", row.id)
         self._append(row.movements, line)
         self._posted.add(key)
         if self._undo is not None:
@@ -990,9 +996,9 @@ class MemoryBooks:
 
     def _write_balance(self, row: StockRow, balance: Balance) -> None:
         quota = balance.quota
-        self._require(balance.committed >= 0 and balance.held >= 0, f"stock level {row.id} below zero")
-        self._require(quota is None or quota >= 0, f"quota of stock level {row.id} below zero")
-        self._require(balance.seq == len(row.movements), f"stock level {row.id} does not know its last movement")
+        self._require(balance.committed >= 0 and balance.held >= 0, "stock level {} below zero", row.id)
+        self._require(quota is None or quota >= 0, "quota of stock level {} below zero", row.id)
+        self._require(balance.seq == len(row.movements), "stock level {} does not know its last movement", row.id)
         row.on_hand, row.committed, row.held = balance.on_hand, balance.committed, balance.held
         row.seq, row.quota = balance.seq, quota
 
@@ -1009,13 +1015,13 @@ class MemoryBooks:
             entry.effective_at,
             None if made.open_units else now,
         )
-        self._require(row.quantity > 0, f"a shortage of nothing at stock level {made.stock_level_id}")
+        self._require(row.quantity > 0, "a shortage of nothing at stock level {}", made.stock_level_id)
         self._append(self.stock[made.stock_level_id].shortages, row)
 
     def _cover_shortage(self, row: ShortageRow, units: int, now: datetime) -> None:
         self._touch(row)
         row.covered += units
-        self._require(row.covered <= row.quantity, f"shortage {row.id} covered beyond itself")
+        self._require(row.covered <= row.quantity, "shortage {} covered beyond itself", row.id)
         row.covered_at = now if row.covered == row.quantity else None
 
     def held_for_orders(self, merchant_id: int, orders: Collection[OrderKey]) -> set[int]:
@@ -1034,20 +1040,20 @@ class MemoryBooks:
                 self._put(self.orders, line.key[:2], order)
             old = order.get(line.key)
             if line.id is None:
-                self._require(old is None, f"order line {line.key} made twice")
+                self._require(old is None, "order line {} made twice", line.key)
                 line.id = self._id("line")
             elif old is None or old.id != line.id:
                 # As the database: nothing is there to be updated.
                 continue
             assert line.latest is not None, f"nothing was said of order line {line.key}"
             self._require(
-                line.waiting_for or line.applied == line.desired, f"order line {line.key}: applied is not desired"
+                line.waiting_for or line.applied == line.desired, "order line {}: applied is not desired", line.key
             )
-            self._require(line.applied.committed >= 0, f"order line {line.key}: committed below zero")
+            self._require(line.applied.committed >= 0, "order line {}: committed below zero", line.key)
             taken_from = dict(line.taken_from)
             for level, taken in taken_from.items():
-                self._require(taken.committed >= 0, f"order line {line.key}: committed below zero at {level}")
-                self._require(taken.units_per_line_unit > 0, f"order line {line.key} takes no units at {level}")
+                self._require(taken.committed >= 0, "order line {}: committed below zero at {}", line.key, level)
+                self._require(taken.units_per_line_unit > 0, "order line {} takes no units at {}", line.key, level)
             if old is not None:
                 # Where it has taken from stays known, and in which units.
                 for level, before in old.taken_from.items():
@@ -1196,26 +1202,20 @@ class MemoryBooks:
             for listing in self._listings_of.get(sku, ()):
                 is_published = listing.is_tracked and not listing.is_store_bundle and listing.deleted_at is None
                 for level in listing.levels:
-                    location = level.location
-                    group = location.group
+                    location, push = level.location, level.open_push
                     targets.append(
                         Target(
-                            level_id=level.id,
-                            channel_id=level.channel_id,
-                            listing_id=listing.id,
-                            store_location_id=location.id,
-                            sku_id=sku,
-                            group_id=None if group is None else group.id,
-                            weight=location.weight,
-                            desired=level.desired,
-                            is_publishable=is_published and level.is_stocked,
-                            is_suspect=level.suspect_since is not None,
-                            shown=level.shown
-                            + (
-                                0
-                                if level.open_push is None
-                                else level.open_push.to_quantity - level.open_push.from_quantity
-                            ),
+                            level.id,
+                            level.channel_id,
+                            listing.id,
+                            location.id,
+                            sku,
+                            None if location.group is None else location.group.id,
+                            location.weight,
+                            level.desired,
+                            is_published and level.is_stocked,
+                            level.suspect_since is not None,
+                            shown=level.shown + (0 if push is None else push.to_quantity - push.from_quantity),
                             ceiling=self._ceiling(level, now),
                             velocity=level.velocity,
                             failing_since=self._failing_since(level.channel_id),
@@ -1227,14 +1227,13 @@ class MemoryBooks:
     def _ceiling(self, level: LevelRow, now: datetime) -> int:
         if not level.is_stocked or level.listing.deleted_at is not None:
             return 0
-        reported = level.base + level.order_effects + level.pushed
-        ceiling = reported
+        ceiling, push = level.reported, level.open_push
         if level.sample is not None:
             ceiling = max(ceiling, level.sample if level.since_sample is None else level.shown)
-        if level.suspect_available is not None:
-            ceiling = max(ceiling, level.suspect_available)
-        if level.open_push is not None:
-            ceiling += max(0, level.open_push.to_quantity - level.open_push.from_quantity)
+        if level.suspect_available is not None and level.suspect_available > ceiling:
+            ceiling = level.suspect_available
+        if push is not None and push.to_quantity > push.from_quantity:
+            ceiling += push.to_quantity - push.from_quantity
         if level.doubtful_until is not None and level.doubtful_until > now:
             ceiling += level.doubtful_by or 0
         return max(0, ceiling)
@@ -1268,11 +1267,9 @@ class MemoryBooks:
                 known[sku] = explode(sku, self._components)
         return {sku: known[sku] for sku in sku_ids}
 
-    def load_warehouses(self, store_locations: Collection[int]) -> dict[int, list[int]]:
+    def load_warehouses(self, store_locations: Collection[int]) -> dict[int, tuple[int, ...]]:
         return {
-            location: list(self.locations[location].warehouses)
-            for location in store_locations
-            if self.locations[location].warehouses
+            location: warehouses for location in store_locations if (warehouses := self.locations[location].warehouses)
         }
 
     def load_stock(self, sku_ids: Collection[int]) -> dict[tuple[int, int], ShelfStock]:
@@ -1318,7 +1315,7 @@ class MemoryBooks:
         for pair, quota in quotas.items():
             row = self._stock_at.get(pair)
             if row is not None and row.quota != quota:
-                self._require(quota is None or quota >= 0, f"quota {quota} of SKU {pair[0]}")
+                self._require(quota is None or quota >= 0, "quota {} of SKU {}", quota, pair[0])
                 self._touch(row)
                 row.quota = quota
 
@@ -1408,14 +1405,14 @@ class MemoryBooks:
     def open_batch(self, channel: ChannelRef, batch_id: uuid.UUID, chosen: Sequence[Picked], lease: timedelta) -> Batch:
         self._locks("opening a batch")
         now = self._now()
-        self._require(batch_id not in self.batches, f"batch {batch_id} made twice")
+        self._require(batch_id not in self.batches, "batch {} made twice", batch_id)
         batch = BatchRow(batch_id, channel.channel_id, self._id("lease"), now + lease, sent_at=now)
         self._put(self.batches, batch_id, batch)
         self._put(self._unanswered[channel.channel_id], batch_id, batch)
         rows = []
         for pick in chosen:
             level = self.levels[pick.level_id]
-            self._require(level.open_push is None, f"level {level.id} has an open push")
+            self._require(level.open_push is None, "level {} has an open push", level.id)
             self._touch_level(level)
             push = PushRow(
                 self._id("push"),
@@ -1438,7 +1435,7 @@ class MemoryBooks:
         row = self.batches.get(batch.id)
         if row is None or row.lease_token != batch.lease_token or row.state not in ("intent", "unknown"):
             return False
-        self._require(state in _BATCH_STATES, f"batch {batch.id} is {state}")
+        self._require(state in _BATCH_STATES, "batch {} is {}", batch.id, state)
         self._touch(row)
         now = self._now()
         row.state, row.error = state, error[:500]
@@ -1450,7 +1447,7 @@ class MemoryBooks:
 
     def uncount_attempt(self, batch: Batch) -> None:
         row = self.batches[batch.id]
-        self._require(row.attempts > 0, f"batch {batch.id} was never attempted")
+        self._require(row.attempts > 0, "batch {} was never attempted", batch.id)
         self._touch(row)
         row.attempts -= 1
 
@@ -1494,7 +1491,7 @@ class MemoryBooks:
         if push is None or push.state != "open":
             return None
         level = push.level
-        self._require(level.open_push is push, f"push {push_id} is open, but not that of its level")
+        self._require(level.open_push is push, "push {} is open, but not that of its level", push_id)
         self._touch(push)
         self._touch_level(level)
         push.state, push.settled_at = state, now
@@ -1716,10 +1713,13 @@ class MemoryBooks:
 
     def add_drifts(self, channel: ChannelRef, drifts: Sequence[DriftFound]) -> None:
         for drift in drifts:
-            self._require(drift.action in _DRIFT_ACTIONS, f"drift of level {drift.level_id} is {drift.action}")
+            self._require(drift.action in _DRIFT_ACTIONS, "drift of level {} is {}", drift.level_id, drift.action)
             self._require(
                 drift.held == 0 or (drift.held > 0 and drift.held_at is not None and drift.action == "asked"),
-                f"drift of level {drift.level_id} holds {drift.held} units, {drift.action}",
+                "drift of level {} holds {} units, {}",
+                drift.level_id,
+                drift.held,
+                drift.action,
             )
             self._append(self.drifts, drift)
 
