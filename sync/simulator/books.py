@@ -92,7 +92,7 @@ class WatchedBooks(MemoryBooks):
     """`MemoryBooks` in a simulated world."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(lambda: world.scheduler.now)
+        super().__init__(world.scheduler.clock)
         self._world = world
         self._waits_for_disk = False
         #: What a crash of the database would take back: (when it was committed, how).
