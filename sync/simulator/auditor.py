@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from sync.simulator.memory import EventRow, LevelRow, LineRow, PushRow, StockRow
+from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
 from sync.simulator.stores import Order, Store
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from locations.routing import Routing
 from merchants.models import Merchant
 from sync.models import DirtySku
 from sync.ports import Books
-from sync.simulator.memory import LevelRow, MemoryBooks
+from sync.simulator.memory import MemoryBooks
+from sync.simulator.memory.rows import LevelRow
 from sync.tables import Tables
 from synctec.lib import sql
 
@@ -156,7 +157,7 @@ class Side:
                 return self._under_names("stock", value)
             case dict():
                 return {key: self.named(what, key if isinstance(key, str) else "") for key, what in value.items()}
-            case tuple(_fields=names):
+            case tuple() if names := getattr(value, "_fields", ()):
                 return self._by_field(value, names)
             case list() | tuple():
                 return [self.named(what) for what in value]
