@@ -37,8 +37,7 @@ _DELETED = Register(is_deleted=True)
 _NO_EFFECT = Effect()
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """The inbox row an event came in."""
 
     event_id: int
@@ -81,8 +80,7 @@ class Line:
     latest: Envelope | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """What a line has done to one stock level, in units of that level."""
 
     units_per_line_unit: int
@@ -106,8 +104,7 @@ class Level:
     becomes: LevelChange | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LevelChange:
+class LevelChange(NamedTuple):
     """What a level webhook does to the level: it clears a suspicion or raises one; it never counts units."""
 
     is_suspect: bool

@@ -215,8 +215,7 @@ class Target(NamedTuple):
     failing_since: datetime | None  # of its channel: since when nobody answers, or since nothing is written there
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """The publishing policy of a location group, with what was measured of its channels."""
 
     group_id: int
@@ -305,8 +304,7 @@ class ChannelRef:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Picked:
+class Picked(NamedTuple):
     """A level that shows another number than it should."""
 
     level_id: int
@@ -317,8 +315,7 @@ class Picked:
     failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of a batch under way."""
 
     push_id: int
@@ -326,8 +323,7 @@ class Row:
     change: QuantityChange
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """A write that is committed and may be sent by the holder of the lease token."""
 
     id: uuid.UUID
@@ -423,8 +419,7 @@ class PushBooks(Protocol):
 # --- checking and reconciling ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(NamedTuple):
     """A suspect level that is to be read now, and what was known of it before."""
 
     level_id: int
@@ -508,8 +503,7 @@ class Edits:
     gains: str
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A level as it stood before a channel's levels were read as a whole."""
 
     level_id: int

@@ -14,7 +14,7 @@ Invariants: an attempt is committed before its request is sent; a level has one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -86,7 +86,7 @@ def claim_batch(engine: Engine, channel: ChannelRef, rows_per_write: int) -> Bat
             return None
         chosen = _choose(picked, rows_per_write)
         batch = books.open_batch(channel, uuid7(), chosen, LEASE)
-    return replace(batch, is_full=len(chosen) < len(picked) or len(picked) == rows_per_write)
+    return batch._replace(is_full=len(chosen) < len(picked) or len(picked) == rows_per_write)
 
 
 def _choose(picked: Sequence[Picked], rows_per_write: int) -> list[Picked]:
