@@ -12,6 +12,7 @@ UNKNOWN_PROPAGATION_SECONDS = 30.0
 LONGEST_PROPAGATION_SECONDS = 600.0
 #: The memory of a slow time fades by half in this time.
 PROPAGATION_HALF_LIFE_SECONDS = 300.0
+PROPAGATION_LIFETIME_SECONDS = PROPAGATION_HALF_LIFE_SECONDS / math.log(2)
 
 #: An estimate is written down when it changed by such a share, or that long after the last time.
 NOTED_CHANGE = 0.1
@@ -45,7 +46,7 @@ class Propagation:
             return Propagation(max(took, math.sqrt(self.seconds * took)), now)
         # A silence counts as one half-life at most.
         idle = min(max(0.0, (now - self.observed_at).total_seconds()), PROPAGATION_HALF_LIFE_SECONDS)
-        faded = self.seconds * _fading(idle, PROPAGATION_HALF_LIFE_SECONDS / math.log(2))
+        faded = self.seconds * math.exp(-idle / PROPAGATION_LIFETIME_SECONDS)
         return Propagation(max(faded, took), max(now, self.observed_at))
 
     def is_worth_noting(self, after: Propagation, now: datetime) -> bool:
@@ -74,6 +75,8 @@ class Velocity:
 
     def units_per_second(self, now: datetime) -> float:
         """What to expect: the pace of the last minutes or that of the last day, whichever is higher."""
+        if self.sold_at is None:
+            return 0.0
         rush, usual = self._faded(now)
         return max(rush / RUSH_SECONDS, usual / USUAL_SECONDS)
 
@@ -85,7 +88,7 @@ class Velocity:
         if self.sold_at is None:
             return 0.0, 0.0
         age = max(0.0, (now - self.sold_at).total_seconds())
-        return self.rush_units * _fading(age, RUSH_SECONDS), self.usual_units * _fading(age, USUAL_SECONDS)
+        return self.rush_units * math.exp(-age / RUSH_SECONDS), self.usual_units * math.exp(-age / USUAL_SECONDS)
 
 
 def threshold(units_per_second: float, window_seconds: float, *, risk: float = 1e-6, floor: int = 2) -> int:
@@ -119,7 +122,3 @@ def _most_by_chernoff(mean: float, risk: float) -> int:
         else:
             low = middle
     return high
-
-
-def _fading(age_seconds: float, lifetime_seconds: float) -> float:
-    return math.exp(-age_seconds / lifetime_seconds)

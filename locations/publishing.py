@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from itertools import chain
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from inventory.bom import bundles_available
 from locations.pace import UNKNOWN_PROPAGATION_SECONDS, threshold
@@ -45,10 +45,15 @@ class Rule:
     floor: int | None = None
 
 
+#: Everything available is shown.
+NO_RULE = Rule()
+
+
 def most_specific(rules: Iterable[Rule | None]) -> Rule:
     """Merge rules given from the most to the least specific: field by field, the first that is set."""
     given = [rule for rule in rules if rule is not None]
-
+    if len(given) < 2:
+        return given[0] if given else NO_RULE
     return Rule(
         buffer_units=_first(rule.buffer_units for rule in given),
         buffer_percent=_first(rule.buffer_percent for rule in given),
@@ -72,6 +77,8 @@ def buffer_of(available: int, rule: Rule) -> int:
 
 def published(available: int, rule: Rule) -> int:
     """What a store may show of `available` units under `rule`. Never below zero."""
+    if rule is NO_RULE:
+        return max(0, available)
     quantity = max(0, available - buffer_of(available, rule))
     if rule.cap is not None:
         quantity = min(quantity, rule.cap)
@@ -92,13 +99,12 @@ class Policy(enum.StrEnum):
 Pool = Mapping[tuple[int, int], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Shelf:
+class Shelf(NamedTuple):
     """What one store location shows of one listing: a claim on the units it is made of.
 
     `ceiling` is the most that the store may still sell without our knowing of it: the greater of what it must show and what
-    it was seen to show while suspect, and on top of that every raise whose outcome is open. It must be read under the lock that
-    the pusher takes before it opens a raise; then a number that was told and not yet sent is no claim.
+    it was seen to show while suspect, and on top of that every raise whose outcome is open. It must be read under the lock
+    that the pusher takes before it opens a raise; then a number that was told and not yet sent is no claim.
     """
 
     key: int
@@ -106,7 +112,7 @@ class Shelf:
     warehouses: Sequence[int]  # that it draws on, the first one first
     ceiling: int
     shown: int | None = None  # as far as we know, writes under way included; None: its ceiling
-    rule: Rule = Rule()
+    rule: Rule = NO_RULE
     weight: float = 1.0
     velocity: float = 0.0  # sold here, in units of the listing per second
     silent_for: float | None = None  # seconds of outage or pause, in which it goes on showing its ceiling; None: none
@@ -133,8 +139,7 @@ class Terms:
     risk: float = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(NamedTuple):
     """What each shelf shows from now on, and what holds may take of each (SKU, warehouse); None: whatever is available."""
 
     shown: dict[int, int]
@@ -148,6 +153,14 @@ MOST_UNIONS = 256
 Cell = tuple[int, int]  # (SKU, warehouse)
 Cover = tuple[int, frozenset[int]]  # SKU, warehouses
 Claim = dict[int, frozenset[int]]  # SKU -> the warehouses its units are promised from
+
+
+class Found(NamedTuple):
+    """What stores that draw on the same warehouses find there of a SKU."""
+
+    units: int  # where there is plenty; if it is scarce in all, in all
+    plenty: Sequence[int]  # the warehouses where it is shared
+    claimed: frozenset[int]  # all of them, where none has plenty
 
 
 def numbers(shelves: Sequence[Shelf], pool: Pool, terms: Terms) -> Numbers:
@@ -239,31 +252,41 @@ def _limits(shelves: Sequence[Shelf], pool: Pool, terms: Terms, scarce: set[Cell
     limits, claims = [], []
     silent = [shelf for shelf in shelves if shelf.silent_for is not None] if terms.policy == Policy.GUARD else []
     homes: dict[tuple[frozenset[tuple[int, int]], int], int] = {}
+    found: dict[tuple[int, Sequence[int]], Found] = {}
     for shelf in shelves:
-        others = [other for other in silent if other is not shelf]
-        warehouses, claim = shelf.warehouses, Claim()
+        others = [other for other in silent if other is not shelf] if silent else silent
+        warehouses, claim = tuple(shelf.warehouses), Claim()
+        packed_at = warehouses
         if len(warehouses) > 1 and shelf.parts.keys() and not (terms.allows_split_shipment or _is_plain(shelf)):
             # A bundle is packed in one warehouse; while a part is scarce, its store promises it from one only.
             if any((sku, warehouse) in scarce for sku in shelf.parts for warehouse in warehouses):
-                warehouses = (_home(shelf, pool, homes),)
-            possible = sum(max(0, _packed(shelf, warehouse, pool)) for warehouse in warehouses)
+                packed_at = (_home(shelf, pool, homes),)
+            possible = sum(max(0, _packed(shelf, warehouse, pool)) for warehouse in packed_at)
         else:
             possible = None
         for sku, units in shelf.parts.items():
-            plenty = [warehouse for warehouse in warehouses if (sku, warehouse) not in scarce]
-            if not plenty:
-                claim[sku] = frozenset(warehouses)
-            total = sum(pool.get((sku, warehouse), 0) for warehouse in plenty or warehouses)
-            if warehouses is not shelf.warehouses:
+            here = found.get((sku, packed_at))
+            if here is None:
+                here = found[sku, packed_at] = _found(sku, packed_at, pool, scarce)
+            total = here.units
+            if not here.plenty:
+                claim[sku] = here.claimed
+            if packed_at is not warehouses:
                 # What another warehouse is short of is missing from the whole.
-                total = min(total, sum(pool.get((sku, warehouse), 0) for warehouse in shelf.warehouses))
-            if plenty and others:
-                total -= _set_aside(sku, plenty, others, terms)
+                total = min(total, sum(pool.get((sku, warehouse), 0) for warehouse in warehouses))
+            if here.plenty and others:
+                total -= _set_aside(sku, here.plenty, others, terms)
             made = total // units
             possible = made if possible is None else min(possible, made)
         limits.append(published(possible or 0, shelf.rule))
         claims.append(claim)
     return limits, claims
+
+
+def _found(sku: int, warehouses: Sequence[int], pool: Pool, scarce: set[Cell]) -> Found:
+    plenty = [warehouse for warehouse in warehouses if (sku, warehouse) not in scarce]
+    units = sum([pool.get((sku, warehouse), 0) for warehouse in plenty or warehouses])
+    return Found(units, plenty, frozenset() if plenty else frozenset(warehouses))
 
 
 def _is_plain(shelf: Shelf) -> bool:

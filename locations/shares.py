@@ -7,7 +7,7 @@ it leaves over (weighted max-min fairness). What whole numbers leave over goes t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 #: A weight that is smaller than the greatest by this factor counts as nothing: fractions could not tell it from that.
 SMALLEST_WEIGHT = 1e-9
@@ -17,8 +17,7 @@ SMALLEST_WEIGHT = 1e-9
 STICKINESS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """The members may have `room` units together; each of what a member gets takes so many of them."""
 
     room: int
@@ -26,7 +25,10 @@ class Bound:
 
     def left(self, given: Sequence[int]) -> int:
         """What is left of the room once each has what is `given`; below zero when they have too much."""
-        return self.room - sum(units * given[member] for member, units in self.units.items())
+        room = self.room
+        for member, units in self.units.items():
+            room -= units * given[member]
+        return room
 
 
 def fill(

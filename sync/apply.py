@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
 
@@ -286,7 +286,8 @@ def _decide_all(engine: Engine, merchant_id: int, batch: Sequence[Claimed], outc
     lines = books.lock_lines(mentioned.orders)
     # A refund told on its own does not name the variant that its line may be waiting for.
     unplaced = {(channel, line.register.variant_id) for (channel, _, _), line in lines.items() if line.waiting_for}
-    mentioned = replace(mentioned, variants=mentioned.variants | unplaced)
+    if unplaced:
+        mentioned = mentioned._replace(variants=mentioned.variants | unplaced)
     mappings = books.load_mappings(
         merchant_id, mentioned, known_skus=[line.sku_id for line in lines.values() if line.sku_id is not None]
     )

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
 from channels.protocol import LevelTouched, OrderDeleted, OrderState, RefundedUnits, RefundMade
 from inventory.bom import bundles_available
@@ -36,8 +37,7 @@ _DELETED = Register(is_deleted=True)
 _NO_EFFECT = Effect()
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """The inbox row an event came in."""
 
     event_id: int
@@ -46,16 +46,14 @@ class Envelope:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What becomes of the inbox row."""
 
     state: str
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ListingFacts:
+class ListingFacts(NamedTuple):
     """A listing as far as applying events needs it."""
 
     listing_id: int
@@ -82,8 +80,7 @@ class Line:
     latest: Envelope | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """What a line has done to one stock level, in units of that level."""
 
     units_per_line_unit: int
@@ -107,8 +104,7 @@ class Level:
     becomes: LevelChange | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LevelChange:
+class LevelChange(NamedTuple):
     """What a level webhook does to the level: it clears a suspicion or raises one; it never counts units."""
 
     is_suspect: bool

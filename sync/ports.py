@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from channels import protocol
 from channels.protocol import QuantityChange
@@ -50,8 +51,7 @@ class Claimed:
     is_read: bool = False  # its order was asked for in this claim
 
 
-@dataclass(frozen=True, slots=True)
-class Mentioned:
+class Mentioned(NamedTuple):
     """What the events of a batch name, by (channel, the channel's own id)."""
 
     variants: frozenset[tuple[int, str]]
@@ -59,8 +59,7 @@ class Mentioned:
     orders: frozenset[OrderKey]
 
 
-@dataclass(frozen=True, slots=True)
-class Mappings:
+class Mappings(NamedTuple):
     """The configuration around what is mentioned. Read without locks: it changes rarely, and is read again per batch."""
 
     listings_by_variant: Mapping[tuple[int, str], ListingFacts]
@@ -71,7 +70,7 @@ class Mappings:
     parts: Mapping[int, Mapping[int, int]]
     bundles: Mapping[int, tuple[int, ...]]
     counted_from: Mapping[int, datetime | None]
-    routing: Mapping[int, Routing] = field(default_factory=dict)
+    routing: Mapping[int, Routing] = MappingProxyType({})
     split_shipment: Collection[int] = ()
 
     def stocked_skus(self, sku_ids: Iterable[int]) -> set[int]:
@@ -198,8 +197,7 @@ class Mark:
     is_divided: bool = False  # its units are, or may have to be, divided among the stores
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A listing level that may have to show another number, with all that says what it may still sell."""
 
     level_id: int
@@ -218,8 +216,7 @@ class Target:
     failing_since: datetime | None  # of its channel: since when nobody answers, or since nothing is written there
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """The publishing policy of a location group, with what was measured of its channels."""
 
     group_id: int
@@ -232,16 +229,14 @@ class Group:
     window_seconds: float  # how long news takes from the slowest of its channels to the slowest of the others
 
 
-@dataclass(frozen=True, slots=True)
-class ShelfStock:
+class ShelfStock(NamedTuple):
     """Units of a SKU in a warehouse: available, and of these what holds may still take (None: all)."""
 
     available: int
     quota: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Desire:
+class Desire(NamedTuple):
     """What a level should show from now on; None: not ours to say."""
 
     target: Target
@@ -277,7 +272,7 @@ class PublishBooks(Protocol):
         """Stocked components of each SKU (itself when it is no bundle), in units."""
         ...
 
-    def load_warehouses(self, store_locations: Collection[int]) -> dict[int, list[int]]:
+    def load_warehouses(self, store_locations: Collection[int]) -> dict[int, tuple[int, ...]]:
         """The warehouses each store location draws on, by priority."""
         ...
 
@@ -310,8 +305,7 @@ class ChannelRef:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Picked:
+class Picked(NamedTuple):
     """A level that shows another number than it should."""
 
     level_id: int
@@ -322,8 +316,7 @@ class Picked:
     failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of a batch under way."""
 
     push_id: int
@@ -331,8 +324,7 @@ class Row:
     change: QuantityChange
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """A write that is committed and may be sent by the holder of the lease token."""
 
     id: uuid.UUID
@@ -428,8 +420,7 @@ class PushBooks(Protocol):
 # --- checking and reconciling ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(NamedTuple):
     """A suspect level that is to be read now, and what was known of it before."""
 
     level_id: int
@@ -513,8 +504,7 @@ class Edits:
     gains: str
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A level as it stood before a channel's levels were read as a whole."""
 
     level_id: int

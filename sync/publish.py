@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from locations.pace import threshold
-from locations.publishing import Policy, Rule, Shelf, Terms, most_specific, numbers
+from locations.publishing import NO_RULE, Policy, Rule, Shelf, Terms, most_specific, numbers
 from sync.ports import Desire, Engine, Group, ShelfStock, Target
 from synctec.lib.failpoints import failpoint
 
@@ -83,6 +83,8 @@ def _by_group(targets: Iterable[Target], drawn_on: Mapping[int, Sequence[int]]) 
 
 def _families(targets: Iterable[Target], parts: Mapping[int, Mapping[int, int]]) -> list[list[Target]]:
     """The levels by what they share: those of a SKU, of its bundles, of their other parts, and so on."""
+    if len(parts) == 1:
+        return [list(targets)]
     family_of: dict[int, list[Target]] = {}  # component -> family; merged families are the same list
     families: list[list[Target]] = []
     for target in targets:
@@ -117,17 +119,23 @@ def _shelf(
         warehouses=drawn_on[target.store_location_id],
         shown=target.shown,
         ceiling=target.ceiling,
-        rule=most_specific(
-            (
-                rules.get(("listing", target.listing_id, 0)),
-                rules.get(("sku", target.channel_id, target.sku_id)),
-                rules.get(("channel", target.channel_id, 0)),
-            )
-        ),
+        rule=_rule(target, rules),
         weight=target.velocity.weight(now) if group.is_weighted_by_velocity else target.weight,
         velocity=target.velocity.units_per_second(now),
         silent_for=silent_for,
         can_raise=not target.is_suspect,
+    )
+
+
+def _rule(target: Target, rules: Rules) -> Rule:
+    if not rules:
+        return NO_RULE
+    return most_specific(
+        (
+            rules.get(("listing", target.listing_id, 0)),
+            rules.get(("sku", target.channel_id, target.sku_id)),
+            rules.get(("channel", target.channel_id, 0)),
+        )
     )
 
 

@@ -14,7 +14,7 @@ Invariants: an attempt is committed before its request is sent; a level has one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -86,7 +86,7 @@ def claim_batch(engine: Engine, channel: ChannelRef, rows_per_write: int) -> Bat
             return None
         chosen = _choose(picked, rows_per_write)
         batch = books.open_batch(channel, uuid7(), chosen, LEASE)
-    return replace(batch, is_full=len(chosen) < len(picked) or len(picked) == rows_per_write)
+    return batch._replace(is_full=len(chosen) < len(picked) or len(picked) == rows_per_write)
 
 
 def _choose(picked: Sequence[Picked], rows_per_write: int) -> list[Picked]:
@@ -103,11 +103,10 @@ def _choose(picked: Sequence[Picked], rows_per_write: int) -> list[Picked]:
 def _send(engine: Engine, channel: ChannelRef, connector: Connector, batch: Batch, done: Pushed) -> bool:
     """Send one batch and commit what became of it; False when the channel is to be left alone for now."""
     failpoint("push.after_claim")
+    key = str(batch.id)
     try:
         result = connector.write_quantities(
-            [row.change for row in batch.rows],
-            key=str(batch.id),
-            reference=f"gid://synctec/PushBatch/{batch.id}",
+            [row.change for row in batch.rows], key=key, reference=f"gid://synctec/PushBatch/{key}"
         )
     except protocol.OutcomeUnknown as error:
         done.unknown += len(batch.rows)

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from sync.simulator.memory import EventRow, LevelRow, LineRow, PushRow, StockRow
+from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
 from sync.simulator.stores import Order, Store
 
 if TYPE_CHECKING:
@@ -350,12 +350,13 @@ class Auditor:
         for key, times in effects.items():
             if times != 1:
                 self.blame("key once", f"the write {key} took effect {times} times")
-        batches = {str(batch_id) for batch_id in self.world.books.batches}
+        batches = {str(batch_id): batch_id for batch_id in self.world.books.batches}
         unknown = next((key for key in effects if key not in batches), None)
         if unknown is not None:
             self.blame("attempt before request", f"the write {unknown} took effect, and we know of none")
+        applied = {batches.get(key) for key in effects}
         for push in self.world.books.pushes.values():
-            if push.state == "confirmed" and str(push.batch.id) not in effects and not self._may_be_misread(push):
+            if push.state == "confirmed" and push.batch.id not in applied and not self._may_be_misread(push):
                 self.blame("confirmed is applied", f"push {push.id} never took effect")
                 return
 

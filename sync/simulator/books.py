@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from channels import protocol
 from sync.decide import LineKey, Verdict
 from sync.ports import Batch, Books, ChannelRef, Claimed, DriftFound, Due, OrderKey
-from sync.simulator.memory import EventRow, LevelRow, LineRow, MemoryBooks, PushRow, StockRow
+from sync.simulator.memory import MemoryBooks
+from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
 from sync.simulator.scheduler import EPOCH
 from sync.simulator.stores import Shelf, Store, Told
 
@@ -92,7 +93,7 @@ class WatchedBooks(MemoryBooks):
     """`MemoryBooks` in a simulated world."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(lambda: world.scheduler.now)
+        super().__init__(world.scheduler.clock)
         self._world = world
         self._waits_for_disk = False
         #: What a crash of the database would take back: (when it was committed, how).

@@ -22,7 +22,7 @@ from sync.ports import Batch, ChannelRef, GivenBack
 from sync.register import Effect, Register
 from sync.simulator import world as simulated
 from sync.simulator.books import WatchedBooks
-from sync.simulator.memory import LevelRow
+from sync.simulator.memory.rows import LevelRow
 from sync.simulator.run import quieten, run_one
 from sync.simulator.stores import DONE, Store, Told
 from sync.simulator.wire import StoreConnector

@@ -44,7 +44,7 @@ from sync.ports import ChannelRef, DriftFound, OrderKey
 from sync.register import Effect, Register
 from sync.simulator.auditor import Auditor
 from sync.simulator.books import GROUP, WAREHOUSE
-from sync.simulator.memory import (
+from sync.simulator.memory.rows import (
     BatchRow,
     EventRow,
     LevelRow,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import itertools
 import struct
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -84,15 +83,15 @@ class Scheduler:
         self.time = 0.0
         self.running: Task | None = None
         self.hub = getcurrent()
-        self.events = 0
         self._moment_of, self._moment = 0.0, EPOCH
+        #: How far the loop under way goes.
+        self._until = 0.0
         self._planned: list[tuple[float, int, str, Callable[..., object], tuple[Any, ...]]] = []
-        self._order = itertools.count()
-        self._digest = hashlib.blake2b(digest_size=8)
+        self._plans = 0
+        self._trace = bytearray()
         self._labels: dict[str, int] = {}
 
-    @property
-    def now(self) -> datetime:
+    def clock(self) -> datetime:
         """The true time."""
         if self._moment_of != self.time:
             self._moment_of, self._moment = self.time, EPOCH + timedelta(seconds=self.time)
@@ -107,7 +106,9 @@ class Scheduler:
 
     def at(self, seconds: float, label: str, what: Callable[..., object], *arguments: Any) -> None:
         """Plan a call. One that is due already comes after everything that was planned for now before it."""
-        heapq.heappush(self._planned, (max(seconds, self.time), next(self._order), label, what, arguments))
+        self._plans += 1
+        due = max(self.time, seconds)
+        heapq.heappush(self._planned, (due, self._plans, label, what, arguments))
 
     def after(self, seconds: float, label: str, what: Callable[..., object], *arguments: Any) -> None:
         self.at(self.time + seconds, label, what, *arguments)
@@ -120,10 +121,16 @@ class Scheduler:
 
     def sleep(self, seconds: float) -> None:
         """Have the running task wait. Raises Killed if it is killed meanwhile."""
-        task = self.running
+        task, planned = self.running, self._planned
         assert task is not None, "only a task can wait"
+        end = self.time + seconds
+        if end <= self._until and (not planned or end < planned[0][0]):
+            # Nothing happens before: the next event would be its waking.
+            self.time = end
+            self.note(task.name)
+            return
         task.waits += 1
-        self.at(self.time + seconds, task.name, self._wake, task, task.waits)
+        self.at(end, task.name, self._wake, task, task.waits)
         task.wait()
 
     def _wake(self, task: Task, wait: int) -> None:
@@ -142,16 +149,14 @@ class Scheduler:
         known = self._labels.get(label)
         if known is None:
             known = self._labels[label] = len(self._labels)
-            self._digest.update(label.encode())
-        self._digest.update(_packed(self.time, (known << 16) ^ (value & 0xFFFF)))
+            self._trace += label.encode()
+        self._trace += _packed(self.time, (known << 16) ^ (value & 0xFFFF))
 
     def run(self, until: float) -> None:
         """Let everything happen that is planned up to then."""
-        planned = self._planned
+        planned, self._until = self._planned, until
         while planned and planned[0][0] <= until:
-            at, _, label, what, arguments = heapq.heappop(planned)
-            self.time = at
-            self.events += 1
+            self.time, _, label, what, arguments = heapq.heappop(planned)
             self.note(label)
             what(*arguments)
         self.time = max(self.time, until)
@@ -159,4 +164,4 @@ class Scheduler:
     @property
     def digest(self) -> str:
         """Of everything that has happened so far."""
-        return self._digest.hexdigest()
+        return hashlib.blake2b(self._trace, digest_size=8).hexdigest()

@@ -10,8 +10,8 @@ Everything here happens at once, in the store's own world. What becomes of the m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from channels.protocol import (
     Event,
@@ -273,18 +273,19 @@ class Store:
     def orders_since(self, since: datetime, cursor: str | None) -> OrderPage:
         """One page by (time of the change, order), as far as the list knows."""
         clock = self.clock()
-        after = cursor or ""
-        listed: list[tuple[str, Order]] = []
+        listed: list[tuple[datetime, str]] = []
         for order in self.orders.values():
             version = order.version if order.listed_from <= clock else order.listed_version
             if version is not None and version >= since:
-                place = f"{version.astimezone(UTC):%Y%m%d%H%M%S} {order.order_id}"
-                if place > after:
-                    listed.append((place, order))
-        listed.sort(key=lambda entry: entry[0])
+                listed.append((version, order.order_id))
+        if cursor is not None:
+            moment, _, order_id = cursor.partition(" ")
+            after = datetime.fromisoformat(moment), order_id
+            listed = [place for place in listed if place > after]
+        listed.sort()
         page = listed[: self.orders_per_page]
-        more = len(listed) > len(page)
-        return OrderPage(tuple(self._polled(order) for _, order in page), page[-1][0] if more else None)
+        last = f"{page[-1][0].isoformat()} {page[-1][1]}" if len(listed) > len(page) else None
+        return OrderPage(tuple([self._polled(self.orders[order_id]) for _, order_id in page]), last)
 
     def orders_by_id(self, ids: Sequence[str]) -> tuple[PolledOrder, ...]:
         return tuple(self._polled(self.orders[order_id]) for order_id in ids if order_id in self.orders)
@@ -353,7 +354,7 @@ class Store:
 
     def state(self, order: Order, *, is_read: bool = False) -> OrderState:
         """The whole order, as a message or an answer shows it."""
-        state = OrderState(
+        return OrderState(
             order_id=order.order_id,
             name=f"#{order.order_id}",
             version=order.version,
@@ -373,5 +374,5 @@ class Store:
                 for line in order.lines
             ),
             refunds=tuple(order.refunds),
+            read_at=self.now() if is_read else None,
         )
-        return replace(state, read_at=self.now()) if is_read and hasattr(state, "read_at") else state

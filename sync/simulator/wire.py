@@ -140,14 +140,14 @@ class StoreConnector:
         self.calls: list[float] = []
 
     def write_quantities(self, changes: Sequence[QuantityChange], *, key: str, reference: str) -> WriteResult:
-        rows = ", ".join(f"{row.inventory_item_id} {row.from_quantity}->{row.to_quantity}" for row in changes)
-        self._tell("write", f"{key[-4:]}: {rows}")
+        self._tell("write", lambda: f"{key[-4:]}: {', '.join(map(_brief, changes))}")
         try:
             answer = self._call(lambda: self._store.write(changes, key), is_write=True)
         except ChannelError as error:
-            self._tell("no answer", f"{key[-4:]}: {error!r}")
+            says = repr(error)
+            self._tell("no answer", lambda: f"{key[-4:]}: {says}")
             raise
-        self._tell("written", f"{key[-4:]}: {' '.join(row.outcome for row in answer.rows)}")
+        self._tell("written", lambda: f"{key[-4:]}: {' '.join(row.outcome for row in answer.rows)}")
         return answer
 
     def read_levels(self, inventory_item_ids: Sequence[str]) -> tuple[LevelState, ...]:
@@ -222,8 +222,8 @@ class StoreConnector:
         self._wait(READ_TIMEOUT)
         raise _silence(is_write)
 
-    def _tell(self, label: str, what: str) -> None:
-        self._wire.tell(label, self._store.number, lambda: what)
+    def _tell(self, label: str, what: Callable[[], str]) -> None:
+        self._wire.tell(label, self._store.number, what)
 
     def _wait(self, seconds: float) -> None:
         self._wire.scheduler.sleep(seconds)
@@ -245,6 +245,10 @@ class StoreConnector:
 
     def ensure_webhooks(self, callback_url: str) -> SubscriptionReport:
         return SubscriptionReport()
+
+
+def _brief(change: QuantityChange) -> str:
+    return f"{change.inventory_item_id} {change.from_quantity}->{change.to_quantity}"
 
 
 def _silence(is_write: bool) -> ChannelError:

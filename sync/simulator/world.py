@@ -142,13 +142,14 @@ class World:
         self.stores: list[Store] = []
         self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self, self.tell)
         self.connectors: dict[int, StoreConnector] = {}
+        self.refs: dict[int, ChannelRef] = {}
         self.books = self._new_books()
         self.engine = Engine(
             books=self.books,
             channels=self,
             locks=self,
             rng=random.Random(f"{seed}:engine"),
-            now=self.clock,
+            now=self.scheduler.clock,
             audit_lag=AUDIT_LAG,
             poll_overlap=POLL_OVERLAP,
         )
@@ -198,6 +199,7 @@ class World:
                 store.open(article, f"l{number}", 0)
             self.stores.append(store)
             self.connectors[store.channel_id] = StoreConnector(self.wire, store, self.step)
+            self.refs[store.channel_id] = ChannelRef(store.channel_id, MERCHANT, KIND)
         self.books.open(setting, self.shelves, recipes, self.stores)
 
     def _clock(self) -> float:
@@ -205,7 +207,7 @@ class World:
 
     def clock(self) -> datetime:
         """The database's clock, which all workers go by; their own may be wrong."""
-        return self.scheduler.now
+        return self.scheduler.clock()
 
     def _index_lag(self) -> float:
         return self.luck.uniform(0, self.faults.list_lag) if self.faults.list_lag else 0.0
@@ -434,7 +436,7 @@ class World:
 
     def _note_failure(self, channel_id: int, error: protocol.ChannelError) -> None:
         try:
-            outage.note_failure(self.engine, self.ref(channel_id), error)
+            outage.note_failure(self.engine, self.refs[channel_id], error)
         except OperationalError:
             pass  # neither could that be noted
 
@@ -459,7 +461,7 @@ class World:
 
     def _push(self, channel_id: int) -> None:
         while True:
-            done = push.push_channel(self.engine, channel=self.ref(channel_id), max_batches=1)
+            done = push.push_channel(self.engine, channel=self.refs[channel_id], max_batches=1)
             if done.has_suspects:
                 self.ring("check", channel_id)
             if done.confirmed:
@@ -469,7 +471,7 @@ class World:
             self.pause(PUSH_EVERY_SECONDS)
 
     def _check(self, channel_id: int) -> None:
-        channel = self.ref(channel_id)
+        channel = self.refs[channel_id]
         while True:
             done = check.check_channel(self.engine, channel=channel)
             if done.needs_orders:
@@ -480,7 +482,7 @@ class World:
                 return
 
     def _reconcile(self, channel_id: int) -> None:
-        channel = self.ref(channel_id)
+        channel = self.refs[channel_id]
         reconcile.poll_orders(self.engine, channel=channel)
         reconcile.compare_levels(self.engine, channel=channel)
         self.ring("check", channel_id)
@@ -503,9 +505,6 @@ class World:
             return  # the next sweep is not far
         for what, key in self.books.open_work():
             self.ring(what, key)
-
-    def ref(self, channel_id: int) -> ChannelRef:
-        return ChannelRef(channel_id, MERCHANT, KIND)
 
     # --- bells, waits and ends ------------------------------------------------------------------------------------
 

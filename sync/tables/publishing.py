@@ -134,7 +134,7 @@ class PublishTables:
         parts, _ = load_bundles(merchant_id, sku_ids)
         return parts
 
-    def load_warehouses(self, store_locations: Collection[int]) -> dict[int, list[int]]:
+    def load_warehouses(self, store_locations: Collection[int]) -> dict[int, tuple[int, ...]]:
         drawn_on: dict[int, list[int]] = defaultdict(list)
         for location, warehouse in sql.rows(
             """
@@ -144,7 +144,7 @@ class PublishTables:
             [sorted(store_locations)],
         ):
             drawn_on[location].append(warehouse)
-        return drawn_on
+        return {location: tuple(warehouses) for location, warehouses in drawn_on.items()}
 
     def load_stock(self, sku_ids: Collection[int]) -> dict[tuple[int, int], ShelfStock]:
         return {

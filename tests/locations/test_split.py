@@ -32,7 +32,7 @@ def shown(shelves: Sequence[Shelf], available: int, terms: Terms = SPLIT) -> lis
 
 def confirmed(shelves: Sequence[Shelf], told: Numbers) -> list[Shelf]:
     """The stores once every number has reached those that can be reached."""
-    return [replace(shelf, ceiling=told.shown[shelf.key]) if shelf.silent_for is None else shelf for shelf in shelves]
+    return [shelf._replace(ceiling=told.shown[shelf.key]) if shelf.silent_for is None else shelf for shelf in shelves]
 
 
 def test_shared_shows_everything_everywhere() -> None:
@@ -67,7 +67,7 @@ def test_guard_divides_what_is_scarce_and_waits_before_it_shares_again() -> None
 def test_guard_sets_aside_what_an_unreachable_store_may_have_sold() -> None:
     def told(available: int, silent_for: float | None) -> list[int]:
         stores = mugs(30, 30, velocity=0.01)
-        stores[0] = replace(stores[0], silent_for=silent_for)
+        stores[0] = stores[0]._replace(silent_for=silent_for)
         return shown(stores, available, Terms(Policy.GUARD, {MUG: 6}))
 
     assert told(30, None) == [30, 30]
@@ -95,8 +95,8 @@ def test_a_bundle_claims_its_parts_and_the_parts_of_others() -> None:
 def test_what_a_cap_or_a_floor_leaves_over_goes_to_the_others() -> None:
     stores = mugs(0, 0, 0)
 
-    assert shown([replace(stores[0], rule=Rule(cap=1)), *stores[1:]], 9) == [1, 4, 4]
-    assert shown([replace(stores[0], rule=Rule(floor=4)), *stores[1:]], 9) == [0, 5, 4]
+    assert shown([stores[0]._replace(rule=Rule(cap=1)), *stores[1:]], 9) == [1, 4, 4]
+    assert shown([stores[0]._replace(rule=Rule(floor=4)), *stores[1:]], 9) == [0, 5, 4]
 
 
 def test_holds_get_their_share_or_what_no_store_shows() -> None:
@@ -244,7 +244,7 @@ def test_not_all_stores_are_left_with_nothing(scene: tuple[list[Shelf], Pool, Te
     shelves, terms = settle(shelves, pool, terms)
 
     for shelf in shelves:
-        alone = numbers([replace(shelf, ceiling=0)], pool, terms).shown[shelf.key]
+        alone = numbers([shelf._replace(ceiling=0)], pool, terms).shown[shelf.key]
         rivals = [other for other in shelves if other.parts.keys() & shelf.parts.keys()]
         if alone:
             assert any(rival.ceiling for rival in rivals)
@@ -284,17 +284,16 @@ class Trade(RuleBasedStateMachine):
 
     def seen(self) -> list[Shelf]:
         return [
-            replace(
-                shelf,
-                ceiling=max(0, self.models[shelf.key] + self._raise_under_way(shelf.key)),
+            shelf._replace(
+                ceiling=max(0, self.models[shelf.key] + self.risen(shelf.key)),
                 silent_for=30.0 if self.silent[shelf.key] else None,
             )
             for shelf in self.shelves
         ]
 
-    def _raise_under_way(self, store: int) -> int:
-        """By how much, not to what: units that are sold or come back meanwhile move what it starts from."""
-        before, after, *_ = self.pushes.get(store, (0, 0))
+    def risen(self, store: int) -> int:
+        """By how much a write under way may have raised the store: units that sell meanwhile move what it starts from."""
+        before, after, _ = self.pushes.get(store, (0, 0, None))
         return max(0, after - before)
 
     @rule()

@@ -27,7 +27,8 @@ from locations.routing import Routing
 from merchants.models import Merchant
 from sync.models import DirtySku
 from sync.ports import Books
-from sync.simulator.memory import LevelRow, MemoryBooks
+from sync.simulator.memory import MemoryBooks
+from sync.simulator.memory.rows import LevelRow
 from sync.tables import Tables
 from synctec.lib import sql
 
@@ -142,7 +143,7 @@ class Side:
         return self._names[table].get(number, ("new",))
 
     def named(self, value: Any, column: str = "") -> Any:
-        """A value with names for the side's own numbers, and dictionaries for data classes."""
+        """A value with names for the side's own numbers, and dictionaries for data classes and named tuples."""
         if column in REFERENCES and isinstance(value, int):
             return self.name(REFERENCES[column], value)
         match value:
@@ -156,15 +157,16 @@ class Side:
                 return self._under_names("stock", value)
             case dict():
                 return {key: self.named(what, key if isinstance(key, str) else "") for key, what in value.items()}
+            case tuple() if names := getattr(value, "_fields", ()):
+                return self._by_field(value, names)
             case list() | tuple():
                 return [self.named(what) for what in value]
             case _ if is_dataclass(value) and not isinstance(value, type):
-                return {
-                    one.name: self.named(getattr(value, one.name), one.name)
-                    for one in fields(value)
-                    if one.name not in UNNAMED
-                }
+                return self._by_field(value, [one.name for one in fields(value)])
         return value
+
+    def _by_field(self, value: Any, names: Iterable[str]) -> dict[str, Any]:
+        return {name: self.named(getattr(value, name), name) for name in names if name not in UNNAMED}
 
     def answer(self, method: str, value: Any) -> Any:
         """What a method of the books answered, under names; in a fixed order where the books promise none."""

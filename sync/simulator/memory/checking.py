@@ -1,0 +1,170 @@
+"""Suspects, samples and what they come to, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+
+from sync import register
+from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect
+from sync.simulator.memory.kept import Kept, later
+from sync.simulator.memory.rows import LevelRow
+
+_DRIFT_ACTIONS = frozenset({"explained", "adopted", "overridden", "asked"})
+
+
+class CheckMemory(Kept):
+    """`sync.ports.CheckBooks`."""
+
+    def claim_suspects(self, channel_id: int, limit: int, lease: timedelta) -> list[Due]:
+        self._commits_itself("a claim")
+        now = self._now()
+        due = [
+            (level.next_check_at, level.id, level)
+            for level in self._stirring(channel_id)
+            if level.suspect_since is not None and level.next_check_at is not None and level.next_check_at <= now
+        ]
+        due.sort()
+        claimed = []
+        for _, level_id, level in due[:limit]:
+            level.next_check_at = now + lease
+            claimed.append(
+                Due(
+                    level_id,
+                    level.listing.inventory_item_id,
+                    level.location.remote_id,
+                    level.version,
+                    level.pushed,
+                )
+            )
+        return claimed
+
+    def orders_applied_since(self, channel_id: int) -> datetime | None:
+        channel = self.channels[channel_id]
+        has_pending = any(
+            event.envelope.channel_id == channel_id and event.topic.startswith(("orders/", "refunds/"))
+            for event in self._pending[channel.merchant_id].values()
+        )
+        return None if has_pending else channel.orders_read_at
+
+    def edits(self, channel_id: int) -> Edits:
+        channel = self.channels[channel_id]
+        return Edits(channel.on_loss, channel.on_gain)
+
+    def hold_places(self, level_ids: Collection[int]) -> dict[int, int | None]:
+        return {
+            level_id: level.held_at if level.held_at is not None else self._first_stock(level)
+            for level_id in sorted(level_ids)
+            if (level := self.levels.get(level_id)) is not None
+        }
+
+    def _first_stock(self, level: LevelRow) -> int | None:
+        sku = level.listing.sku_id
+        if sku is not None:
+            for warehouse in level.location.warehouses:
+                row = self._stock_at.get((sku, warehouse))
+                if row is not None:
+                    return row.id
+        return None
+
+    def lock_suspects(self, level_ids: Collection[int]) -> list[LockedSuspect]:
+        self._locks("locking suspects")
+        locked = []
+        for level_id in sorted(level_ids):
+            level = self.levels.get(level_id)
+            if level is None or level.suspect_since is None:
+                continue
+            push = level.open_push
+            if push is not None and push.batch.state in ("intent", "unknown"):
+                continue
+            sku = level.listing.sku_id
+            locked.append(
+                LockedSuspect(
+                    level_id=level_id,
+                    sku_id=sku,
+                    is_bundle=sku is not None and self.skus[sku].is_bundle,
+                    base=level.base,
+                    order_effects=level.order_effects,
+                    pushed=level.pushed,
+                    version=level.version,
+                    is_first_reading=level.confirmed_at is None or not level.is_stocked,
+                    sample=level.sample,
+                    sampled_from=level.sampled_from,
+                    sampled_until=level.sampled_until,
+                    sample_pushed=level.sample_pushed,
+                    held=level.held,
+                    held_at=level.held_at,
+                    confirmed_at=level.confirmed_at,
+                    open_push_id=None if push is None else push.id,
+                    open_push_delta=None if push is None else push.to_quantity - push.from_quantity,
+                    open_push_sent_at=None if push is None else push.batch.sent_at,
+                    is_in_doubt=level.doubtful_until is not None
+                    and level.doubtful_until >= (level.sampled_until or self._now()),
+                )
+            )
+        return locked
+
+    def taken_since(self, level_id: int, since: datetime, until: datetime) -> tuple[int, bool]:
+        taken, is_ambiguous = 0, False
+        oldest = since - timedelta(hours=1)
+        for key in self._lines_at.get(level_id, ()):
+            line = self.orders.get(key[:2], {}).get(key)
+            if line is not None and line.level_id == level_id and line.updated_at >= oldest:
+                units, is_unclear = register.taken_since(line.register, since, until)
+                taken += units
+                is_ambiguous = is_ambiguous or is_unclear
+        return taken, is_ambiguous
+
+    def write_findings(self, findings: Sequence[Finding], now: datetime) -> None:
+        for finding in findings:
+            level = self.levels[finding.level_id]
+            self._touch_level(level)
+            if finding.is_settled:
+                level.base += finding.residue
+                level.version += 1
+                level.is_stocked = finding.is_stocked
+                level.sample = level.since_sample = level.sample_pushed = None
+                level.sampled_from = level.sampled_until = None
+                level.suspect_since = level.suspect_available = level.next_check_at = None
+                level.suspect_reason = ""
+                level.held, level.held_at = 0, None
+                level.confirmed_at = now
+                level.source_at = later(level.source_at, finding.source_at)
+            elif finding.sample is not None:
+                level.base += finding.residue
+                level.version += finding.residue != 0
+                level.sample, level.since_sample = finding.sample, finding.since_sample
+                level.sample_pushed = finding.sample_pushed
+                level.sampled_from, level.sampled_until = finding.sampled_from, finding.sampled_until
+                level.suspect_available = None
+                level.held, level.held_at = finding.held, finding.held_at
+                level.next_check_at = finding.next_check_at
+            else:
+                level.next_check_at = finding.next_check_at
+            self._check_level(level)
+
+    def add_drifts(self, channel: ChannelRef, drifts: Sequence[DriftFound]) -> None:
+        for drift in drifts:
+            self._require(drift.action in _DRIFT_ACTIONS, "drift of level {} is {}", drift.level_id, drift.action)
+            self._require(
+                drift.held == 0 or (drift.held > 0 and drift.held_at is not None and drift.action == "asked"),
+                "drift of level {} holds {} units, {}",
+                drift.level_id,
+                drift.held,
+                drift.action,
+            )
+            self._append(self.drifts, drift)
+
+    def bundles_with(self, merchant_id: int, sku_ids: Collection[int]) -> set[int]:
+        parts = self.load_parts(merchant_id, sku_ids)
+        return {
+            *sku_ids,
+            *(bundle for needed in parts.values() for sku in needed for bundle in self._bundles.get(sku, ())),
+        }
+
+    def suspect_unsuspected(self, level_ids: Collection[int], reason: str, now: datetime) -> None:
+        for level_id in level_ids:
+            level = self.levels[level_id]
+            if level.suspect_since is None:
+                self._touch_level(level)
+                level.suspect_since, level.suspect_reason, level.next_check_at = now, reason, now

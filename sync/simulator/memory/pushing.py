@@ -1,0 +1,270 @@
+"""Writes under way, in memory."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from channels.protocol import QuantityChange
+from sync.ports import STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
+from sync.simulator.memory.kept import earlier, later
+from sync.simulator.memory.publishing import PublishMemory
+from sync.simulator.memory.rows import BatchRow, PushRow
+
+_BATCH_STATES = frozenset({"intent", "unknown", "done", "unresolved"})
+#: Sorts levels without a waiting event last.
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class PushMemory(PublishMemory):
+    """`sync.ports.PushBooks`."""
+
+    def claim_repeat(self, channel_id: int, lease: timedelta) -> Batch | None:
+        self._commits_itself("a claim")
+        unanswered = self._unanswered.get(channel_id)
+        channel = self.channels[channel_id]
+        now = self._now()
+        if not unanswered or channel.state != "active" or channel.next_call_at > now:
+            return None
+        due = [
+            (batch.next_attempt_at, place, batch)
+            for place, batch in enumerate(unanswered.values())
+            if batch.next_attempt_at is not None and batch.next_attempt_at <= now
+        ]
+        if not due:
+            return None
+        _, _, batch = min(due)
+        batch.lease_token = self._id("lease")
+        batch.attempts += 1
+        batch.next_attempt_at = now + lease
+        rows = tuple(
+            Row(
+                push.id,
+                push.level.id,
+                QuantityChange(
+                    push.level.listing.inventory_item_id,
+                    push.level.location.remote_id,
+                    push.from_quantity,
+                    push.to_quantity,
+                ),
+            )
+            for push in batch.pushes
+        )
+        return Batch(batch.id, batch.lease_token, batch.attempts, is_repeat=True, rows=rows)
+
+    def lock_claims(self, channel_id: int) -> None:
+        self._locks("locking claims")
+
+    def out_of_sync(self, channel_id: int, limit: int) -> list[Picked]:
+        self._locks("picking levels")
+        channel = self.channels[channel_id]
+        now = self._now()
+        if channel.state != "active" or channel.next_call_at > now:
+            return []
+        picked = []
+        for level in self._stirring(channel_id):
+            desired = level.desired
+            if desired is None or level.open_push is not None or level.next_push_at > now or not level.is_stocked:
+                continue
+            shown = level.shown
+            if desired == shown or (
+                level.suspect_since is not None
+                and (desired > shown or (level.since_sample is None and level.suspect_available is None))
+            ):
+                continue
+            listing = level.listing
+            if listing.is_tracked and not listing.is_store_bundle and listing.deleted_at is None:
+                picked.append((desired > shown, level.waiting_since or _NEVER, level.id, shown, level))
+        picked.sort()
+        return [
+            Picked(
+                level.id,
+                level.listing.inventory_item_id,
+                level.location.remote_id,
+                shown,
+                level.desired or 0,
+                level.push_failures,
+            )
+            for _, _, _, shown, level in picked[:limit]
+        ]
+
+    def open_batch(self, channel: ChannelRef, batch_id: uuid.UUID, chosen: Sequence[Picked], lease: timedelta) -> Batch:
+        self._locks("opening a batch")
+        now = self._now()
+        self._require(batch_id not in self.batches, "batch {} made twice", batch_id)
+        batch = BatchRow(batch_id, channel.channel_id, self._id("lease"), now + lease, sent_at=now)
+        self._put(self.batches, batch_id, batch)
+        self._put(self._unanswered[channel.channel_id], batch_id, batch)
+        rows = []
+        for pick in chosen:
+            level = self.levels[pick.level_id]
+            self._require(level.open_push is None, "level {} has an open push", level.id)
+            self._touch_level(level)
+            push = PushRow(
+                self._id("push"),
+                batch,
+                level,
+                pick.shown,
+                pick.desired,
+                level.waiting_correlation_ids,
+                level.waiting_since,
+            )
+            self._put(self.pushes, push.id, push)
+            batch.pushes.append(push)
+            level.open_push = push
+            level.waiting_correlation_ids, level.waiting_since = (), None
+            change = QuantityChange(pick.inventory_item_id, pick.location_id, pick.shown, pick.desired)
+            rows.append(Row(push.id, level.id, change))
+        return Batch(batch_id, batch.lease_token, 1, is_repeat=False, rows=tuple(rows))
+
+    def fence(self, batch: Batch, state: str, error: str, next_attempt: timedelta | None) -> bool:
+        row = self.batches.get(batch.id)
+        if row is None or row.lease_token != batch.lease_token or row.state not in ("intent", "unknown"):
+            return False
+        self._require(state in _BATCH_STATES, "batch {} is {}", batch.id, state)
+        self._touch(row)
+        now = self._now()
+        row.state, row.error = state, error[:500]
+        row.next_attempt_at = None if next_attempt is None else now + next_attempt
+        row.answered_at = None if state == "unknown" else now
+        if state not in ("intent", "unknown"):
+            self._remove(self._unanswered[row.channel_id], row.id)
+        return True
+
+    def uncount_attempt(self, batch: Batch) -> None:
+        row = self.batches[batch.id]
+        self._require(row.attempts > 0, "batch {} was never attempted", batch.id)
+        self._touch(row)
+        row.attempts -= 1
+
+    def lock_level_rows(self, level_ids: Iterable[int]) -> None:
+        self._locks("locking levels")
+
+    def confirm(self, push_ids: Sequence[int], source_at: datetime | None) -> None:
+        now = self._now()
+        slowest: dict[int, float] = {}
+        for push_id in push_ids:
+            push = self._settle_push(push_id, "confirmed", now)
+            if push is None:
+                continue
+            level = push.level
+            delta = push.to_quantity - push.from_quantity
+            level.pushed += delta
+            level.version += 1
+            if level.since_sample is not None:
+                level.since_sample += delta
+            level.source_at = later(level.source_at, source_at)
+            level.confirmed_at = now
+            level.push_failures, level.last_error = 0, ""
+            if push.caused_at is not None:
+                seconds = (now - push.caused_at).total_seconds()
+                slowest[level.channel_id] = max(slowest.get(level.channel_id, seconds), seconds)
+            group = level.location.group
+            sku = level.listing.sku_id
+            if delta < 0 and sku is not None and group is not None and group.policy != "shared":
+                # Units were taken from a store: another one may have them now.
+                correlation_id = push.correlation_ids[0] if push.correlation_ids else self._uuid()
+                self.mark_dirty(level.listing.merchant_id, {sku: (correlation_id, push.caused_at or now)})
+        for channel_id, seconds in slowest.items():
+            channel = self.channels[channel_id]
+            after = channel.outbound.observed(seconds, now)
+            if channel.outbound.is_worth_noting(after, now):
+                self._touch(channel)
+                channel.outbound = after
+
+    def _settle_push(self, push_id: int, state: str, now: datetime) -> PushRow | None:
+        push = self.pushes.get(push_id)
+        if push is None or push.state != "open":
+            return None
+        level = push.level
+        self._require(level.open_push is push, "push {} is open, but not that of its level", push_id)
+        self._touch(push)
+        self._touch_level(level)
+        push.state, push.settled_at = state, now
+        level.open_push = None
+        return push
+
+    def give_back(self, rows: Sequence[GivenBack]) -> None:
+        now = self._now()
+        for row in rows:
+            push = self._settle_push(row.push_id, "rejected", now)
+            if push is None:
+                continue
+            push.error_code, push.error = row.code[:80], row.message[:500]
+            level = push.level
+            level.waiting_correlation_ids = (level.waiting_correlation_ids + push.correlation_ids)[:STORY_EVENTS]
+            level.waiting_since = earlier(level.waiting_since, push.caused_at)
+            level.next_push_at = now + row.pause
+            level.push_failures += row.failures
+            level.last_error = (f"{push.error_code}: {push.error}" if push.error_code else push.error)[:500]
+            if row.is_doubtful_until is not None:
+                is_in_force = level.doubtful_until is not None and level.doubtful_until > now
+                before = level.doubtful_by or 0 if is_in_force else 0
+                level.doubtful_by = before + max(0, push.to_quantity - push.from_quantity)
+                level.doubtful_until = later(level.doubtful_until, row.is_doubtful_until)
+            group, sku = level.location.group, level.listing.sku_id
+            if push.to_quantity > push.from_quantity and sku is not None and group and group.policy != "shared":
+                correlation_id = push.correlation_ids[0] if push.correlation_ids else self._uuid()
+                self.mark_dirty(level.listing.merchant_id, {sku: (correlation_id, push.caused_at or now)})
+
+    def end_doubts(self) -> None:
+        now = self._now()
+        ended = [
+            level for level in self.levels.values() if level.doubtful_until is not None and level.doubtful_until <= now
+        ]
+        if not ended:
+            return
+        correlation_id = self._uuid()
+        with self.transaction():
+            for level in ended:
+                self._touch_level(level)
+                level.doubtful_by = level.doubtful_until = None
+                if level.listing.sku_id is not None:
+                    self.mark_dirty(level.listing.merchant_id, {level.listing.sku_id: (correlation_id, now)})
+
+    def suspect(self, level_ids: Collection[int], reason: str, check_after: timedelta) -> None:
+        now = self._now()
+        for level_id in level_ids:
+            level = self.levels[level_id]
+            self._touch_level(level)
+            level.suspect_since = level.suspect_since or now
+            level.suspect_reason = reason
+            level.suspect_available = level.since_sample = None
+            level.next_check_at = now + check_after
+
+    def channel_answered(self, channel_id: int) -> int:
+        channel = self.channels[channel_id]
+        failures = channel.failures
+        if failures:
+            self._touch(channel)
+            channel.failures, channel.failing_since, channel.last_error = 0, None, ""
+        return failures
+
+    def mark_shelves_dirty(self, channel: ChannelRef, now: datetime) -> None:
+        correlation_id = self._uuid()
+        divided = sorted(
+            {
+                level.listing.sku_id
+                for level in self.levels.values()
+                if level.channel_id == channel.channel_id
+                and level.listing.sku_id is not None
+                and level.location.group is not None
+                and level.location.group.policy != "shared"
+            }
+        )
+        self.mark_dirty(channel.merchant_id, dict.fromkeys(divided, (correlation_id, now)))
+
+    def count_failure(self, channel_id: int, error: str) -> int:
+        channel = self.channels[channel_id]
+        self._touch(channel)
+        channel.failures += 1
+        channel.failing_since = channel.failing_since or self._now()
+        channel.last_error = error[:500]
+        return channel.failures
+
+    def rest_channel(self, channel_id: int, wait: timedelta, error: str) -> None:
+        channel = self.channels[channel_id]
+        self._touch(channel)
+        channel.next_call_at = self._now() + wait
+        channel.last_error = error[:500]
