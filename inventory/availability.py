@@ -144,75 +144,109 @@ end
 _GATE: Final = (
     _NOW
     + """
--- KEYS: the hash of each component. ARGV: the caller's now, how long a hash and what was let through count (ms), 1 if the
--- hold may be spread, how many are wanted; per key the units in one; then the warehouses allowed (none given: all).
--- Answers 1 (go on), 0 (refused, with how many there are) or -1 (cannot tell).
+-- KEYS: the hash of each component of each wish. ARGV: the callers' now, how long a hash and what was let through count
+-- (ms); then per wish 1 if it may be spread, how many are wanted, the number of components, per component the units in
+-- one, the number of warehouses allowed (0: all), and those.
+-- Answers per wish 1 (go on), 0 (refused) or -1 (cannot tell), and how many there are.
 local asked_at, trusted, lasts = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local spread, wanted = ARGV[4] == '1', tonumber(ARGV[5])
-local allowed
-for i = 6 + #KEYS, #ARGV do
-  allowed = allowed or {}
-  allowed[ARGV[i]] = true
-end
-local sure, hashes = true, {}
-for i, key in ipairs(KEYS) do
-  local stored, hash, at = redis.call('HGETALL', key), {}, 0
+local opened, touched = {}, {}
+
+local function open(key)
+  local hash = opened[key]
+  if hash then return hash end
+  hash = {at = 0, shelves = {}}
+  local stored = redis.call('HGETALL', key)
   for j = 1, #stored, 2 do
     if stored[j] == 'at' then
-      at = tonumber(stored[j + 1])
-    elseif not allowed or allowed[stored[j]] then
+      hash.at = tonumber(stored[j + 1])
+    else
       local shelf = cmsgpack.unpack(stored[j + 1])
       if now - shelf[7] > lasts then shelf[6] = 0 end
-      if shelf[4] > 0 and shelf[4] <= asked_at then sure = false end
       local free = shelf[2]
       if shelf[3] >= 0 and shelf[3] < free then free = shelf[3] end
-      shelf.free = math.max(0, free - shelf[6])
-      hash[stored[j]] = shelf
+      hash.shelves[stored[j]] = {packed = shelf, free = math.max(0, free - shelf[6])}
     end
   end
-  if at > now or now - at > trusted then sure = false end
-  hashes[i] = hash
-end
-local function let_through(i, warehouse, units)
-  local shelf = hashes[i][warehouse]
-  shelf[6], shelf[7] = shelf[6] + units, now
-  shelf.free = nil
-  redis.call('HSET', KEYS[i], warehouse, cmsgpack.pack(shelf))
+  opened[key] = hash
+  return hash
 end
 
-local most = spread and math.huge or 0
-if spread then
-  for i = 1, #KEYS do
-    local units = 0
-    for _, shelf in pairs(hashes[i]) do units = units + shelf.free end
-    most = math.min(most, math.floor(units / tonumber(ARGV[5 + i])))
-  end
-else
-  for warehouse in pairs(hashes[1]) do
-    local here = math.huge
-    for i = 1, #KEYS do
-      local shelf = hashes[i][warehouse]
-      here = math.min(here, shelf and math.floor(shelf.free / tonumber(ARGV[5 + i])) or 0)
-    end
-    if here >= wanted then
-      for i = 1, #KEYS do let_through(i, warehouse, wanted * tonumber(ARGV[5 + i])) end
-      return {1, here}
-    end
-    most = math.max(most, here)
-  end
+local function let_through(key, warehouse, units)
+  local shelf = opened[key].shelves[warehouse]
+  shelf.packed[6], shelf.packed[7] = shelf.packed[6] + units, now
+  shelf.free = shelf.free - units
+  touched[key] = touched[key] or {}
+  touched[key][warehouse] = shelf.packed
 end
-if spread and most >= wanted then
-  for i = 1, #KEYS do
-    local units = wanted * tonumber(ARGV[5 + i])
-    for warehouse, shelf in pairs(hashes[i]) do
-      local taken = math.min(units, shelf.free)
-      if taken > 0 then let_through(i, warehouse, taken) end
-      units = units - taken
+
+local function decide(keys, per_one, wanted, spread, allowed)
+  local sure, hashes = true, {}
+  for i, key in ipairs(keys) do
+    local hash, shelves = open(key), {}
+    for warehouse, shelf in pairs(hash.shelves) do
+      if not allowed or allowed[warehouse] then
+        shelves[warehouse] = shelf
+        if shelf.packed[4] > 0 and shelf.packed[4] <= asked_at then sure = false end
+      end
+    end
+    if hash.at > now or now - hash.at > trusted then sure = false end
+    hashes[i] = shelves
+  end
+  local most = spread and math.huge or 0
+  if spread then
+    for i in ipairs(keys) do
+      local units = 0
+      for _, shelf in pairs(hashes[i]) do units = units + shelf.free end
+      most = math.min(most, math.floor(units / per_one[i]))
+    end
+  else
+    for warehouse in pairs(hashes[1]) do
+      local here = math.huge
+      for i in ipairs(keys) do
+        local shelf = hashes[i][warehouse]
+        here = math.min(here, shelf and math.floor(shelf.free / per_one[i]) or 0)
+      end
+      if here >= wanted then
+        for i, key in ipairs(keys) do let_through(key, warehouse, wanted * per_one[i]) end
+        return 1, here
+      end
+      most = math.max(most, here)
     end
   end
-  return {1, most}
+  if spread and most >= wanted then
+    for i, key in ipairs(keys) do
+      local units = wanted * per_one[i]
+      for warehouse, shelf in pairs(hashes[i]) do
+        local taken = math.min(units, shelf.free)
+        if taken > 0 then let_through(key, warehouse, taken) end
+        units = units - taken
+      end
+    end
+    return 1, most
+  end
+  return sure and 0 or -1, most
 end
-return {sure and 0 or -1, most}
+
+local answer, place, first_key = {}, 4, 1
+while place <= #ARGV do
+  local spread, wanted, count = ARGV[place] == '1', tonumber(ARGV[place + 1]), tonumber(ARGV[place + 2])
+  local keys, per_one, allowed = {}, {}, nil
+  for i = 1, count do
+    keys[i], per_one[i] = KEYS[first_key + i - 1], tonumber(ARGV[place + 2 + i])
+  end
+  first_key, place = first_key + count, place + 3 + count
+  local warehouses = tonumber(ARGV[place])
+  for i = 1, warehouses do
+    allowed = allowed or {}
+    allowed[ARGV[place + i]] = true
+  end
+  place = place + 1 + warehouses
+  answer[#answer + 1], answer[#answer + 2] = decide(keys, per_one, wanted, spread, allowed)
+end
+for key, shelves in pairs(touched) do
+  for warehouse, shelf in pairs(shelves) do redis.call('HSET', key, warehouse, cmsgpack.pack(shelf)) end
+end
+return answer
 """
 )
 
@@ -252,6 +286,16 @@ class Reading:
 
     shelves: tuple[Shelf, ...]
     age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`quantity` of something made of `parts` (stocked SKU -> units in one), from these warehouses (none: any)."""
+
+    parts: Mapping[int, int]
+    quantity: int
+    warehouse_ids: Sequence[int] = ()
+    split: bool = False
 
 
 class Gate(enum.IntEnum):
@@ -399,21 +443,20 @@ def _unpacked(sku_id: int, flat: Sequence[int]) -> list[Shelf]:
     ]
 
 
-def ask_gate(
-    merchant_id: int,
-    *,
-    parts: Mapping[int, int],
-    quantity: int,
-    warehouse_ids: Sequence[int],
-    split: bool,
-    now: datetime,
-) -> tuple[Gate, int]:
-    """Whether `quantity` of something made of `parts` (stocked SKU -> units in one) may be there, and how many there are.
+def ask_gate(merchant_id: int, wishes: Sequence[Wish], *, now: datetime) -> list[tuple[Gate, int]]:
+    """Whether what is wished for, one after the other, may be there, and how many there are.
 
     OPEN counts the units until the next version is written, and promises nothing. Without Redis: UNSURE.
     """
-    keys = [_key(merchant_id, sku) for sku in parts]
-    trusted, lasts = int(TRUSTED_SECONDS * 1000), int(TAKEN_SECONDS * 1000)
-    values: list[Any] = [_milliseconds(now.astimezone(UTC)), trusted, lasts, int(split), quantity]
-    answer = _ask(lambda: _script(_GATE)(keys=keys, args=[*values, *parts.values(), *warehouse_ids]))
-    return (Gate.UNSURE, 0) if answer is None else (Gate(answer[0]), int(answer[1]))
+    if not wishes:
+        return []
+    keys: list[str] = []
+    values: list[Any] = [_milliseconds(now.astimezone(UTC)), int(TRUSTED_SECONDS * 1000), int(TAKEN_SECONDS * 1000)]
+    for wish in wishes:
+        keys += [_key(merchant_id, sku) for sku in wish.parts]
+        values += [int(wish.split), wish.quantity, len(wish.parts), *wish.parts.values()]
+        values += [len(wish.warehouse_ids), *wish.warehouse_ids]
+    answer = _ask(lambda: _script(_GATE)(keys=keys, args=values))
+    if answer is None:
+        return [(Gate.UNSURE, 0)] * len(wishes)
+    return [(Gate(verdict), int(units)) for verdict, units in zip(answer[::2], answer[1::2], strict=True)]

@@ -18,7 +18,8 @@ import redis
 from django.conf import settings
 from django.db import connection
 
-from inventory import holds, stock
+from inventory import holding, stock
+from inventory.holds import Ask
 from inventory.models import Sku, StockLevel, Strategy
 from sync.benchmarks import goods
 from sync.benchmarks.figures import Case, percentile
@@ -90,8 +91,8 @@ class _Desk:
 
     def _ask(self, code: str) -> bool:
         try:
-            asks = [holds.Ask(sku=code, quantity=1)]
-            (answer,) = holds.hold(asks, merchant_id=self._merchant_id, now=datetime.now(UTC))
+            asks = [Ask(sku=code, quantity=1)]
+            (answer,) = holding.hold(asks, merchant_id=self._merchant_id, now=datetime.now(UTC))
         finally:
             sql.give_back()  # as at the end of a request
         if answer.held is not None:

@@ -15,6 +15,9 @@ from typing import Any, LiteralString, Self
 import psycopg
 from django.db import connection
 
+#: A statement and its parameters, to be asked together with others.
+Question = tuple[LiteralString, Sequence[Any]]
+
 
 class _PreparingCursor(psycopg.Cursor[tuple[Any, ...]]):
     def execute(self, query: Any, params: Any = None, *, binary: bool | None = None, **_: Any) -> Self:
@@ -100,7 +103,7 @@ def pipeline() -> Iterator[None]:
         yield
 
 
-def together(*questions: tuple[LiteralString, Sequence[Any]]) -> list[list[tuple[Any, ...]]]:
+def together(*questions: Question) -> list[list[tuple[Any, ...]]]:
     """The rows of several statements, for one way to the server and back."""
     with pipeline(), ExitStack() as stack:
         cursors = [stack.enter_context(cursor()) for _ in questions]

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from inventory import holds, stock
+from inventory import holding, holds, stock
 from inventory.holds import Ask, Commitment, Refusal
 from inventory.models import BomLine, Sku, SkuKind, Strategy
 from sync.invariants import violations
@@ -65,7 +65,7 @@ class Machine(RuleBasedStateMachine):
     def hold(self, code: str, quantity: int, minutes: int) -> None:
         self.expire()
         ask = Ask(code, quantity, lifetime=timedelta(minutes=minutes))
-        [answer] = holds.hold([ask], merchant_id=self.merchant_id, now=self.now)
+        [answer] = holding.hold([ask], merchant_id=self.merchant_id, now=self.now)
         assert (answer.held is not None) == self.has(code, quantity)
         if answer.held:
             self.give(code, -quantity)
