@@ -288,7 +288,6 @@ def _look(
         Moved: it was not, or what has expired reaches further than was known: `more` tells how far.
     """
     codes = {ask.sku for ask in asks}
-    keys = [ask.key for ask in asks if ask.key]
     known = recipes.remembered(merchant_id, codes)
     sku_ids = sorted({sku for recipe in known.values() for sku in recipe.parts})
     levels, skus, bom, warehouses, expiring, used, ids = sql.together(
@@ -296,7 +295,7 @@ def _look(
         *recipes.ask(merchant_id, codes, known),
         recipes.ask_warehouses(merchant_id),
         _ask_expired(merchant_id, sku_ids, now),
-        _ask_keys(merchant_id, keys),
+        _ask_keys(merchant_id, [ask.key for ask in asks if ask.key]),
         ("SELECT nextval('inventory_hold_id_seq') FROM generate_series(1, %s)", [len(asks)]),
     )
     if recipes.recipes_in(skus, bom) != known:
@@ -304,7 +303,7 @@ def _look(
         raise stock.Moved
     recipes.remember(merchant_id, known)
     balances = stock.balances_in(levels)
-    expired = [Expired(*row) for row in expiring]
+    expired = _expired_parts(sorted({hold_id for (hold_id,) in expiring}), now)
     unlocked = {part.stock_level_id for part in expired} - set(balances)
     if unlocked:
         more |= unlocked
@@ -318,20 +317,33 @@ def _look(
 
 
 def _ask_expired(merchant_id: int, sku_ids: Sequence[int], now: datetime) -> sql.Question:
-    """Asks for all parts of the expired holds on any stock level of these SKUs, as `Expired`."""
+    """Asks for the expired holds on any stock level of these SKUs."""
     return (
         """
-        SELECT part.hold_id, part.stock_level_id, part.quantity, level.sku_id, hold.reference, hold.correlation_id
-        FROM inventory_holdpart part JOIN inventory_hold hold ON hold.id = part.hold_id
-        JOIN inventory_stocklevel level ON level.id = part.stock_level_id
-        WHERE part.expires_at <= %s AND part.hold_id = ANY(ARRAY(
-            SELECT due.hold_id FROM inventory_stocklevel level
-            JOIN inventory_holdpart due ON due.stock_level_id = level.id AND due.expires_at <= %s
-            WHERE level.merchant_id = %s AND level.sku_id = ANY(%s::bigint[])))
-        ORDER BY part.hold_id, part.stock_level_id
+        SELECT part.hold_id FROM inventory_stocklevel level
+        JOIN inventory_holdpart part ON part.stock_level_id = level.id AND part.expires_at <= %s
+        WHERE level.merchant_id = %s AND level.sku_id = ANY(ARRAY(SELECT unnest(%s::bigint[])))
         """,
-        [now, now, merchant_id, list(sku_ids)],
+        [now, merchant_id, list(sku_ids)],
     )
+
+
+def _expired_parts(hold_ids: Sequence[int], now: datetime) -> list[Expired]:
+    """All parts of these holds, on whatever stock levels they are."""
+    if not hold_ids:
+        return []
+    return [
+        Expired(*row)
+        for row in sql.rows(
+            """
+            SELECT part.hold_id, part.stock_level_id, part.quantity, level.sku_id, hold.reference, hold.correlation_id
+            FROM inventory_holdpart part JOIN inventory_hold hold ON hold.id = part.hold_id
+            JOIN inventory_stocklevel level ON level.id = part.stock_level_id
+            WHERE part.hold_id = ANY(%s::bigint[]) AND part.expires_at <= %s ORDER BY part.hold_id, part.stock_level_id
+            """,
+            [hold_ids, now],
+        )
+    ]
 
 
 class _Desk:

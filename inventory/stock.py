@@ -71,12 +71,13 @@ def ensure_levels(*, merchant_id: int, pairs: Iterable[tuple[int, int]]) -> dict
 _READ_BALANCES: Final = """
     SELECT id, on_hand, committed, held, seq, counted_at, quota, sku_id, warehouse_id FROM inventory_stocklevel
 """
-#: Stock levels by their ids, and all those of some SKUs in active warehouses.
+#: Stock levels by their ids, and all those of some SKUs in active warehouses. Through ARRAY(), so that no plan seems better
+#: for one list than for any: the plan is made once.
 _OF_SKUS: Final = """
     WHERE id = ANY(%s::bigint[] || ARRAY(
         SELECT level.id FROM inventory_stocklevel level
         JOIN inventory_warehouse warehouse ON warehouse.id = level.warehouse_id AND warehouse.is_active
-        WHERE level.merchant_id = %s AND level.sku_id = ANY(%s::bigint[])))
+        WHERE level.merchant_id = %s AND level.sku_id = ANY(ARRAY(SELECT unnest(%s::bigint[])))))
 """
 _LOCKED: Final = " ORDER BY id FOR NO KEY UPDATE"
 
@@ -287,7 +288,7 @@ def tell_changed(*, merchant_id: int, sku_ids: Iterable[int], correlation_id: uu
 
 def tell_changes(merchant_id: int, changes: Iterable[tuple[int, uuid.UUID]], now: datetime) -> None:
     """As `tell_changed`, of many changes: each SKU with the correlation id of what changed it."""
-    told = sorted(set(changes))
+    told = list(dict.fromkeys(changes))
     if told:
         for tell in on_changes:
             tell(merchant_id, told, now)
