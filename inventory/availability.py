@@ -21,8 +21,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
+import msgspec
 import redis
 import structlog
 from django.conf import settings
@@ -144,9 +145,9 @@ end
 _GATE: Final = (
     _NOW
     + """
--- KEYS: the hash of each component of each wish. ARGV: the callers' now, how long a hash and what was let through count
--- (ms); then per wish 1 if it may be spread, how many are wanted, the number of components, per component the units in
--- one, the number of warehouses allowed (0: all), and those.
+-- KEYS: the hashes of all components. ARGV: the callers' now, how long a hash and what was let through count (ms), and the
+-- wishes as MessagePack: a list of {may it be spread, how many are wanted, places in KEYS of its components, units of each
+-- in one, warehouses allowed (none given: all)}.
 -- Answers per wish 1 (go on), 0 (refused) or -1 (cannot tell), and how many there are.
 local asked_at, trusted, lasts = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local opened, touched = {}, {}
@@ -227,21 +228,15 @@ local function decide(keys, per_one, wanted, spread, allowed)
   return sure and 0 or -1, most
 end
 
-local answer, place, first_key = {}, 4, 1
-while place <= #ARGV do
-  local spread, wanted, count = ARGV[place] == '1', tonumber(ARGV[place + 1]), tonumber(ARGV[place + 2])
-  local keys, per_one, allowed = {}, {}, nil
-  for i = 1, count do
-    keys[i], per_one[i] = KEYS[first_key + i - 1], tonumber(ARGV[place + 2 + i])
-  end
-  first_key, place = first_key + count, place + 3 + count
-  local warehouses = tonumber(ARGV[place])
-  for i = 1, warehouses do
+local answer = {}
+for _, wish in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local keys, allowed = {}, nil
+  for i, place in ipairs(wish[3]) do keys[i] = KEYS[place] end
+  for _, warehouse in ipairs(wish[5]) do
     allowed = allowed or {}
-    allowed[ARGV[place + i]] = true
+    allowed[tostring(warehouse)] = true
   end
-  place = place + 1 + warehouses
-  answer[#answer + 1], answer[#answer + 2] = decide(keys, per_one, wanted, spread, allowed)
+  answer[#answer + 1], answer[#answer + 2] = decide(keys, wish[4], wish[2], wish[1], allowed)
 end
 for key, shelves in pairs(touched) do
   for warehouse, shelf in pairs(shelves) do redis.call('HSET', key, warehouse, cmsgpack.pack(shelf)) end
@@ -450,13 +445,20 @@ def ask_gate(merchant_id: int, wishes: Sequence[Wish], *, now: datetime) -> list
     """
     if not wishes:
         return []
-    keys: list[str] = []
-    values: list[Any] = [_milliseconds(now.astimezone(UTC)), int(TRUSTED_SECONDS * 1000), int(TAKEN_SECONDS * 1000)]
-    for wish in wishes:
-        keys += [_key(merchant_id, sku) for sku in wish.parts]
-        values += [int(wish.split), wish.quantity, len(wish.parts), *wish.parts.values()]
-        values += [len(wish.warehouse_ids), *wish.warehouse_ids]
-    answer = _ask(lambda: _script(_GATE)(keys=keys, args=values))
+    places: dict[int, int] = {}
+    told = [
+        (
+            wish.split,
+            wish.quantity,
+            [places.setdefault(sku, len(places) + 1) for sku in wish.parts],
+            list(wish.parts.values()),
+            wish.warehouse_ids,
+        )
+        for wish in wishes
+    ]
+    keys = [_key(merchant_id, sku) for sku in places]
+    times = _milliseconds(now.astimezone(UTC)), int(TRUSTED_SECONDS * 1000), int(TAKEN_SECONDS * 1000)
+    answer = _ask(lambda: _script(_GATE)(keys=keys, args=[*times, msgspec.msgpack.encode(told)]))
     if answer is None:
         return [(Gate.UNSURE, 0)] * len(wishes)
     return [(Gate(verdict), int(units)) for verdict, units in zip(answer[::2], answer[1::2], strict=True)]

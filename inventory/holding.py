@@ -5,8 +5,8 @@ decides on what it read and commits if nothing moved since. `atomic` lets one of
 act for all of them: a gate in Redis refuses what cannot be had, in one call, and what is left is decided and committed
 together. All three end in the same decision under the same row locks, so they may be mixed on shared components.
 
-A decision is three ways to PostgreSQL and back, however many share it: what it rests on is locked and read in one,
-because recipes are remembered from before and only checked; what it comes to is written in another; then the commit.
+A decision is two ways to PostgreSQL and back, however many share it: what it rests on is locked and read in one, because
+recipes are remembered from before and only checked; what it comes to is written and committed in the other.
 
 Invariant: a "yes" is committed before it is said; a hold never takes more than is available, nor more than the stock
 level's quota.
@@ -18,7 +18,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -51,7 +51,7 @@ from synctec.lib.combiner import Combiner, NotDone
 #: How often a decision is taken anew because something moved meanwhile, before it takes locks.
 TRIES: Final = 6
 #: How long a decision waits, when there is a crowd, for those just answered to ask again.
-LINGER_SECONDS: Final = 0.002
+LINGER_SECONDS: Final = 0.004
 _COMBINED_MAX: Final = 200
 #: So many may wait for a decision, and so long: then the caller had better come again.
 _WAITING_MAX: Final = 5_000
@@ -240,11 +240,14 @@ def _decide_locked(merchant_id: int, groups: Sequence[_Group]) -> list[list[Answ
 def _attempt() -> Iterator[None]:
     """A transaction that decides. A key that somebody used at the same time is found by the next attempt.
 
+    Unless it is part of a larger one it is a pipeline, so that the COMMIT goes along with what was written. psycopg's
+    `commit` waits for all answers; nothing is told or promised before.
+
     Raises:
         Moved: decide again.
     """
     try:
-        with transaction.atomic():
+        with nullcontext() if connection.in_atomic_block else sql.pipeline(), transaction.atomic():
             yield
     except IntegrityError as error:
         if "hold_made_once" in str(error):
