@@ -28,7 +28,7 @@ from synctec.lib import sql
 CALLERS = 32
 #: Over so many SKUs, and over one.
 SPREAD = 1_000
-SCARCE_UNITS = 100
+SCARCE_UNITS = 40
 DECREMENT = """
 local left = tonumber(redis.call('GET', KEYS[1]))
 if left < 1 then return 0 end
@@ -57,7 +57,7 @@ def run(*, seconds: float, stores: int, skus: int) -> list[Case]:
         figure, latencies = figures[Strategy.ATOMIC]
         cases += [
             Case(
-                case=f"{CALLERS} callers, {name}, against {other}",
+                case=f"{CALLERS} callers, {name}",
                 unit="decisions/s",
                 figure=round(figure, 1),
                 against=other,
