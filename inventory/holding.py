@@ -293,13 +293,14 @@ def _look(
     codes = {ask.sku for ask in asks}
     known = recipes.remembered(merchant_id, codes)
     sku_ids = sorted({sku for recipe in known.values() for sku in recipe.parts})
-    levels, skus, bom, warehouses, expiring, used, ids = sql.together(
+    keys = [ask.key for ask in asks if ask.key]
+    levels, skus, bom, warehouses, expiring, ids, *used = sql.together(
         stock.ask_balances(merchant_id=merchant_id, sku_ids=sku_ids, stock_level_ids=more, locks=locks),
         *recipes.ask(merchant_id, codes, known),
         recipes.ask_warehouses(merchant_id),
         _ask_expired(merchant_id, sku_ids, now),
-        _ask_keys(merchant_id, [ask.key for ask in asks if ask.key]),
         ("SELECT nextval('inventory_hold_id_seq') FROM generate_series(1, %s)", [len(asks)]),
+        *([_ask_keys(merchant_id, keys)] if keys else []),
     )
     if recipes.recipes_in(skus, bom) != known:
         recipes.forget(merchant_id, codes)
@@ -311,7 +312,7 @@ def _look(
     if unlocked:
         more |= unlocked
         raise stock.Moved
-    earlier = _found(merchant_id, used)
+    earlier = _found(merchant_id, used[0]) if used else {}
     return (
         _Desk(known, dict(warehouses), balances, expired, earlier, (hold_id for (hold_id,) in ids)),
         balances,
