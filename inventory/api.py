@@ -13,7 +13,7 @@ from rest_framework import exceptions, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from inventory import availability, holds, recipes
+from inventory import availability, holding, holds, recipes
 from inventory.allotment import most
 from inventory.availability import Reading
 from inventory.holds import Answer, Held, Refusal
@@ -297,7 +297,7 @@ class HoldsView(ApiView):
         """
         asked = read(NewHold, request.data)
         ask = _ask(asked, key=_key(request))
-        [answer] = holds.hold([ask], merchant_id=self.merchant.pk, now=timezone.now())
+        [answer] = holding.hold([ask], merchant_id=self.merchant.pk, now=timezone.now())
         if answer.held is None:
             raise _refused(answer)
         headers = {"Idempotency-Replayed": "true"} if answer.is_replay else {}
@@ -418,7 +418,7 @@ class HoldBatchView(ApiView):
 
         def act() -> tuple[int, Any]:
             asks = [_ask(line) for line in asked["holds"]]
-            answers = holds.hold(
+            answers = holding.hold(
                 asks, merchant_id=merchant_id, now=timezone.now(), all_or_nothing=mode == ALL_OR_NOTHING
             )
             return _batch(answers, mode)

@@ -21,8 +21,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
+import msgspec
 import redis
 import structlog
 from django.conf import settings
@@ -144,75 +145,103 @@ end
 _GATE: Final = (
     _NOW
     + """
--- KEYS: the hash of each component. ARGV: the caller's now, how long a hash and what was let through count (ms), 1 if the
--- hold may be spread, how many are wanted; per key the units in one; then the warehouses allowed (none given: all).
--- Answers 1 (go on), 0 (refused, with how many there are) or -1 (cannot tell).
+-- KEYS: the hashes of all components. ARGV: the callers' now, how long a hash and what was let through count (ms), and the
+-- wishes as MessagePack: a list of {may it be spread, how many are wanted, places in KEYS of its components, units of each
+-- in one, warehouses allowed (none given: all)}.
+-- Answers per wish 1 (go on), 0 (refused) or -1 (cannot tell), and how many there are.
 local asked_at, trusted, lasts = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local spread, wanted = ARGV[4] == '1', tonumber(ARGV[5])
-local allowed
-for i = 6 + #KEYS, #ARGV do
-  allowed = allowed or {}
-  allowed[ARGV[i]] = true
-end
-local sure, hashes = true, {}
-for i, key in ipairs(KEYS) do
-  local stored, hash, at = redis.call('HGETALL', key), {}, 0
+local opened, touched = {}, {}
+
+local function open(key)
+  local hash = opened[key]
+  if hash then return hash end
+  hash = {at = 0, shelves = {}}
+  local stored = redis.call('HGETALL', key)
   for j = 1, #stored, 2 do
     if stored[j] == 'at' then
-      at = tonumber(stored[j + 1])
-    elseif not allowed or allowed[stored[j]] then
+      hash.at = tonumber(stored[j + 1])
+    else
       local shelf = cmsgpack.unpack(stored[j + 1])
       if now - shelf[7] > lasts then shelf[6] = 0 end
-      if shelf[4] > 0 and shelf[4] <= asked_at then sure = false end
       local free = shelf[2]
       if shelf[3] >= 0 and shelf[3] < free then free = shelf[3] end
-      shelf.free = math.max(0, free - shelf[6])
-      hash[stored[j]] = shelf
+      hash.shelves[stored[j]] = {packed = shelf, free = math.max(0, free - shelf[6])}
     end
   end
-  if at > now or now - at > trusted then sure = false end
-  hashes[i] = hash
-end
-local function let_through(i, warehouse, units)
-  local shelf = hashes[i][warehouse]
-  shelf[6], shelf[7] = shelf[6] + units, now
-  shelf.free = nil
-  redis.call('HSET', KEYS[i], warehouse, cmsgpack.pack(shelf))
+  opened[key] = hash
+  return hash
 end
 
-local most = spread and math.huge or 0
-if spread then
-  for i = 1, #KEYS do
-    local units = 0
-    for _, shelf in pairs(hashes[i]) do units = units + shelf.free end
-    most = math.min(most, math.floor(units / tonumber(ARGV[5 + i])))
-  end
-else
-  for warehouse in pairs(hashes[1]) do
-    local here = math.huge
-    for i = 1, #KEYS do
-      local shelf = hashes[i][warehouse]
-      here = math.min(here, shelf and math.floor(shelf.free / tonumber(ARGV[5 + i])) or 0)
-    end
-    if here >= wanted then
-      for i = 1, #KEYS do let_through(i, warehouse, wanted * tonumber(ARGV[5 + i])) end
-      return {1, here}
-    end
-    most = math.max(most, here)
-  end
+local function let_through(key, warehouse, units)
+  local shelf = opened[key].shelves[warehouse]
+  shelf.packed[6], shelf.packed[7] = shelf.packed[6] + units, now
+  shelf.free = shelf.free - units
+  touched[key] = touched[key] or {}
+  touched[key][warehouse] = shelf.packed
 end
-if spread and most >= wanted then
-  for i = 1, #KEYS do
-    local units = wanted * tonumber(ARGV[5 + i])
-    for warehouse, shelf in pairs(hashes[i]) do
-      local taken = math.min(units, shelf.free)
-      if taken > 0 then let_through(i, warehouse, taken) end
-      units = units - taken
+
+local function decide(keys, per_one, wanted, spread, allowed)
+  local sure, hashes = true, {}
+  for i, key in ipairs(keys) do
+    local hash, shelves = open(key), {}
+    for warehouse, shelf in pairs(hash.shelves) do
+      if not allowed or allowed[warehouse] then
+        shelves[warehouse] = shelf
+        if shelf.packed[4] > 0 and shelf.packed[4] <= asked_at then sure = false end
+      end
+    end
+    if hash.at > now or now - hash.at > trusted then sure = false end
+    hashes[i] = shelves
+  end
+  local most = spread and math.huge or 0
+  if spread then
+    for i in ipairs(keys) do
+      local units = 0
+      for _, shelf in pairs(hashes[i]) do units = units + shelf.free end
+      most = math.min(most, math.floor(units / per_one[i]))
+    end
+  else
+    for warehouse in pairs(hashes[1]) do
+      local here = math.huge
+      for i in ipairs(keys) do
+        local shelf = hashes[i][warehouse]
+        here = math.min(here, shelf and math.floor(shelf.free / per_one[i]) or 0)
+      end
+      if here >= wanted then
+        for i, key in ipairs(keys) do let_through(key, warehouse, wanted * per_one[i]) end
+        return 1, here
+      end
+      most = math.max(most, here)
     end
   end
-  return {1, most}
+  if spread and most >= wanted then
+    for i, key in ipairs(keys) do
+      local units = wanted * per_one[i]
+      for warehouse, shelf in pairs(hashes[i]) do
+        local taken = math.min(units, shelf.free)
+        if taken > 0 then let_through(key, warehouse, taken) end
+        units = units - taken
+      end
+    end
+    return 1, most
+  end
+  return sure and 0 or -1, most
 end
-return {sure and 0 or -1, most}
+
+local answer = {}
+for _, wish in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local keys, allowed = {}, nil
+  for i, place in ipairs(wish[3]) do keys[i] = KEYS[place] end
+  for _, warehouse in ipairs(wish[5]) do
+    allowed = allowed or {}
+    allowed[tostring(warehouse)] = true
+  end
+  answer[#answer + 1], answer[#answer + 2] = decide(keys, wish[4], wish[2], wish[1], allowed)
+end
+for key, shelves in pairs(touched) do
+  for warehouse, shelf in pairs(shelves) do redis.call('HSET', key, warehouse, cmsgpack.pack(shelf)) end
+end
+return answer
 """
 )
 
@@ -252,6 +281,16 @@ class Reading:
 
     shelves: tuple[Shelf, ...]
     age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`quantity` of something made of `parts` (stocked SKU -> units in one), from these warehouses (none: any)."""
+
+    parts: Mapping[int, int]
+    quantity: int
+    warehouse_ids: Sequence[int] = ()
+    split: bool = False
 
 
 class Gate(enum.IntEnum):
@@ -399,21 +438,27 @@ def _unpacked(sku_id: int, flat: Sequence[int]) -> list[Shelf]:
     ]
 
 
-def ask_gate(
-    merchant_id: int,
-    *,
-    parts: Mapping[int, int],
-    quantity: int,
-    warehouse_ids: Sequence[int],
-    split: bool,
-    now: datetime,
-) -> tuple[Gate, int]:
-    """Whether `quantity` of something made of `parts` (stocked SKU -> units in one) may be there, and how many there are.
+def ask_gate(merchant_id: int, wishes: Sequence[Wish], *, now: datetime) -> list[tuple[Gate, int]]:
+    """Whether what is wished for, one after the other, may be there, and how many there are.
 
     OPEN counts the units until the next version is written, and promises nothing. Without Redis: UNSURE.
     """
-    keys = [_key(merchant_id, sku) for sku in parts]
-    trusted, lasts = int(TRUSTED_SECONDS * 1000), int(TAKEN_SECONDS * 1000)
-    values: list[Any] = [_milliseconds(now.astimezone(UTC)), trusted, lasts, int(split), quantity]
-    answer = _ask(lambda: _script(_GATE)(keys=keys, args=[*values, *parts.values(), *warehouse_ids]))
-    return (Gate.UNSURE, 0) if answer is None else (Gate(answer[0]), int(answer[1]))
+    if not wishes:
+        return []
+    places: dict[int, int] = {}
+    told = [
+        (
+            wish.split,
+            wish.quantity,
+            [places.setdefault(sku, len(places) + 1) for sku in wish.parts],
+            list(wish.parts.values()),
+            wish.warehouse_ids,
+        )
+        for wish in wishes
+    ]
+    keys = [_key(merchant_id, sku) for sku in places]
+    times = _milliseconds(now.astimezone(UTC)), int(TRUSTED_SECONDS * 1000), int(TAKEN_SECONDS * 1000)
+    answer = _ask(lambda: _script(_GATE)(keys=keys, args=[*times, msgspec.msgpack.encode(told)]))
+    if answer is None:
+        return [(Gate.UNSURE, 0)] * len(wishes)
+    return [(Gate(verdict), int(units)) for verdict, units in zip(answer[::2], answer[1::2], strict=True)]

@@ -6,11 +6,11 @@ Invariant: every change of a stock level is written in the same transaction as t
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from django.db import transaction
@@ -67,33 +67,41 @@ def ensure_levels(*, merchant_id: int, pairs: Iterable[tuple[int, int]]) -> dict
     return found
 
 
+#: Columns in the order of a Balance.
+_READ_BALANCES: Final = """
+    SELECT id, on_hand, committed, held, seq, counted_at, quota, sku_id, warehouse_id FROM inventory_stocklevel
+"""
+#: Stock levels by their ids, and all those of some SKUs in active warehouses. Through ARRAY(), so that no plan seems better
+#: for one list than for any: the plan is made once.
+_OF_SKUS: Final = """
+    WHERE id = ANY(%s::bigint[] || ARRAY(
+        SELECT level.id FROM inventory_stocklevel level
+        JOIN inventory_warehouse warehouse ON warehouse.id = level.warehouse_id AND warehouse.is_active
+        WHERE level.merchant_id = %s AND level.sku_id = ANY(ARRAY(SELECT unnest(%s::bigint[])))))
+"""
+_LOCKED: Final = " ORDER BY id FOR NO KEY UPDATE"
+
+
 def lock_balances(stock_level_ids: Iterable[int]) -> dict[int, ledger.Balance]:
     """Lock these stock levels in ascending id and read their balances. Call once per transaction, late."""
-    return _balances(
-        sql.rows(
-            """
-            SELECT id, on_hand, committed, held, seq, counted_at, quota, sku_id, warehouse_id FROM inventory_stocklevel
-            WHERE id = ANY(%s::bigint[]) ORDER BY id FOR NO KEY UPDATE
-            """,
-            [sorted(set(stock_level_ids))],
-        )
+    return balances_in(
+        sql.rows(_READ_BALANCES + "WHERE id = ANY(%s::bigint[])" + _LOCKED, [sorted(set(stock_level_ids))])
     )
 
 
-def read_balances(stock_level_ids: Iterable[int]) -> dict[int, ledger.Balance]:
-    """Read the balances of these stock levels without locking them: `claim` them before posting."""
-    return _balances(
-        sql.rows(
-            """
-            SELECT id, on_hand, committed, held, seq, counted_at, quota, sku_id, warehouse_id FROM inventory_stocklevel
-            WHERE id = ANY(%s::bigint[])
-            """,
-            [sorted(set(stock_level_ids))],
-        )
-    )
+def ask_balances(
+    *, merchant_id: int, sku_ids: Collection[int], stock_level_ids: Collection[int], locks: bool
+) -> sql.Question:
+    """Asks for the stock levels of these SKUs in active warehouses, and for those named, for `balances_in`.
+
+    With `locks` as `lock_balances`; otherwise `claim` them before posting.
+    """
+    statement = _READ_BALANCES + _OF_SKUS
+    return statement + _LOCKED if locks else statement, [sorted(stock_level_ids), merchant_id, sorted(sku_ids)]
 
 
-def _balances(rows: Iterable[tuple[Any, ...]]) -> dict[int, ledger.Balance]:
+def balances_in(rows: Iterable[tuple[Any, ...]]) -> dict[int, ledger.Balance]:
+    """The balances that such rows tell of, by stock level."""
     return {row[0]: ledger.Balance(*row) for row in rows}
 
 
@@ -276,6 +284,14 @@ def tell_changed(*, merchant_id: int, sku_ids: Iterable[int], correlation_id: uu
     if keys:
         for tell in on_change:
             tell(merchant_id, keys, correlation_id, now)
+
+
+def tell_changes(merchant_id: int, changes: Iterable[tuple[int, uuid.UUID]], now: datetime) -> None:
+    """As `tell_changed`, of many changes: each SKU with the correlation id of what changed it."""
+    told = list(dict.fromkeys(changes))
+    if told:
+        for tell in on_changes:
+            tell(merchant_id, told, now)
 
 
 @transaction.atomic

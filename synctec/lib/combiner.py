@@ -12,7 +12,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
+
+#: How often a lingering leader looks who has come.
+LINGER_STEP_SECONDS: Final = 0.0002
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,7 +70,7 @@ class Combiner(Generic[Item, Result]):
         self._waiting_max = waiting_max
         self._timeout_seconds = timeout_seconds
         self._linger_seconds = linger_seconds
-        self._is_crowded = False
+        self._crowd = 1
         self._weigh = weigh
         self._weight_max = weight_max
         self._lock = threading.Lock()
@@ -107,10 +110,10 @@ class Combiner(Generic[Item, Result]):
 
     def _lead(self) -> None:
         """Act once, for this thread's own item and all that fit with it, and hand over to one of those who wait."""
-        if self._linger_seconds and self._is_crowded:
-            time.sleep(self._linger_seconds)
+        if self._crowd > 1:
+            self._linger()
         batch = self._take()
-        self._is_crowded = len(batch) > 1
+        self._crowd = len(batch)
         try:
             outcomes = self._act([waiting.item for waiting in batch])
             for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -120,6 +123,12 @@ class Combiner(Generic[Item, Result]):
             self._hand_over()
             for waiting in batch[1:]:
                 waiting.wake.release()
+
+    def _linger(self) -> None:
+        """Wait a moment for as many as shared the act before."""
+        ends_at = time.monotonic() + self._linger_seconds
+        while len(self._waiting) < self._crowd and time.monotonic() < ends_at:
+            time.sleep(LINGER_STEP_SECONDS)
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         """The next batch. The leader is the first of those who wait, so its own item is in it."""

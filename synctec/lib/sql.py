@@ -13,7 +13,11 @@ from datetime import datetime
 from typing import Any, LiteralString, Self
 
 import psycopg
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connections
+from psycopg.pq import PipelineStatus
+
+#: A statement and its parameters, to be asked together with others.
+Question = tuple[LiteralString, Sequence[Any]]
 
 
 class _PreparingCursor(psycopg.Cursor[tuple[Any, ...]]):
@@ -28,6 +32,7 @@ _BARE: dict[type, Callable[[Any], str]] = {
     bool: lambda value: "t" if value else "f",
     datetime: datetime.isoformat,
     uuid.UUID: lambda value: f"{value.int:032x}",
+    bytes: lambda value: f'"\\\\x{value.hex()}"',
 }
 
 
@@ -60,9 +65,10 @@ def array(values: list[Any]) -> str | list[Any]:
 @contextmanager
 def cursor() -> Iterator[psycopg.Cursor[tuple[Any, ...]]]:
     """A cursor on Django's connection, in whatever transaction it is in."""
-    connection.ensure_connection()
-    connection.validate_no_broken_transaction()
-    with connection.wrap_database_errors, _PreparingCursor(connection.connection) as prepared:
+    mine = connections[DEFAULT_DB_ALIAS]  # the thread's own: looked up once, not with each attribute
+    mine.ensure_connection()
+    mine.validate_no_broken_transaction()
+    with mine.wrap_database_errors, _PreparingCursor(mine.connection) as prepared:
         yield prepared
 
 
@@ -85,22 +91,27 @@ def give_back() -> None:
 
     For who is about to wait for something that another thread needs a connection for.
     """
-    if not connection.in_atomic_block:
-        connection.close_if_unusable_or_obsolete()
+    mine = connections[DEFAULT_DB_ALIAS]
+    if mine.connection is not None and not mine.in_atomic_block:
+        mine.close_if_unusable_or_obsolete()
 
 
 @contextmanager
 def pipeline() -> Iterator[None]:
     """Send the statements within without waiting for each one's answer: what they cost is one way to the server and back.
 
-    Errors come at the end, or with the first rows that are fetched.
+    Errors come at the end, or with the first rows that are fetched. One inside another is part of it.
     """
-    connection.ensure_connection()
-    with connection.wrap_database_errors, connection.connection.pipeline():
+    mine = connections[DEFAULT_DB_ALIAS]
+    mine.ensure_connection()
+    if mine.connection.pgconn.pipeline_status != PipelineStatus.OFF:
+        yield
+        return
+    with mine.wrap_database_errors, mine.connection.pipeline():
         yield
 
 
-def together(*questions: tuple[LiteralString, Sequence[Any]]) -> list[list[tuple[Any, ...]]]:
+def together(*questions: Question) -> list[list[tuple[Any, ...]]]:
     """The rows of several statements, for one way to the server and back."""
     with pipeline(), ExitStack() as stack:
         cursors = [stack.enter_context(cursor()) for _ in questions]

@@ -10,8 +10,8 @@ import pytest
 import redis
 from django.conf import settings
 
-from inventory import availability, holds, stock
-from inventory.availability import Gate, Reading, Shelf
+from inventory import availability, holding, stock
+from inventory.availability import Gate, Reading, Shelf, Wish
 from inventory.holds import Ask
 from inventory.models import StockLevel
 from tests.factories import NOON, Trade, make_trade
@@ -74,14 +74,8 @@ def behind_its_back(trade: Trade, on_hand: int) -> None:
 
 
 def ask_gate(trade: Trade, quantity: int) -> tuple[Gate, int]:
-    return availability.ask_gate(
-        trade.merchant.pk,
-        parts={trade.skus["MUG"].pk: 1},
-        quantity=quantity,
-        warehouse_ids=[],
-        split=False,
-        now=NOON,
-    )
+    [answer] = availability.ask_gate(trade.merchant.pk, [Wish({trade.skus["MUG"].pk: 1}, quantity)], now=NOON)
+    return answer
 
 
 def test_every_commit_is_written_through_and_read_without_the_ledger(
@@ -148,8 +142,8 @@ def test_a_redis_that_came_back_with_old_data_is_not_trusted(alder: Trade, serve
 def test_without_redis_postgresql_answers_and_is_asked_instead(alder: Trade, dead_redis: list[int]) -> None:
     assert units(alder) == [10]
     adjust(alder, 2)
-    [answer] = holds.hold([Ask("MUG", 12)], merchant_id=alder.merchant.pk, now=NOON)
-    [refused] = holds.hold([Ask("MUG", 1)], merchant_id=alder.merchant.pk, now=NOON)
+    [answer] = holding.hold([Ask("MUG", 12)], merchant_id=alder.merchant.pk, now=NOON)
+    [refused] = holding.hold([Ask("MUG", 1)], merchant_id=alder.merchant.pk, now=NOON)
 
     assert answer.held is not None
     assert refused.available == 0
@@ -197,11 +191,11 @@ def test_what_the_gate_let_through_and_nobody_decided_is_forgotten(
 
 def test_the_gate_is_not_sure_once_a_hold_may_have_expired(alder: Trade) -> None:
     assert units(alder) == [10]
-    holds.hold([Ask("MUG", 10)], merchant_id=alder.merchant.pk, now=NOON - timedelta(minutes=14))
+    holding.hold([Ask("MUG", 10)], merchant_id=alder.merchant.pk, now=NOON - timedelta(minutes=14))
     assert ask_gate(alder, 1) == (Gate.REFUSED, 0)
 
-    holds.hold([Ask("TEE", 1)], merchant_id=alder.merchant.pk, now=NOON)
-    answer = holds.hold([Ask("MUG", 10)], merchant_id=alder.merchant.pk, now=NOON + timedelta(minutes=1))[0]
+    holding.hold([Ask("TEE", 1)], merchant_id=alder.merchant.pk, now=NOON)
+    answer = holding.hold([Ask("MUG", 10)], merchant_id=alder.merchant.pk, now=NOON + timedelta(minutes=1))[0]
 
     assert answer.held is not None
 

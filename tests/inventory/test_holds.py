@@ -15,7 +15,7 @@ import redis
 from django.conf import settings
 from django.db import connection, transaction
 
-from inventory import availability, holds, recipes, stock
+from inventory import availability, holding, holds, recipes, stock
 from inventory.holds import Answer, Ask, Commitment, Order, Refusal
 from inventory.ledger import Entry
 from inventory.models import (
@@ -71,7 +71,7 @@ def booked(monkeypatch: pytest.MonkeyPatch) -> set[Order]:
 
 
 def hold(trade: Trade, *asks: Ask, at: float = 0, all_or_nothing: bool = False) -> list[Answer]:
-    return holds.hold(asks, merchant_id=trade.merchant.pk, now=later(at), all_or_nothing=all_or_nothing)
+    return holding.hold(asks, merchant_id=trade.merchant.pk, now=later(at), all_or_nothing=all_or_nothing)
 
 
 def held(trade: Trade, *ask: Any, at: float = 0, **more: Any) -> holds.Held:
@@ -512,22 +512,21 @@ def test_an_optimistic_decision_is_taken_anew_when_something_moved(
     alder: Trade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(alder, Strategy.OPTIMISTIC)
-    read, rounds = stock.read_balances, iter([True, False])
+    claim, rounds = stock.claim, iter([True, False])
 
     def overtake() -> None:
         held(alder, "MUG", 9)
         connection.close()
 
-    def read_and_be_overtaken(level_ids: Any) -> Any:
-        balances = read(level_ids)
+    def be_overtaken_and_claim(balances: Any) -> None:
         if next(rounds, False):
             Sku.objects.filter(code="MUG").update(strategy=Strategy.PESSIMISTIC)
             recipes._recipes.clear()
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(overtake).result()
-        return balances
+        claim(balances)
 
-    monkeypatch.setattr(stock, "read_balances", read_and_be_overtaken)
+    monkeypatch.setattr(stock, "claim", be_overtaken_and_claim)
 
     [answer] = hold(alder, Ask("MUG", 2))
 

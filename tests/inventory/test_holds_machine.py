@@ -14,9 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from inventory import holds, stock
+from inventory import holding, holds, stock
 from inventory.holds import Ask, Commitment, Refusal
-from inventory.models import BomLine, Sku, SkuKind, Strategy
+from inventory.models import BomLine, Sku, SkuKind, StockLevel, Strategy
 from sync.invariants import violations
 from tests.factories import NOON, Trade, make_trade
 
@@ -33,11 +33,15 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.valkey = redis.Redis.from_url(settings.REDIS_URL)
         self.trade = make_merchant()
         self.now = NOON
         self.free = {code: self.trade.stock(code).available for code in ("MUG", "TEE")}
         self.alive: dict[int, tuple[str, int, Any]] = {}
         self.ended: dict[int, str] = {}
+
+    def teardown(self) -> None:
+        self.valkey.close()
 
     def expire(self) -> None:
         """What has expired is free."""
@@ -65,7 +69,7 @@ class Machine(RuleBasedStateMachine):
     def hold(self, code: str, quantity: int, minutes: int) -> None:
         self.expire()
         ask = Ask(code, quantity, lifetime=timedelta(minutes=minutes))
-        [answer] = holds.hold([ask], merchant_id=self.merchant_id, now=self.now)
+        [answer] = holding.hold([ask], merchant_id=self.merchant_id, now=self.now)
         assert (answer.held is not None) == self.has(code, quantity)
         if answer.held:
             self.give(code, -quantity)
@@ -136,8 +140,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def flush(self) -> None:
-        with redis.Redis.from_url(settings.REDIS_URL) as client:
-            client.flushall()
+        self.valkey.flushall()
 
     @rule(code=st.sampled_from(sorted(PARTS)), strategy=st.sampled_from(Strategy.values))
     def choose(self, code: str, strategy: str) -> None:
@@ -149,16 +152,16 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def units_add_up(self) -> None:
         """Units that are free for the model are available, but for what has expired and is noticed later."""
-        for code in ("MUG", "TEE"):
+        levels = StockLevel.objects.filter(merchant=self.trade.merchant).values_list("sku__code", "available")
+        for code, available in levels:
             late = sum(
                 PARTS[held][code] * quantity
                 for held, quantity, until in self.alive.values()
                 if until <= self.now and code in PARTS[held]
             )
-            available = self.trade.stock(code).available
             assert 0 <= available <= self.free[code] + late
-        holding = holds.find(list(self.alive), merchant_id=self.merchant_id).values()
-        assert all(held.state == "active" for held in holding if held.expires_at > self.now)
+        stored = holds.find(list(self.alive), merchant_id=self.merchant_id).values()
+        assert all(held.state == "active" for held in stored if held.expires_at > self.now)
 
 
 def make_merchant() -> Trade:

@@ -11,7 +11,7 @@ from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
-from inventory import delivery, holds, transfers
+from inventory import delivery, holding, holds, transfers
 from inventory.models import Warehouse
 from locations.models import PublishingRule
 from merchants.models import Member, Role, User
@@ -46,7 +46,7 @@ def alder(settings: Any) -> Trade:
         actor=transfers.Actor(user),
         now=NOON,
     )
-    holds.hold([holds.Ask("TEE", 1)], merchant_id=merchant.pk, now=NOON)
+    holding.hold([holds.Ask("TEE", 1)], merchant_id=merchant.pk, now=NOON)
     return trade
 
 

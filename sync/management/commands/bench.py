@@ -100,8 +100,9 @@ def with_table(page: str, what: str, cases: list[Case]) -> str:
     if not is_there or not ends:
         raise CommandError(f"{PAGE} lacks the markers {begin.strip()} and {end}.")
     rows = [
-        f"| {case['case']} | {case['figure']:,.0f} {case['unit']} | {case['against_figure']:,.0f} | {case['ratio']} |"
+        f"| {case['case']} | {case['figure']:,.0f} {case['unit']} "
+        f"| {case['against']}: {case['against_figure']:,.0f} | {case['ratio']} |"
         for case in cases
     ]
-    head = [f"| case | figure | {cases[0]['against']} | times |", "|---|---|---|---|"]
+    head = ["| case | figure | against | times |", "|---|---|---|---|"]
     return before + begin + "\n".join([*head, *rows, ""]) + end + after
