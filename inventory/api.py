@@ -29,6 +29,7 @@ from merchants.api import (
     StrictText,
     decode_cursor,
     encode_cursor,
+    idempotency_key,
     read,
     read_query,
 )
@@ -296,26 +297,12 @@ class HoldsView(ApiView):
         the same request may be sent again. Requests that come at the same time share a commit.
         """
         asked = read(NewHold, request.data)
-        ask = _ask(asked, key=_key(request))
+        ask = _ask(asked, key=idempotency_key(request))
         [answer] = holding.hold([ask], merchant_id=self.merchant.pk, now=timezone.now())
         if answer.held is None:
             raise _refused(answer)
         headers = {"Idempotency-Replayed": "true"} if answer.is_replay else {}
         return Response(said_of(answer.held), status=201, headers=headers)
-
-
-def _key(request: Request) -> str:
-    key = request.headers.get("Idempotency-Key", "")
-    if not key or len(key) > 255 or not key.isascii() or not key.isprintable():
-        raise exceptions.ValidationError(
-            {
-                "Idempotency-Key": [
-                    "Send this header with 1 to 255 printable ASCII characters: new for each hold, the same when you "
-                    "repeat a request."
-                ]
-            }
-        )
-    return key
 
 
 def _ask(asked: Mapping[str, Any], *, key: str = "") -> holds.Ask:

@@ -523,18 +523,9 @@ class ApiView(APIView):
         `act` runs in one transaction with the remembered answer. What it returns is remembered, whatever the status;
         what it raises is not, and undoes everything.
         """
-        key = request.headers.get("Idempotency-Key", "")
-        if not key and not self.needs_idempotency_key:
+        if not self.needs_idempotency_key and not request.headers.get("Idempotency-Key"):
             return _rendered(_answer(act))
-        if not key or len(key) > 255 or not key.isascii() or not key.isprintable():
-            raise exceptions.ValidationError(
-                {
-                    "Idempotency-Key": [
-                        "Send this header with 1 to 255 printable ASCII characters: new for each request, the same when "
-                        "you repeat it."
-                    ]
-                }
-            )
+        key = idempotency_key(request)
         said = json.dumps([request.method, request.get_full_path(), request.data], sort_keys=True)
         try:
             answer = idempotency.once(merchant_id=self.merchant.pk, key=key, request=said, act=lambda: _answer(act))
@@ -552,6 +543,21 @@ class ApiView(APIView):
                 "This Idempotency-Key was used for a request with another content. Use a new key for a new request.",
             ) from None
         return _rendered(answer)
+
+
+def idempotency_key(request: Request) -> str:
+    """The request's Idempotency-Key. Raises ValidationError."""
+    key = request.headers.get("Idempotency-Key", "")
+    if not key or len(key) > 255 or not key.isascii() or not key.isprintable():
+        raise exceptions.ValidationError(
+            {
+                "Idempotency-Key": [
+                    "Send this header with 1 to 255 printable ASCII characters: new for each request, the same when you "
+                    "repeat it."
+                ]
+            }
+        )
+    return key
 
 
 def _answer(act: Callable[[], tuple[int, Any]]) -> idempotency.Answer:

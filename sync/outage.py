@@ -12,6 +12,9 @@ from channels import protocol
 from sync.ports import OUTAGE_FAILURES, ChannelRef, Engine
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 
+#: The failures in a row after which what the other stores show is computed anew.
+_TELLING = frozenset(OUTAGE_FAILURES << doubling for doubling in range(16))
+
 
 def note_failure(engine: Engine, channel: ChannelRef, error: protocol.ChannelError) -> None:
     """Leave a channel alone for as long as it asks, or for a growing while; say why where people look."""
@@ -29,7 +32,8 @@ def failed(engine: Engine, channel: ChannelRef, error: protocol.ChannelError) ->
         wait = error.retry_after or 1.0
     else:
         failures = engine.books.count_failure(channel.channel_id, str(error))
-        if failures == OUTAGE_FAILURES:
+        # Again whenever it has gone on for twice as long: the others have to do without what may have been sold there.
+        if failures in _TELLING:
             engine.books.mark_shelves_dirty(channel, engine.now())
         wait = max(error.retry_after or 0.0, delay_seconds(min(failures, MAX_ATTEMPTS), engine.rng))
     engine.books.rest_channel(channel.channel_id, timedelta(seconds=wait), str(error))

@@ -14,7 +14,7 @@ from channels.models import Channel, ChannelState, ListingLevel
 from channels.protocol import NotAuthorized, Throttled, Unavailable
 from merchants.models import AuditEvent
 from sync import outage, sweep, tasks
-from sync.models import Heartbeat
+from sync.models import DirtySku, Heartbeat
 from synctec.celery import app
 from tests.engine import engine, ref
 from tests.factories import NOON, Trade, deliver, make_trade, order_body
@@ -72,6 +72,19 @@ def test_a_channel_that_fails_rests_longer_each_time(alder: Trade) -> None:
 
     channel.refresh_from_db()
     assert (channel.failures, channel.last_error, channel.state) == (1, "down", ChannelState.ACTIVE)
+
+
+def test_what_the_others_show_is_computed_anew_as_an_outage_goes_on() -> None:
+    channel = make_trade(policy="guard").shops["south"].channel
+    told = []
+
+    for failure in range(1, 18):
+        DirtySku.objects.all().delete()
+        outage.note_failure(engine(), ref(channel), Unavailable("down"))
+        if DirtySku.objects.exists():
+            told.append(failure)
+
+    assert told == [2, 4, 8, 16]
 
 
 def test_being_throttled_is_no_failure(alder: Trade) -> None:
