@@ -443,7 +443,9 @@ class PushBatch(models.Model):
     """One write request to a channel; its id is the idempotency key, committed before the request is sent."""
 
     id = models.UUIDField(primary_key=True)
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    merchant = models.ForeignKey(
+        Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
     channel = models.ForeignKey(
         Channel, on_delete=models.CASCADE, related_name="push_batches", db_constraint=False, db_index=False
     )
@@ -491,7 +493,9 @@ class PushState(models.TextChoices):
 class Push(models.Model):
     """One row of a push batch: set this level from what it shows to what it should show."""
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    merchant = models.ForeignKey(
+        Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
     channel = models.ForeignKey(
         Channel, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
     )

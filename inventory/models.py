@@ -487,7 +487,9 @@ class Hold(models.Model):
     yet is committed and not ended.
     """
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    merchant = models.ForeignKey(
+        Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
     sku = models.ForeignKey(Sku, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False)
     quantity = models.PositiveIntegerField()
     state = models.CharField(
@@ -545,7 +547,9 @@ class Hold(models.Model):
 class HoldPart(models.Model):
     """What a hold holds of one stock level: one part for a plain SKU in one warehouse, more for bundles and splits."""
 
-    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    merchant = models.ForeignKey(
+        Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
     hold = models.ForeignKey(Hold, on_delete=models.CASCADE, related_name="parts", db_constraint=False, db_index=False)
     stock_level = models.ForeignKey(
         StockLevel, on_delete=models.PROTECT, related_name="hold_parts", db_constraint=False, db_index=False
