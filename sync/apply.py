@@ -29,7 +29,7 @@ from synctec.lib.failpoints import failpoint
 
 log = structlog.get_logger(__name__)
 
-BATCH_EVENTS = 300
+BATCH_EVENTS = 1000
 #: The first try and the retries after 1, 2, 4, 8 and 16 seconds.
 CLAIMS_MAX = 1 + MAX_ATTEMPTS
 #: Claimed so often without a word of what went wrong, an event may have killed its workers: it is applied alone then,
