@@ -137,7 +137,7 @@ def test_the_table_replaces_the_one_before() -> None:
     table = with_table(page, "apply", [Case("ten", "events/s", 1200.0, "row by row", 100.0).as_json()])
 
     assert "old" not in table
-    assert "| ten | 1,200 events/s | 100 | 12.0 |" in table
+    assert "| ten | 1,200 events/s | row by row | 100 | 12.0 |" in table
     assert table.endswith("<!-- bench apply: end -->\nrest\n")
     assert with_table(table, "apply", [Case("ten", "events/s", 1.0, "b", 1.0).as_json()]).count("| ten |") == 1
 
