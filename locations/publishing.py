@@ -111,7 +111,7 @@ class Shelf(NamedTuple):
     parts: Mapping[int, int]  # SKU -> units in one; a plain SKU is its own part
     warehouses: Sequence[int]  # that it draws on, the first one first
     ceiling: int
-    shown: int | None = None  # as far as we know, writes under way included; None: its ceiling
+    shown: int | None = None  # at least, as far as we know, writes under way included; None: its ceiling
     rule: Rule = NO_RULE
     weight: float = 1.0
     velocity: float = 0.0  # sold here, in units of the listing per second

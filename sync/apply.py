@@ -11,7 +11,7 @@ Invariant: an event is settled in the transaction that wrote its effects, so it 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
@@ -29,7 +29,7 @@ from synctec.lib.failpoints import failpoint
 
 log = structlog.get_logger(__name__)
 
-BATCH_EVENTS = 300
+BATCH_EVENTS = 1000
 #: The first try and the retries after 1, 2, 4, 8 and 16 seconds.
 CLAIMS_MAX = 1 + MAX_ATTEMPTS
 #: Claimed so often without a word of what went wrong, an event may have killed its workers: it is applied alone then,
@@ -46,6 +46,15 @@ BUSY = timedelta(milliseconds=20)
 READ_AFTER = protocol.VERSION_IS_FINAL_AFTER + timedelta(seconds=1)
 
 StockEvent = OrderState | OrderDeleted | RefundMade | LevelTouched
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What a batch mentions, what the orders in it have moved before, and what all that is mapped to."""
+
+    mentioned: Mentioned
+    skus_of_orders: Mapping[OrderKey, set[int]]
+    mappings: Mappings
 
 
 @dataclass(slots=True)
@@ -192,10 +201,12 @@ def _read_orders(engine: Engine, channel_id: int, orders: dict[str, list[Claimed
 def _apply_stock_events(engine: Engine, merchant_id: int, batch: list[Claimed], done: Applied) -> None:
     if not batch:
         return
-    skus_of = _skus_of(engine, merchant_id, batch)
+    around = _look_around(engine, merchant_id, batch)
+    skus_of = _skus_of(batch, around)
     with engine.locks.try_lock(_keys(sku for skus in skus_of.values() for sku in skus)) as locked:
         free = [claimed for claimed in batch if _is_free(locked, skus_of[claimed.envelope.event_id])]
-        _apply_free(engine, merchant_id, free, done)
+        # What others are busy with must not be locked along: then only what the free ones mention is loaded.
+        _apply_free(engine, merchant_id, free, done, around if len(free) == len(batch) else None)
     busy = {claimed.envelope.event_id for claimed in batch} - {claimed.envelope.event_id for claimed in free}
     engine.books.put_off_events(busy, BUSY, "")
     done.busy += len(busy)
@@ -214,13 +225,15 @@ def _is_free(locked: Locked, sku_ids: Collection[int]) -> bool:
     return locked.is_degraded or locked.keys >= set(_keys(sku_ids))
 
 
-def _apply_free(engine: Engine, merchant_id: int, batch: list[Claimed], done: Applied) -> None:
+def _apply_free(
+    engine: Engine, merchant_id: int, batch: list[Claimed], done: Applied, around: _Around | None = None
+) -> None:
     """Apply all of them in one transaction; should one of them be poison, each on its own."""
     if not batch:
         return
     try:
         try:
-            _apply_together(engine, merchant_id, batch, done)
+            _apply_together(engine, merchant_id, batch, done, around)
         except IntegrityError:
             # Another worker was first with a new row of these, which the locks had not kept off: now it is there.
             _apply_together(engine, merchant_id, batch, done)
@@ -235,7 +248,9 @@ def _apply_free(engine: Engine, merchant_id: int, batch: list[Claimed], done: Ap
             _apply_free(engine, merchant_id, [claimed], done)
 
 
-def _apply_together(engine: Engine, merchant_id: int, batch: Sequence[Claimed], done: Applied) -> None:
+def _apply_together(
+    engine: Engine, merchant_id: int, batch: Sequence[Claimed], done: Applied, around: _Around | None = None
+) -> None:
     books = engine.books
     with books.transaction():
         ours = books.take_events([claimed.envelope.event_id for claimed in batch])
@@ -243,7 +258,7 @@ def _apply_together(engine: Engine, merchant_id: int, batch: Sequence[Claimed], 
         if not mine:
             return
         outcome = Outcome()
-        verdicts = _decide_all(engine, merchant_id, mine, outcome)
+        verdicts = _decide_all(engine, merchant_id, mine, outcome, around if len(mine) == len(batch) else None)
         _put_off_contested(engine, mine, outcome, verdicts)
         books.settle_events(verdicts)
         failpoint("apply.before_commit")
@@ -279,18 +294,27 @@ def _lags(batch: Iterable[Claimed]) -> dict[int, float]:
     return lags
 
 
-def _decide_all(engine: Engine, merchant_id: int, batch: Sequence[Claimed], outcome: Outcome) -> dict[int, Verdict]:
-    """Load what the batch touches under locks, decide event by event, write the outcome."""
+def _decide_all(
+    engine: Engine, merchant_id: int, batch: Sequence[Claimed], outcome: Outcome, around: _Around | None
+) -> dict[int, Verdict]:
+    """Load what the batch touches under locks, decide event by event, write the outcome.
+
+    `around`: what was loaded of just this batch a moment ago. Nothing locks mappings, so they are as good as read now; what
+    the locked lines add to what is mentioned is another question.
+    """
     books, now = engine.books, engine.now()
-    mentioned = _mentioned(batch)
+    mentioned = around.mentioned if around else _mentioned(batch)
     lines = books.lock_lines(mentioned.orders)
-    # A refund told on its own does not name the variant that its line may be waiting for.
-    unplaced = {(channel, line.register.variant_id) for (channel, _, _), line in lines.items() if line.waiting_for}
-    if unplaced:
-        mentioned = mentioned._replace(variants=mentioned.variants | unplaced)
-    mappings = books.load_mappings(
-        merchant_id, mentioned, known_skus=[line.sku_id for line in lines.values() if line.sku_id is not None]
-    )
+    if around is not None and not lines:
+        mappings = around.mappings
+    else:
+        # A refund told on its own does not name the variant that its line may be waiting for.
+        unplaced = {(channel, line.register.variant_id) for (channel, _, _), line in lines.items() if line.waiting_for}
+        if unplaced:
+            mentioned = mentioned._replace(variants=mentioned.variants | unplaced)
+        mappings = books.load_mappings(
+            merchant_id, mentioned, known_skus=[line.sku_id for line in lines.values() if line.sku_id is not None]
+        )
     sku_ids = {facts.sku_id for facts in mappings.listings_by_variant.values() if facts.sku_id is not None}
     sku_ids |= {line.sku_id for line in lines.values() if line.sku_id is not None}
     order_channels = {channel for channel, _ in mentioned.orders}
@@ -393,13 +417,19 @@ def _level_pairs(
     return pairs
 
 
-def _skus_of(engine: Engine, merchant_id: int, batch: Sequence[Claimed]) -> dict[int, set[int]]:
-    """The stocked SKUs each event may move: what is locked so that no two workers contend for them."""
+def _look_around(engine: Engine, merchant_id: int, batch: Sequence[Claimed]) -> _Around:
+    """Read, without locks, what the batch mentions and what that is mapped to."""
     mentioned = _mentioned(batch)
-    lines = engine.books.skus_of_orders(mentioned.orders)
+    skus_of_orders = engine.books.skus_of_orders(mentioned.orders)
     mappings = engine.books.load_mappings(
-        merchant_id, mentioned, known_skus={sku for skus in lines.values() for sku in skus}
+        merchant_id, mentioned, known_skus={sku for skus in skus_of_orders.values() for sku in skus}
     )
+    return _Around(mentioned, skus_of_orders, mappings)
+
+
+def _skus_of(batch: Iterable[Claimed], around: _Around) -> dict[int, set[int]]:
+    """The stocked SKUs each event may move: what is locked so that no two workers contend for them."""
+    mappings = around.mappings
     result: dict[int, set[int]] = {}
     for claimed in batch:
         channel = claimed.envelope.channel_id
@@ -409,7 +439,7 @@ def _skus_of(engine: Engine, merchant_id: int, batch: Sequence[Claimed]) -> dict
                 facts = [mappings.listings_by_variant.get((channel, line.variant_id)) for line in event.lines]
                 skus |= {fact.sku_id for fact in facts if fact is not None and fact.sku_id is not None}
             if isinstance(event, OrderState | OrderDeleted | RefundMade):
-                skus |= lines.get((channel, event.order_id), set())
+                skus |= around.skus_of_orders.get((channel, event.order_id), set())
         result[claimed.envelope.event_id] = mappings.stocked_skus(skus)
     return result
 

@@ -210,7 +210,7 @@ class Target(NamedTuple):
     desired: int | None
     is_publishable: bool
     is_suspect: bool
-    shown: int  # as far as we know, writes under way included (units)
+    shown: int  # at least, as far as we know, writes under way included (units)
     ceiling: int  # what the store may still sell without our knowing (units, never negative)
     velocity: Velocity
     failing_since: datetime | None  # of its channel: since when nobody answers, or since nothing is written there

@@ -11,12 +11,24 @@ from datetime import datetime
 from django.db import transaction
 
 from channels.connect import reader_for
-from channels.models import EventState, InboxEvent, Listing, ListingLevel, StoreLocation
+from channels.models import EventState, InboxEvent, ListingLevel
 from channels.protocol import LineState, OrderState
 from inventory.models import Account, BomLine, Cause, Movement, Sku, SkuKind, StockLevel
 from locations.models import Mapping
 from sync import register
 from sync.models import Allocation, DirtySku, OrderLine
+
+#: The columns of an order line that an event may change.
+_CHANGED = (
+    "facts",
+    "desired_committed",
+    "applied_committed",
+    "desired_on_hand",
+    "applied_on_hand",
+    "postings",
+    "latest_event",
+    "updated_at",
+)
 
 
 @transaction.atomic
@@ -43,10 +55,12 @@ def apply_one(*, merchant_id: int, now: datetime) -> bool:
 
 
 def _apply_line(event: InboxEvent, order: OrderState, line: LineState, now: datetime) -> None:
-    listing = Listing.objects.select_related("sku").get(channel=event.channel, remote_variant_id=line.variant_id)
-    place = StoreLocation.objects.get(channel=event.channel)
-    warehouse = Mapping.objects.filter(store_location=place).order_by("priority")[0].warehouse_id
-    level = ListingLevel.objects.get(listing=listing, store_location=place)
+    level = ListingLevel.objects.select_related("listing__sku").get(
+        listing__channel=event.channel, listing__remote_variant_id=line.variant_id
+    )
+    listing = level.listing
+    draws_on = Mapping.objects.filter(store_location=level.store_location_id).order_by("priority")
+    warehouse = draws_on.values_list("warehouse_id", flat=True)[0]
     said = register.of_order(order, line)
     row, is_new = OrderLine.objects.select_for_update(of=("self",)).get_or_create(
         channel=event.channel,
@@ -59,7 +73,7 @@ def _apply_line(event: InboxEvent, order: OrderState, line: LineState, now: date
             "listing": listing,
             "sku": listing.sku,
             "listing_level": level,
-            "store_location": place,
+            "store_location_id": level.store_location_id,
             "facts": register.to_json(said),
             "desired_committed": 0,
             "desired_on_hand": 0,
@@ -86,7 +100,7 @@ def _apply_line(event: InboxEvent, order: OrderState, line: LineState, now: date
     row.desired_on_hand = row.applied_on_hand = effect.on_hand
     row.latest_event = event
     row.updated_at = now
-    row.save()
+    row.save(update_fields=_CHANGED)
 
 
 def _parts(sku: Sku) -> list[tuple[Sku, int]]:

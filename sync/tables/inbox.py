@@ -18,21 +18,22 @@ class InboxTables:
     def claim_events(self, merchant_id: int, limit: int, lease: timedelta) -> list[Claimed]:
         with transaction.atomic():
             sql.forgo_flush()  # without the claim, the event is simply pending again
+            sql.keep_to_index()
             found = sql.rows(
                 """
-                WITH due AS (
-                    SELECT id FROM channels_inboxevent
-                    WHERE merchant_id = %s AND state = 'pending' AND next_attempt_at <= now()
-                    ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
-                )
                 UPDATE channels_inboxevent event
                 SET attempts = event.attempts + 1, next_attempt_at = now() + %s
-                FROM due, channels_channel channel
-                WHERE event.id = due.id AND channel.id = event.channel_id
+                FROM channels_channel channel
+                WHERE channel.id = event.channel_id AND event.id = ANY(ARRAY(
+                    SELECT id FROM channels_inboxevent
+                    -- Put as a range, so that no index but that of the pending has this order.
+                    WHERE merchant_id BETWEEN %s AND %s AND state = 'pending' AND next_attempt_at <= now()
+                    ORDER BY merchant_id, id LIMIT %s FOR UPDATE SKIP LOCKED
+                ))
                 RETURNING event.id, event.channel_id, event.correlation_id, event.received_at, channel.kind, event.topic,
                     event.body, event.attempts
                 """,
-                [merchant_id, limit, lease],
+                [lease, merchant_id, merchant_id, limit],
                 binary=True,
             )
         claimed = [

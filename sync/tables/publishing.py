@@ -88,7 +88,7 @@ class PublishTables:
                     member.group_id, coalesce(member.weight, 1)::float8, level.desired,
                     listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked,
                     level.suspect_since IS NOT NULL,
-                    level.shown + coalesce(push.to_quantity - push.from_quantity, 0),
+                    least(level.shown, level.reported) + coalesce(push.to_quantity - push.from_quantity, 0),
                     CASE WHEN level.is_stocked AND listing.deleted_at IS NULL THEN greatest(0,
                         greatest(level.shown, level.reported, level.suspect_available,
                             CASE WHEN level.since_sample IS NULL THEN level.sample END)

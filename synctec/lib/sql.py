@@ -127,3 +127,17 @@ def forgo_flush() -> None:
     flushed. Whatever was promised to somebody outside must wait: an acknowledged event, a write about to be sent.
     """
     execute("SELECT set_config('synchronous_commit', 'off', true)")
+
+
+def keep_to_index() -> None:
+    """Have the transaction under way read along an index that has the order asked for, if there is one.
+
+    For taking some rows off the front of a queue: in a backlog nearly all rows wait, so that reading and sorting the whole
+    table looks cheap, and a plan made then is kept by the connection. Its cost would grow with all that was ever queued.
+    """
+    execute(
+        """
+        SELECT set_config(name, 'off', true)
+        FROM unnest(ARRAY['enable_seqscan', 'enable_bitmapscan', 'enable_sort', 'enable_incremental_sort']) AS name
+        """
+    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from itertools import permutations
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from channels import mapping
 from channels.models import Channel, EventState, InboxEvent, Listing, StoreLocation
@@ -491,3 +493,19 @@ def test_sales_do_not_wait_for_an_order_that_must_be_read_first(alder: Trade) ->
 
     assert committed[0] == 1
     assert outcome(edited)[0] == EventState.PENDING
+
+
+def test_a_claim_reads_the_pending_events_and_not_the_whole_inbox(alder: Trade) -> None:
+    north = alder.shops["north"]
+    for number in range(30):
+        deliver(north, "orders/create", order_body(north, 1001 + number, ("MUG", 1)))
+    sql.execute("ANALYZE channels_inboxevent")  # all of it waits: reading it all would be the cheapest by far
+    read_whole = "SELECT seq_scan, idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'channels_inboxevent'"
+
+    with transaction.atomic():
+        [(scans_before, _)] = sql.rows(read_whole)
+        assert len(engine(NOON).books.claim_events(alder.merchant.pk, 20, timedelta(seconds=8))) == 20
+        [(scans_after, by_index)] = sql.rows(read_whole)
+
+    assert scans_after == scans_before
+    assert by_index

@@ -96,7 +96,8 @@ class PublishMemory(Kept):
                             level.desired,
                             is_published and level.is_stocked,
                             level.suspect_since is not None,
-                            shown=level.shown + (0 if push is None else push.to_quantity - push.from_quantity),
+                            shown=min(level.shown, level.reported)
+                            + (0 if push is None else push.to_quantity - push.from_quantity),
                             ceiling=self._ceiling(level, now),
                             velocity=level.velocity,
                             failing_since=self._failing_since(level.channel_id),
