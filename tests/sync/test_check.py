@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from uuid import uuid4
 
 import pytest
 from django.db.models.functions import Now
@@ -18,6 +19,7 @@ from sync.models import Drift, DriftAction
 from sync.passes import reconcile
 from sync.publish import publish_batch
 from sync.reconcile import compare_levels, poll_orders
+from sync.tables.upkeep import mark_dirty
 from tests.engine import engine, ref
 from tests.factories import NOON, Shop, Trade, deliver, later, level_body, make_trade, order_body, polled_body
 from tests.fakes import FakeChannel
@@ -327,3 +329,26 @@ def test_a_webhook_before_the_first_reading_does_not_make_it_a_second_one(
     level = north.level("MUG")
     assert (level.base, level.suspect_since) == (-2, None)
     assert alder.stock("MUG").available == 10
+
+
+def test_a_unit_that_only_a_reading_shows_is_not_given_to_its_store() -> None:
+    """Once the reading turns out to be older than a sale it would be a raise, and nobody has made room for it."""
+    trade = make_trade(policy="split", stock_of={"MUG": 3})
+    north, south = (trade.shops[name] for name in ("north", "south"))
+    ListingLevel.objects.filter(pk=south.level("MUG").pk).update(base=1, desired=1)
+    ListingLevel.objects.filter(pk=north.level("MUG").pk).update(
+        base=1,
+        desired=1,
+        suspect_since=NOON,
+        sample=3,
+        since_sample=-1,
+        sample_pushed=0,
+        sampled_from=NOON,
+        sampled_until=NOON,
+    )
+    mark_dirty(merchant_id=trade.merchant.pk, sku_ids=None, correlation_id=uuid4(), now=NOON)
+
+    publish_batch(engine(), merchant_id=trade.merchant.pk)
+
+    level = north.level("MUG")
+    assert (level.reported, level.shown, level.desired) == (1, 2, 1)
