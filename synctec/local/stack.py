@@ -29,6 +29,7 @@ OVERRIDABLE = (
     "CREDENTIAL_KEYS",
     "PUBLIC_URL",
     "ALLOWED_HOSTS",
+    "DATABASE_POOL_SIZE",
     "LOG_LEVEL",
     "LOG_FORMAT",
     "DEBUG",
@@ -272,6 +273,8 @@ class LocalStack:
             # The sandbox lists an order at once, so audits and reconciliation need not look far back.
             "AUDIT_LAG_SECONDS": "3",
             "RECONCILE_OVERLAP_SECONDS": "30",
+            # Said, because a command that begins without servers says 0.
+            "DATABASE_POOL_SIZE": "20",
             "LOG_LEVEL": "INFO",
             "LOG_FORMAT": "console",
             "DEMO_PASSWORD": self.demo_password,
