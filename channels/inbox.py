@@ -78,6 +78,8 @@ BATCH_BYTES = 32 * 1024 * 1024
 WAITING_MAX = 512
 #: A channel hangs up after five seconds; an answer should reach it before.
 WAIT_SECONDS = 4.0
+#: So long the next statement waits for those that were just answered and deliver again; not when one comes alone.
+LINGER_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,7 @@ _intake: Combiner[_Arrived, Receipt] = Combiner(
     batch_max=BATCH_DELIVERIES,
     waiting_max=WAITING_MAX,
     timeout_seconds=WAIT_SECONDS,
+    linger_seconds=LINGER_SECONDS,
     weigh=lambda arrived: len(arrived.body),
     weight_max=BATCH_BYTES,
 )

@@ -27,16 +27,20 @@ def poll_orders(engine: Engine, *, channel: ChannelRef) -> tuple[int, int]:
     """
     began_at = engine.now()
     connector = engine.channels.connector(channel.channel_id)
-    watermark = engine.books.orders_watermark(channel.channel_id) or began_at
+    watermark = newest = engine.books.orders_watermark(channel.channel_id) or began_at
     since = watermark - engine.poll_overlap
     read = recovered = 0
     cursor: str | None = None
     while True:
         page = connector.read_orders_since(since, cursor=cursor)
         failpoint("reconcile.after_page")
-        if page.orders:
-            watermark = max(watermark, *(order.version for order in page.orders))
-            recovered += engine.books.store_orders(channel, POLLED_TOPIC, page.orders, watermark, engine.now())
+        versions = [order.version for order in page.orders]
+        newest = max([newest, *versions])
+        # Indexes lag: an order changed just now may still be listed where it stood before, ahead of others that were not
+        # read yet. How far the list was read, before it was to its end, is told by what has been at rest for a while.
+        at_rest = [version for version in versions if version <= began_at - engine.poll_overlap]
+        watermark = newest if page.cursor is None else max([watermark, *at_rest])
+        recovered += engine.books.store_orders(channel, POLLED_TOPIC, page.orders, watermark, engine.now())
         read += len(page.orders)
         cursor = page.cursor
         if cursor is None:

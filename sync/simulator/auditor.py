@@ -324,11 +324,12 @@ class Auditor:
         for sku, shelf in world.shelves.items():
             available = sum(row.available for row in books.stock.values() if row.sku_id == sku)
             # A unit taken out by hand just after a late raise leaves the number that was expected: no reading shows it.
-            hidden = sum(
+            raised = sum(
                 push.to_quantity - push.from_quantity for push in late if by_hand and push.level.listing.sku_id == sku
             )
+            hidden = max(0, raised) + world.hidden[sku]
             is_flagged = ambiguous or by_hand or late
-            if available != shelf.left and not (is_flagged and available <= shelf.left + max(0, hidden)):
+            if available != shelf.left and not (is_flagged and available <= shelf.left + hidden):
                 self.blame("pool", f"SKU {sku}: {available} available, {shelf.left} on the shelf")
         undeclared = self.undeclared_units()
         if undeclared:

@@ -11,7 +11,7 @@ from pytest_django.fixtures import Settings
 
 from channels import mapping
 from channels.models import BatchState, Channel, InboxEvent, ListingLevel, Push, PushBatch, PushState
-from channels.protocol import PolledOrder
+from channels.protocol import OrderPage, PolledOrder, Unavailable
 from inventory.models import Movement, StockLevel
 from locations.models import Mapping
 from sync.check import Checked, check_channel
@@ -127,6 +127,28 @@ def test_polling_twice_recovers_an_order_once(alder: Trade, north: Shop, store: 
 
     assert (read, recovered) == (1, 0)
     assert InboxEvent.objects.filter(topic="orders/polled").count() == 1
+    assert Channel.objects.get(pk=north.channel.pk).orders_watermark == later(10)
+
+
+class TornList(FakeChannel):
+    """Lists one order where it stood before its latest change, and falls silent before the next page."""
+
+    def read_orders_since(self, since: datetime, *, cursor: str | None) -> OrderPage:
+        if cursor is not None:
+            raise Unavailable("no second page")
+        return OrderPage(tuple(self.orders), "next")
+
+
+def test_an_order_that_changed_just_now_does_not_tell_how_far_the_list_was_read(north: Shop) -> None:
+    old = PolledOrder("77", later(10), polled_body(north, 77, "MUG", 1, at=10))
+    changed = PolledOrder("78", later(5_000), polled_body(north, 78, "MUG", 1, at=5_000))
+    torn = TornList.of(north)
+    torn.orders = [old, changed]
+
+    with pytest.raises(Unavailable):
+        poll_orders(engine(later(5_001), {north.channel: torn}), channel=ref(north.channel))
+
+    assert InboxEvent.objects.filter(topic="orders/polled").count() == 2
     assert Channel.objects.get(pk=north.channel.pk).orders_watermark == later(10)
 
 
