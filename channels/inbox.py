@@ -79,7 +79,7 @@ WAITING_MAX = 512
 #: A channel hangs up after five seconds; an answer should reach it before.
 WAIT_SECONDS = 4.0
 #: So long the next statement waits for those that were just answered and deliver again; not when one comes alone.
-LINGER_SECONDS = 0.002
+LINGER_SECONDS = 0.004
 
 
 @dataclass(frozen=True, slots=True)

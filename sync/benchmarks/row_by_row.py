@@ -17,6 +17,7 @@ from inventory.models import Account, BomLine, Cause, Movement, Sku, SkuKind, St
 from locations.models import Mapping
 from sync import register
 from sync.models import Allocation, DirtySku, OrderLine
+from synctec.lib import sql
 
 #: The columns of an order line that an event may change.
 _CHANGED = (
@@ -34,11 +35,17 @@ _CHANGED = (
 @transaction.atomic
 def apply_one(*, merchant_id: int, now: datetime) -> bool:
     """Apply the oldest due event; False when there is none."""
+    sql.keep_to_index()  # else its cost would grow with all that was ever received, as ours did
     event = (
         InboxEvent.objects.select_for_update(skip_locked=True, of=("self",))
         .select_related("channel")
-        .filter(merchant_id=merchant_id, state=EventState.PENDING, next_attempt_at__lte=now)
-        .order_by("id")
+        .filter(
+            merchant_id__gte=merchant_id,
+            merchant_id__lte=merchant_id,
+            state=EventState.PENDING,
+            next_attempt_at__lte=now,
+        )
+        .order_by("merchant_id", "id")
         .first()
     )
     if event is None:
