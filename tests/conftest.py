@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import django
+import hypothesis
 import pytest
 import redis
 from django.conf import settings
@@ -73,6 +74,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the servers and remove their data."""
     if _STACK is not None:
         _STACK.discard()
+
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

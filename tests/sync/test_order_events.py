@@ -242,3 +242,16 @@ def test_a_refund_told_alone_is_dated_by_itself_and_not_by_its_sale(alder: Trade
     returned = alder.stock("MUG").movements.order_by("-seq").first()
     assert returned is not None
     assert (returned.delta, returned.effective_at) == (1, later(20))
+
+
+def test_a_line_sold_and_given_back_before_we_heard_of_it_is_placed(alder: Trade) -> None:
+    """Nothing is booked, but an audit of a moment in between must find that the unit was gone then."""
+    north = alder.shops["north"]
+    body = order_body(north, 1, ("MUG", 1), at=30, current=(0,), refunds=(refund_body(1, 0, 1, "cancel"),))
+    deliver(north, "orders/updated", body)
+
+    apply(alder)
+
+    line = OrderLine.objects.get()
+    assert (line.postings, line.listing_level_id) == (0, north.level("MUG").pk)
+    assert accounts(alder, "MUG") == (10, 0)
