@@ -64,10 +64,13 @@ class Register(NamedTuple):
         if not self.says:
             return None
         newest = self.says[-1]
-        if len(self.says) > 1 and self.cancelled_at is not None and newest.version >= self.cancelled_at:
-            removed = max(said.removed for said in self.says)
-            return newest if removed == newest.removed else newest._replace(removed=min(removed, newest.ordered))
-        return newest
+        if len(self.says) < 2 or newest.removed or self.cancelled_at is None or newest.version < self.cancelled_at:
+            return newest
+        cancelled_from = self.cancelled_at - CANCELS_WITHIN
+        if any(refund.occurred_at >= cancelled_from for refund in self.refunds):
+            return newest  # the cancellation itself says what it took out
+        removed = max(said.removed for said in self.says)
+        return newest._replace(removed=min(removed, newest.ordered)) if removed else newest
 
     @property
     def needs_reading(self) -> bool:

@@ -320,14 +320,14 @@ class Auditor:
         world, books = self.world, self.world.books
         ambiguous = sum(1 for drift in books.drifts if drift.is_ambiguous)
         late = self._late_writes()
-        by_hand = any(store.edited for store in world.stores)
+        by_hand, masked = any(store.edited for store in world.stores), world.hidden
         for sku, shelf in world.shelves.items():
             available = sum(row.available for row in books.stock.values() if row.sku_id == sku)
             # A unit taken out by hand just after a late raise leaves the number that was expected: no reading shows it.
             raised = sum(
                 push.to_quantity - push.from_quantity for push in late if by_hand and push.level.listing.sku_id == sku
             )
-            hidden = max(0, raised) + world.hidden[sku]
+            hidden = max(0, raised) + masked[sku]
             is_flagged = ambiguous or by_hand or late
             if available != shelf.left and not (is_flagged and available <= shelf.left + hidden):
                 self.blame("pool", f"SKU {sku}: {available} available, {shelf.left} on the shelf")
@@ -368,7 +368,7 @@ class Auditor:
                 return
 
     def _late_writes(self) -> list[PushRow]:
-        """Writes that took effect after their store had answered that they do not: to us they look like changes by hand."""
+        """Writes that took effect after their store refused them, or told nothing: they look like changes by hand."""
         effects = {key for store in self.world.stores for key in store.effects}
         pushes = self.world.books.pushes.values()
         return [push for push in pushes if push.state != "confirmed" and str(push.batch.id) in effects]

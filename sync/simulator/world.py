@@ -139,8 +139,7 @@ class World:
         self._tokens = 0
         self._ids = 0
         self.shelves: dict[int, Shelf] = {}
-        #: By SKU, units taken out by hand where a write of the same size was open: no reading tells the two apart.
-        self.hidden: Counter[int] = Counter()
+        self._masked: list[tuple[int, Counter[int]]] = []  # (push, units by SKU taken out by hand while it was open)
         self.stores: list[Store] = []
         self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self, self.tell)
         self.connectors: dict[int, StoreConnector] = {}
@@ -360,9 +359,13 @@ class World:
             for level in self.books.levels.values()
             if (level.listing.inventory_item_id, level.location.remote_id) == where and level.open_push is not None
         ]
-        if any(push.to_quantity - push.from_quantity == change for push in opened):
-            self.hidden.update({sku: -change * units for sku, units in article.recipe.items()})
+        before = store.counters[where]
         store.edit_by_hand(where, change)
+        made = store.counters[where] - before
+        for push_row in opened:
+            if made < 0 and push_row.to_quantity - push_row.from_quantity == made:
+                gone = Counter({sku: -made * units for sku, units in article.recipe.items()})
+                self._masked.append((push_row.id, gone))
 
     def _heal(self) -> None:
         """Everything works from now on; what is under way still arrives."""
@@ -397,6 +400,17 @@ class World:
             scheduler.run(scheduler.time + 5.0)
         if self.auditor.is_clean:
             self.auditor.blame("convergence", self.unrest or "never at rest")
+
+    @property
+    def hidden(self) -> Counter[int]:
+        """By SKU, units taken out by hand under a write of the same size whose outcome nobody ever told: no reading tells the
+        two apart.
+        """
+        hidden: Counter[int] = Counter()
+        for push_id, gone in self._masked:
+            if self.books.pushes[push_id].batch.state == "unresolved":
+                hidden += gone
+        return hidden
 
     @property
     def is_within_promise(self) -> bool:
