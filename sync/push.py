@@ -35,6 +35,9 @@ LEASE = timedelta(seconds=14)
 REFUSED_PAUSE = timedelta(minutes=15)
 #: While rows fail as a batch without saying which, batches shrink: 250, 50, 10, 2, 1 rows.
 SHRINK = 5
+#: How often a write without an answer is sent again under a key that its channel remembers, before the store is read
+#: instead: for some three minutes. The key tells for certain; a reading takes a change by hand of the same size for it.
+KEYED_RETRIES = 12
 #: A request without an answer may still be executed so long after it was sent: by a paused worker, a slow channel.
 DOUBTFUL = timedelta(seconds=200)
 
@@ -110,7 +113,7 @@ def _send(engine: Engine, channel: ChannelRef, connector: Connector, batch: Batc
         )
     except protocol.OutcomeUnknown as error:
         done.unknown += len(batch.rows)
-        _commit_unknown(engine, batch, error)
+        _commit_unknown(engine, batch, error, has_keys=connector.capabilities.idempotency_keys)
         return False
     except protocol.ChannelError as error:
         if batch.is_repeat and isinstance(error, protocol.Refused):
@@ -219,14 +222,14 @@ def _leave_to_reading(engine: Engine, batch: Batch, error: str) -> bool:
     return True
 
 
-def _commit_unknown(engine: Engine, batch: Batch, error: protocol.ChannelError) -> None:
+def _commit_unknown(engine: Engine, batch: Batch, error: protocol.ChannelError, *, has_keys: bool) -> None:
     """No whole answer: the same key again, later; after the last attempt the store is read instead."""
     with engine.books.transaction():
         failpoint("push.before_unknown_commit")
-        if batch.attempt > MAX_ATTEMPTS:
+        if batch.attempt > (KEYED_RETRIES if has_keys else MAX_ATTEMPTS):
             _leave_to_reading(engine, batch, str(error))
             return
-        delay = max(delay_seconds(batch.attempt, engine.rng), error.retry_after or 0.0)
+        delay = max(delay_seconds(min(batch.attempt, MAX_ATTEMPTS), engine.rng), error.retry_after or 0.0)
         engine.books.fence(batch, "unknown", str(error), timedelta(seconds=delay))
 
 

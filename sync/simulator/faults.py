@@ -51,7 +51,6 @@ class Faults:
     killed: float = 0.0  # per step
     stopped: float = 0.0  # per step, for 5 to 120 s
     stopped_long: float = 0.0  # per step, for longer than ZOMBIE_SECONDS: outside the promise
-    clock_error: float = 0.0  # of one worker (seconds)
     # locks and messages
     lock_lost: float = 0.0
     bell_lost: float = 0.0
@@ -139,7 +138,6 @@ class Swarm:
             killed=rate(0.02),
             stopped=rate(0.003),
             stopped_long=0.002 if long_stops else 0.0,
-            clock_error=rng.choice((-3600.0, 3600.0)) if rng.random() < 0.2 * self.scale else 0.0,
             lock_lost=rate(0.5),
             bell_lost=rate(0.3),
             bell_doubled=rate(0.3),

@@ -29,11 +29,10 @@ class Killed(BaseException):
 
 
 class Task:
-    """One process or request: a greenlet with a name. `clock_error` is by how many seconds its own clock is wrong."""
+    """One process or request: a greenlet with a name."""
 
     def __init__(self, scheduler: Scheduler, name: str, body: Callable[[], object]) -> None:
         self.name = name
-        self.clock_error = 0.0
         self.is_killed = False
         self._scheduler = scheduler
         self._body = body
@@ -99,10 +98,6 @@ class Scheduler:
 
     def moment(self, seconds: float) -> datetime:
         return EPOCH + timedelta(seconds=seconds)
-
-    def own_clock(self) -> datetime:
-        """The time by the clock of whoever asks."""
-        return self.moment(self.time + (self.running.clock_error if self.running else 0.0))
 
     def at(self, seconds: float, label: str, what: Callable[..., object], *arguments: Any) -> None:
         """Plan a call. One that is due already comes after everything that was planned for now before it."""

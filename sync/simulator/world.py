@@ -283,9 +283,6 @@ class World:
         for window in self.drawn.hub_down:
             at(start + window.start, "hub down", self._set_hub, True)
             at(start + window.start + window.seconds, "hub up", self._set_hub, False)
-        if self.drawn.clock_error:
-            pool = self.pools[self.luck.choice(list(POOLS))]
-            pool.workers[0].clock_error = self.drawn.clock_error
         if self.setting.faults != "none":
             for store in self.stores:
                 first = self.luck.uniform(0, RECONCILE_SECONDS)
@@ -363,7 +360,7 @@ class World:
         store.edit_by_hand(where, change)
         made = store.counters[where] - before
         for push_row in opened:
-            if made < 0 and push_row.to_quantity - push_row.from_quantity == made:
+            if made < 0 and abs(push_row.to_quantity - push_row.from_quantity) == -made:
                 gone = Counter({sku: -made * units for sku, units in article.recipe.items()})
                 self._masked.append((push_row.id, gone))
 
@@ -374,9 +371,6 @@ class World:
         self._set_database(False)
         self._set_hub(False)
         self.tell("healed", 0, lambda: "")
-        for pool in self.pools.values():
-            for task in pool.workers:
-                task.clock_error = 0.0
         self.passes = dict.fromkeys(self.connectors, 0)
 
     def _converge(self) -> None:

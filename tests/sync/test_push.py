@@ -295,11 +295,16 @@ def test_a_sender_whose_lease_was_taken_over_has_nothing_to_say(alder: Trade, so
     assert south.level("MUG").reported == 7
 
 
-def test_six_times_no_answer_leaves_it_to_a_reading(alder: Trade, south: Shop, store: FakeChannel) -> None:
-    store.faults = ["lost before"] * 6
+@pytest.mark.parametrize(("has_keys", "attempts"), [(True, 13), (False, 6)])
+def test_a_write_that_is_never_answered_is_left_to_a_reading_later_where_its_key_can_be_asked(
+    alder: Trade, south: Shop, store: FakeChannel, has_keys: bool, attempts: int
+) -> None:
+    store.capabilities = replace(store.capabilities, idempotency_keys=has_keys)
+    store.faults = ["lost before"] * attempts
     sell_in_north(alder, 3)
 
-    for _ in range(6):
+    for _ in range(attempts):
+        assert PushBatch.objects.exclude(state=BatchState.UNKNOWN).first() is None
         run(south, store)
         let_leases_run_out()
 
