@@ -22,6 +22,7 @@ from django.db import InterfaceError, OperationalError, connection
 from channels import protocol
 from synctec.lib import sql
 from synctec.lib.combiner import Combiner
+from synctec.lib.compression import compress
 from synctec.lib.failpoints import failpoint
 from synctec.lib.hlc import HybridClock, pack
 from synctec.lib.ids import uuid7s
@@ -44,12 +45,12 @@ _RECEIVE = """
         merchant_id, channel_id, topic, webhook_id, event_id, api_version, triggered_at,
         body, body_sha256, hlc, is_clock_suspect, received_at, correlation_id, duplicates)
     SELECT arrived.merchant_id, arrived.channel_id, arrived.topic, arrived.webhook_id, arrived.event_id, arrived.api_version,
-           arrived.triggered_at, arrived.body, sha256(arrived.body), arrived.hlc, arrived.is_clock_suspect,
+           arrived.triggered_at, arrived.body, arrived.body_sha256, arrived.hlc, arrived.is_clock_suspect,
            arrived.received_at, arrived.correlation_id, arrived.duplicates
       FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[],
-                  %b::bytea[], %s::bigint[], %s::bool[], %s::timestamptz[], %s::uuid[], %s::int[])
+                  %b::bytea[], %b::bytea[], %s::bigint[], %s::bool[], %s::timestamptz[], %s::uuid[], %s::int[])
         AS arrived (merchant_id, channel_id, topic, webhook_id, event_id, api_version, triggered_at,
-                    body, hlc, is_clock_suspect, received_at, correlation_id, duplicates)
+                    body, body_sha256, hlc, is_clock_suspect, received_at, correlation_id, duplicates)
     ON CONFLICT (channel_id, topic, webhook_id)
         DO UPDATE SET duplicates = channels_inboxevent.duplicates + excluded.duplicates + 1
     RETURNING channel_id, topic, webhook_id, id, correlation_id
@@ -60,9 +61,9 @@ _RECEIVE_MANY = """
         merchant_id, channel_id, topic, webhook_id, triggered_at,
         body, body_sha256, hlc, is_clock_suspect, received_at, correlation_id)
     SELECT %s, %s, %s, arrived.webhook_id, arrived.triggered_at,
-           arrived.body, sha256(arrived.body), arrived.hlc, arrived.is_clock_suspect, %s, arrived.correlation_id
-      FROM unnest(%s::text[], %s::timestamptz[], %s::bytea[], %s::bigint[], %s::bool[], %s::uuid[])
-        AS arrived (webhook_id, triggered_at, body, hlc, is_clock_suspect, correlation_id)
+           arrived.body, arrived.body_sha256, arrived.hlc, arrived.is_clock_suspect, %s, arrived.correlation_id
+      FROM unnest(%s::text[], %s::timestamptz[], %s::bytea[], %s::bytea[], %s::bigint[], %s::bool[], %s::uuid[])
+        AS arrived (webhook_id, triggered_at, body, body_sha256, hlc, is_clock_suspect, correlation_id)
     -- What ended dead is taken up again by the next poll that finds it: what was wrong may be mended.
     ON CONFLICT (channel_id, topic, webhook_id) DO UPDATE
         SET state = 'pending', attempts = 0, reason = '', settled_at = NULL, next_attempt_at = now()
@@ -98,7 +99,8 @@ class _Arrived:
     channel_id: int
     merchant_id: int
     delivery: protocol.Delivery
-    body: bytes
+    body: bytes  # compressed
+    body_sha256: bytes  # of what was sent
     now: datetime
 
     @property
@@ -117,7 +119,8 @@ def receive(*, channel_id: int, merchant_id: int, delivery: protocol.Delivery, b
         RuntimeError: called inside a transaction, whose commit would come too late.
     """
     _refuse_inside_transaction()
-    receipt = _intake.submit(_Arrived(channel_id, merchant_id, delivery, body, now))
+    arrived = _Arrived(channel_id, merchant_id, delivery, compress(body), hashlib.sha256(body).digest(), now)
+    receipt = _intake.submit(arrived)
     failpoint("webhook.after_commit")
     if not receipt.is_duplicate:
         ring(merchant_id)
@@ -162,6 +165,7 @@ def _insert(batch: Sequence[_Arrived]) -> list[Receipt]:
                 [first.delivery.api_version for first in firsts],
                 [first.delivery.triggered_at for first in firsts],
                 [first.body for first in firsts],
+                [first.body_sha256 for first in firsts],
                 [stamp for stamp, _ in stamps],
                 [is_suspect for _, is_suspect in stamps],
                 [first.now for first in firsts],
@@ -219,7 +223,8 @@ def receive_many(
             now,
             [polled_id(order) for order in orders],
             [order.version for order in orders],
-            [order.body for order in orders],
+            [compress(order.body) for order in orders],
+            [hashlib.sha256(order.body).digest() for order in orders],
             [stamp for stamp, _ in stamps],
             [is_suspect for _, is_suspect in stamps],
             uuid7s(len(orders)),

@@ -13,6 +13,7 @@ from django.db.models.functions import Coalesce, Now
 from inventory.models import Sku, StockLevel
 from merchants.models import Merchant
 from merchants.tenancy import SameMerchant, in_choices, tenant_identity
+from synctec.lib.compression import CompressedField
 
 
 def new_webhook_token() -> str:
@@ -374,7 +375,7 @@ class InboxEvent(models.Model):
     event_id = models.CharField(max_length=160, blank=True, db_default="")
     api_version = models.CharField(max_length=20, blank=True, db_default="")
     triggered_at = models.DateTimeField(null=True, blank=True)
-    body = models.BinaryField()
+    body = CompressedField()
     body_sha256 = models.BinaryField(max_length=32)
     hlc = models.BigIntegerField(help_text="Hybrid logical clock at receipt.")
     is_clock_suspect = models.BooleanField(

@@ -22,6 +22,7 @@ from sync.benchmarks.bodies import OrderBodies
 from sync.benchmarks.figures import Case
 from sync.benchmarks.workers import Crew, Drained
 from synctec.lib import sql
+from synctec.lib.compression import compress
 from synctec.lib.ids import uuid7s
 
 #: Every so many SKUs there is a bundle.
@@ -95,7 +96,7 @@ class Events:
                     store.channel.pk,
                     "orders/create",
                     f"bench-{order}",
-                    body,
+                    compress(body),
                     b"\0" * 32,
                     order,
                     now,

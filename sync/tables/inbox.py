@@ -10,6 +10,7 @@ from django.db import transaction
 from sync.decide import Envelope, Verdict
 from sync.ports import Claimed
 from synctec.lib import sql
+from synctec.lib.compression import decompress
 
 
 class InboxTables:
@@ -37,7 +38,7 @@ class InboxTables:
                 binary=True,
             )
         claimed = [
-            Claimed(Envelope(event_id, channel, correlation, received), kind, topic, body, attempts)
+            Claimed(Envelope(event_id, channel, correlation, received), kind, topic, decompress(body), attempts)
             for event_id, channel, correlation, received, kind, topic, body, attempts in found
         ]
         return sorted(claimed, key=lambda event: event.envelope.event_id)
