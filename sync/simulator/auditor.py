@@ -373,6 +373,14 @@ class Auditor:
         pushes = self.world.books.pushes.values()
         return [push for push in pushes if push.state != "confirmed" and str(push.batch.id) in effects]
 
+    def late_raises(self) -> Counter[int]:
+        """By listing level, the units that it was raised by after its store had refused to."""
+        raises: Counter[int] = Counter()
+        for push in self._late_writes():
+            if push.state == "rejected":
+                raises[push.level.id] += max(0, push.to_quantity - push.from_quantity)
+        return raises
+
     def _may_be_misread(self, push: PushRow) -> bool:
         """A write of unknown outcome looks like a change by hand of the same size."""
         return push.batch.state == "unresolved"

@@ -27,6 +27,7 @@ from sync.simulator import faults as swarm
 from sync.simulator.auditor import Auditor
 from sync.simulator.books import SimulatedBooks, WatchedBooks
 from sync.simulator.faults import Faults
+from sync.simulator.memory.rows import PushRow
 from sync.simulator.scheduler import EPOCH, Killed, Scheduler, Task
 from sync.simulator.stores import Article, Order, OrderLine, Shelf, Store, Told
 from sync.simulator.wire import StoreConnector, Wire
@@ -95,6 +96,16 @@ class Pool:
     ringing: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Units that somebody took out of a level by hand, and the write that was open then."""
+
+    level_id: int
+    units: int
+    recipe: Mapping[int, int]
+    push: PushRow | None
+
+
 class Granted:
     """Keys that a task holds."""
 
@@ -139,7 +150,7 @@ class World:
         self._tokens = 0
         self._ids = 0
         self.shelves: dict[int, Shelf] = {}
-        self._masked: list[tuple[int, Counter[int]]] = []  # (push, units by SKU taken out by hand while it was open)
+        self._losses: list[Loss] = []
         self.stores: list[Store] = []
         self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self, self.tell)
         self.connectors: dict[int, StoreConnector] = {}
@@ -351,18 +362,11 @@ class World:
         article = store.articles[int(place * 1000) % self.setting.skus]
         self.tell("by hand", store.number, lambda: f"{article.inventory_item_id} {change:+d}")
         where = (article.inventory_item_id, f"l{store.number}")
-        opened = [
-            level.open_push
-            for level in self.books.levels.values()
-            if (level.listing.inventory_item_id, level.location.remote_id) == where and level.open_push is not None
-        ]
+        level = self.books.level_of(store.channel_id, *where)
         before = store.counters[where]
         store.edit_by_hand(where, change)
-        made = store.counters[where] - before
-        for push_row in opened:
-            if made < 0 and abs(push_row.to_quantity - push_row.from_quantity) == -made:
-                gone = Counter({sku: -made * units for sku, units in article.recipe.items()})
-                self._masked.append((push_row.id, gone))
+        if store.counters[where] < before:
+            self._losses.append(Loss(level.id, before - store.counters[where], article.recipe, level.open_push))
 
     def _heal(self) -> None:
         """Everything works from now on; what is under way still arrives."""
@@ -397,13 +401,19 @@ class World:
 
     @property
     def hidden(self) -> Counter[int]:
-        """By SKU, units taken out by hand under a write of the same size whose outcome nobody ever told: no reading tells the
-        two apart.
+        """By SKU, units taken out by hand that no reading shows: under a write of the same size whose outcome nobody ever
+        told, or where a raise took effect after its store had refused it.
         """
         hidden: Counter[int] = Counter()
-        for push_id, gone in self._masked:
-            if self.books.pushes[push_id].batch.state == "unresolved":
-                hidden += gone
+        late = self.auditor.late_raises() if self._losses else Counter()
+        for loss in self._losses:
+            units = min(loss.units, late[loss.level_id])
+            push = None if loss.push is None else self.books.pushes[loss.push.id]
+            if push is not None and push.batch.state == "unresolved":
+                is_alike = abs(push.to_quantity - push.from_quantity) == loss.units
+                units = loss.units if is_alike else units
+            for sku, quantity in loss.recipe.items() if units else ():
+                hidden[sku] += units * quantity
         return hidden
 
     @property
