@@ -284,6 +284,8 @@ class ListingLevel(models.Model):
 
     #: Writes that were given up without an answer may still come true: the store may then sell so many units more.
     doubtful_by = models.PositiveIntegerField(null=True, blank=True)
+    #: Lowers that may have been applied before they were refused; a reading that is settled tells.
+    doubtful_lowers = ArrayField(models.PositiveIntegerField(), default=list, db_default=[], blank=True)
     doubtful_until = models.DateTimeField(null=True, blank=True)
 
     next_push_at = models.DateTimeField(db_default=Now())

@@ -399,6 +399,11 @@ class Connector(Protocol):
 
     capabilities: Capabilities
 
+    @property
+    def its_time(self) -> datetime | None:
+        """The channel's clock at its latest answer (HTTP's Date header, whole seconds); None where it does not tell."""
+        ...
+
     def read_locations(self) -> tuple[LocationState, ...]: ...
 
     def read_catalogue(self) -> Iterator[tuple[VariantState, ...]]:

@@ -65,7 +65,7 @@ from merchants.admin_base import (
 )
 from merchants.admin_lists import choice_filter
 from merchants.models import ApiKey, Merchant, User
-from synctec.lib import sql
+from synctec.lib import clock, sql
 from synctec.lib.ids import uuid7
 from synctec.lib.secret import Secret
 
@@ -282,7 +282,7 @@ def post_adjustment(sku: Sku, cleaned: dict[str, Any], request: HttpRequest) -> 
             counts=[said],
             reporter=Reporter(user_id=user.pk),
             all_or_nothing=True,
-            now=timezone.now(),
+            now=clock.now(),
         )
         for error in outcome.errors:
             raise Refused(error["field"], error["detail"])
@@ -294,7 +294,7 @@ def post_adjustment(sku: Sku, cleaned: dict[str, Any], request: HttpRequest) -> 
         delta=cleaned["change"],
         reason=cleaned["reason"],
         user=user,
-        now=timezone.now(),
+        now=clock.now(),
         idempotency_key=key,
     )
     return int(cleaned["change"])
@@ -504,6 +504,12 @@ class WarehouseAdmin(TenantAdmin):
     ordering = ("name",)
     autocomplete_fields = ("merchant",)
     fields = ("merchant", "code", "name", "is_active")
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: Any) -> None:
+        super().save_model(request, obj, form, change)
+        if change and "is_active" in form.changed_data:
+            skus = StockLevel.objects.filter(warehouse=obj).values_list("sku_id", flat=True)
+            stock.tell_changed(merchant_id=obj.merchant_id, sku_ids=skus, correlation_id=uuid7(), now=clock.now())
 
 
 @admin.register(StockLevel)
@@ -961,7 +967,7 @@ class TransferAdmin(BigTableAdmin):
                     reference=asked["reference"],
                     allow_shortage=asked["allow_shortage"],
                     actor=transfers.Actor(user=acting_user(request)),
-                    now=timezone.now(),
+                    now=clock.now(),
                     uid=asked["once"],
                 )
             except transfers.TransferRefused as refused:
@@ -995,7 +1001,7 @@ class TransferAdmin(BigTableAdmin):
                     transfer=transfer,
                     units=form.units(),
                     actor=transfers.Actor(user=acting_user(request)),
-                    now=timezone.now(),
+                    now=clock.now(),
                     once=str(form.cleaned_data["once"]),
                 )
             except transfers.TransferRefused as refused:
@@ -1026,7 +1032,7 @@ class TransferAdmin(BigTableAdmin):
                     transfer=transfer,
                     reason=form.cleaned_data["reason"],
                     actor=transfers.Actor(user=acting_user(request)),
-                    now=timezone.now(),
+                    now=clock.now(),
                 )
             except transfers.TransferRefused as refused:
                 messages.warning(request, str(refused))
@@ -1167,7 +1173,7 @@ class StockCountAdmin(BigTableAdmin):
         submit = "Compare with the books"
         if form.is_valid():
             asked = form.cleaned_data
-            merchant_id, now = asked["warehouse"].merchant_id, timezone.now()
+            merchant_id, now = asked["warehouse"].merchant_id, clock.now()
             fingerprint = hashlib.sha256(f"{asked['warehouse'].pk}:{asked['text']}".encode()).hexdigest()
             if asked["seen"] == fingerprint:
                 booked = counts.take(

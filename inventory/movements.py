@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import IntegrityError, models, transaction
 
@@ -147,7 +147,7 @@ def _report(
             _refuse(outcome, refused)
             continue
         units[level] += line.units
-        known[line.key] = entry
+        known[line.key] = _Booked(entry, now)
         entries.append(entry)
     if all_or_nothing and any(outcome.status == Status.REFUSED for outcome in outcomes):
         for outcome in outcomes:
@@ -198,7 +198,8 @@ def _entry(line: Reported, level: int, reporter: Reporter, correlation_id: uuid.
         key=_ledger_key(line.key),
         reference=line.reference,
         correlation_id=correlation_id,
-        effective_at=line.effective_at or now,
+        # Clocks may be ahead of ours; nothing has happened later than now.
+        effective_at=min(line.effective_at or now, now),
         on_hand=line.units,
         reason=line.reason.strip(),
         user_id=reporter.user_id,
@@ -210,32 +211,44 @@ def _ledger_key(key: str) -> str:
     return f"move:{key}"
 
 
-def _booked(merchant_id: int, keys: Iterable[str]) -> dict[str, ledger.Entry]:
+class _Booked(NamedTuple):
+    """What is in the ledger, and since when."""
+
+    entry: ledger.Entry
+    at: datetime
+
+
+def _booked(merchant_id: int, keys: Iterable[str]) -> dict[str, _Booked]:
     """What is in the ledger under these keys."""
     found = sql.rows(
         """
-        SELECT idempotency_key, stock_level_id, cause, reference, correlation_id, effective_at, delta, reason
+        SELECT idempotency_key, stock_level_id, cause, reference, correlation_id, effective_at, delta, reason, created_at
         FROM inventory_movement WHERE merchant_id = %s AND idempotency_key = ANY(%s::text[])
         """,
         [merchant_id, [f"{_ledger_key(key)}:on_hand" for key in keys]],
     )
     return {
-        name.removeprefix(_ledger_key("")).removesuffix(":on_hand"): ledger.Entry(
-            stock_level_id=level,
-            cause=cause,
-            key=name,
-            reference=reference,
-            correlation_id=correlation_id,
-            effective_at=effective_at,
-            on_hand=delta,
-            reason=reason,
+        name.removeprefix(_ledger_key("")).removesuffix(":on_hand"): _Booked(
+            ledger.Entry(
+                stock_level_id=level,
+                cause=cause,
+                key=name,
+                reference=reference,
+                correlation_id=correlation_id,
+                effective_at=effective_at,
+                on_hand=delta,
+                reason=reason,
+            ),
+            created_at,
         )
-        for name, level, cause, reference, correlation_id, effective_at, delta, reason in found
+        for name, level, cause, reference, correlation_id, effective_at, delta, reason, created_at in found
     }
 
 
-def _compare(line: Reported, entry: ledger.Entry, booked: ledger.Entry) -> None:
+def _compare(line: Reported, entry: ledger.Entry, known: _Booked) -> None:
     """Refuse a line whose key was used for something else, naming what differs."""
+
+    booked = known.entry
 
     def differing() -> Iterable[tuple[str, Any]]:
         if entry.stock_level_id != booked.stock_level_id:
@@ -248,7 +261,8 @@ def _compare(line: Reported, entry: ledger.Entry, booked: ledger.Entry) -> None:
             yield "reason", "another reason"
         if entry.reference != booked.reference:
             yield "reference", "another reference"
-        if line.effective_at is not None and line.effective_at != booked.effective_at:
+        # What lay ahead of our clock was booked as of its arrival.
+        if line.effective_at not in (None, booked.effective_at) and line.effective_at <= known.at:
             yield "effective_at", booked.effective_at.isoformat()
 
     for field_name, was in differing():

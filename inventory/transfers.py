@@ -10,7 +10,7 @@ Locks: the transfer, then the stock levels.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from django.db import transaction
 from inventory import ledger, stock
 from inventory.goods import Goods, Refused
 from inventory.models import Cause, Transfer, TransferLine, TransferState
-from inventory.movements import LINES_MAX, QUANTITY_MAX, Reporter
+from inventory.movements import LINES_MAX, ON_HAND_MAX, QUANTITY_MAX, Reporter, check_moment
 from merchants import trail
 from merchants.models import ApiKey, User
 from synctec.lib.ids import uuid7
@@ -64,11 +64,13 @@ def send(
     allow_shortage: bool,
     actor: Actor,
     now: datetime,
+    effective_at: datetime | None = None,
     uid: uuid.UUID | None = None,
 ) -> Transfer:
     """Take the units out of one warehouse, on their way to another.
 
-    With `allow_shortage` units leave that are sold or missing by the books, because they have left already.
+    With `allow_shortage` units leave that are sold or missing by the books, because they have left already. `effective_at`
+    is when they left, now if not given: a count made after that has not seen them.
 
     Raises:
         TransferRefused: naming every field that is wrong.
@@ -81,6 +83,7 @@ def send(
     if origin == destination:
         errors.append({"field": "destination", "detail": "The units are there already. Name another warehouse."})
     skus = _checked(units, goods, errors)
+    left_at = _moment(effective_at, now, errors)
     if errors:
         raise TransferRefused(errors)
     transfer = Transfer.objects.create(
@@ -92,17 +95,19 @@ def send(
         user=actor.user,
         source=actor.reporter.source,
         correlation_id=uuid7(),
-        sent_at=now,
+        sent_at=left_at,
     )
     lines = TransferLine.objects.bulk_create(
         TransferLine(merchant_id=merchant_id, transfer=transfer, sku_id=sku, quantity=line.quantity)
         for sku, line in zip(skus, units, strict=True)
     )
-    levels = stock.ensure_levels(merchant_id=merchant_id, pairs=[(sku, origin_id) for sku in skus])
-    balances = stock.lock_balances(levels.values())
+    shelves = _lock_shelves(transfer, origin_id, skus)
     for place, (sku, line) in enumerate(zip(skus, units, strict=True)):
-        available = balances[levels[(sku, origin_id)]].available
-        if line.quantity > available and not allow_shortage:
+        balance = shelves.balance(sku)
+        available = balance.available
+        if balance.on_hand - line.quantity < -ON_HAND_MAX:
+            errors.append(_beyond_sense(place))
+        elif line.quantity > available and not allow_shortage:
             errors.append(
                 {
                     "field": f"lines[{place}].quantity",
@@ -113,7 +118,7 @@ def send(
     if errors:
         raise TransferRefused(errors)
     moved = {line.sku_id: -line.quantity for line in lines}
-    _book(transfer, origin_id, Cause.TRANSFER_OUT, moved, "out", actor, now, levels=levels, balances=balances)
+    _book(transfer, Cause.TRANSFER_OUT, moved, "out", actor, shelves, left_at, now)
     _record(transfer, "transfer.send", actor, {"units": {line.sku: line.quantity for line in units}})
     return transfer
 
@@ -147,6 +152,20 @@ def _checked(units: Sequence[Units], goods: Goods, errors: list[dict[str, str]])
     return skus
 
 
+def _moment(effective_at: datetime | None, now: datetime, errors: list[dict[str, str]]) -> datetime:
+    """When it happened, not later than now; what is wrong with it goes to `errors`."""
+    try:
+        check_moment(effective_at, now)
+    except Refused as refused:
+        errors.append({"field": refused.field, "detail": refused.detail})
+    return min(effective_at or now, now)
+
+
+def _beyond_sense(place: int) -> dict[str, str]:
+    detail = f"More than {ON_HAND_MAX:,} units on hand, or missing, cannot be right. Correct the quantity."
+    return {"field": f"lines[{place}].quantity", "detail": detail}
+
+
 def find(*, merchant_id: int, uid: uuid.UUID) -> Transfer | None:
     """A merchant's transfer, if there is one of that name."""
     return Transfer.objects.filter(merchant_id=merchant_id, uid=uid).first()
@@ -154,20 +173,36 @@ def find(*, merchant_id: int, uid: uuid.UUID) -> Transfer | None:
 
 @transaction.atomic
 def receive(
-    *, transfer: Transfer, units: Sequence[Units] | None, actor: Actor, now: datetime, once: str | None = None
+    *,
+    transfer: Transfer,
+    units: Sequence[Units] | None,
+    actor: Actor,
+    now: datetime,
+    effective_at: datetime | None = None,
+    once: str | None = None,
 ) -> Transfer:
     """Put units that arrived into their warehouse: those named, or all that are in transit.
 
+    `effective_at` is when they arrived, now if not given: a count made after that has seen them.
+
     Raises:
-        TransferRefused: more than is in transit, a SKU that was not sent, or a transfer that ended.
+        TransferRefused: more than is in transit, a SKU that was not sent, a transfer that ended, or a moment to come.
         IntegrityError: `once` was used before.
     """
     locked, lines = _lock(transfer)
     _refuse_ended(locked)
+    errors: list[dict[str, str]] = []
+    arrived_at = _moment(effective_at, now, errors)
     arrived = {line.sku_id: line.in_transit for line in lines.values() if line.in_transit}
     if units is not None:
         arrived = _arrived(units, lines)
-    _book(locked, locked.destination_id, Cause.TRANSFER_IN, arrived, f"in:{once or uuid7()}", actor, now)
+    shelves = _lock_shelves(locked, locked.destination_id, arrived)
+    for place, (sku, quantity) in enumerate(arrived.items()):
+        if shelves.balance(sku).on_hand + quantity > ON_HAND_MAX:
+            errors.append(_beyond_sense(place))
+    if errors:
+        raise TransferRefused(errors)
+    _book(locked, Cause.TRANSFER_IN, arrived, f"in:{once or uuid7()}", actor, shelves, arrived_at, now)
     for line in lines.values():
         line.received += arrived.get(line.sku_id, 0)
     _close(locked, lines, TransferState.RECEIVED, now)
@@ -187,7 +222,8 @@ def cancel(*, transfer: Transfer, reason: str, actor: Actor, now: datetime) -> T
         return locked
     _refuse_ended(locked)
     back = {line.sku_id: line.in_transit for line in lines.values() if line.in_transit}
-    _book(locked, locked.origin_id, Cause.TRANSFER_BACK, back, "back", actor, now, reason=reason)
+    shelves = _lock_shelves(locked, locked.origin_id, back)
+    _book(locked, Cause.TRANSFER_BACK, back, "back", actor, shelves, now, now, reason=reason)
     for line in lines.values():
         line.returned += back.get(line.sku_id, 0)
     _close(locked, lines, TransferState.CANCELLED, now)
@@ -232,32 +268,48 @@ def _arrived(units: Sequence[Units], lines: Mapping[str, TransferLine]) -> dict[
     return arrived
 
 
+@dataclass(frozen=True, slots=True)
+class _Shelves:
+    """Stock levels of a warehouse, locked."""
+
+    warehouse_id: int
+    levels: Mapping[tuple[int, int], int]
+    balances: Mapping[int, ledger.Balance]
+
+    def level(self, sku: int) -> int:
+        return self.levels[(sku, self.warehouse_id)]
+
+    def balance(self, sku: int) -> ledger.Balance:
+        return self.balances[self.level(sku)]
+
+
+def _lock_shelves(transfer: Transfer, warehouse_id: int, skus: Iterable[int]) -> _Shelves:
+    levels = stock.ensure_levels(merchant_id=transfer.merchant_id, pairs=[(sku, warehouse_id) for sku in skus])
+    return _Shelves(warehouse_id, levels, stock.lock_balances(levels.values()))
+
+
 def _book(
     transfer: Transfer,
-    warehouse_id: int,
     cause: Cause,
     moved: Mapping[int, int],
     step: str,
     actor: Actor,
+    shelves: _Shelves,
+    effective_at: datetime,
     now: datetime,
     *,
     reason: str = "",
-    levels: Mapping[tuple[int, int], int] | None = None,
-    balances: Mapping[int, ledger.Balance] | None = None,
 ) -> None:
     """Move on_hand of these SKUs in a warehouse."""
-    if levels is None or balances is None:
-        levels = stock.ensure_levels(merchant_id=transfer.merchant_id, pairs=[(sku, warehouse_id) for sku in moved])
-        balances = stock.lock_balances(levels.values())
     reporter = actor.reporter
     entries = [
         ledger.Entry(
-            stock_level_id=levels[(sku, warehouse_id)],
+            stock_level_id=shelves.level(sku),
             cause=cause,
             key=f"transfer:{transfer.pk}:{sku}:{step}",
             reference=transfer.reference or f"transfer {str(transfer.uid)[-12:]}",
             correlation_id=transfer.correlation_id,
-            effective_at=now,
+            effective_at=effective_at,
             on_hand=units,
             reason=reason,
             user_id=reporter.user_id,
@@ -265,7 +317,7 @@ def _book(
         )
         for sku, units in moved.items()
     ]
-    stock.post(merchant_id=transfer.merchant_id, balances=balances, entries=entries, now=now)
+    stock.post(merchant_id=transfer.merchant_id, balances=shelves.balances, entries=entries, now=now)
     stock.tell_changed(merchant_id=transfer.merchant_id, sku_ids=moved, correlation_id=transfer.correlation_id, now=now)
 
 

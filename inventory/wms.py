@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from django.http import Http404, HttpResponse
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions, serializers
 from rest_framework.request import Request
@@ -34,6 +33,7 @@ from merchants.api import (
     read_query,
 )
 from merchants.models import Scope
+from synctec.lib import clock
 
 ALL_OR_NOTHING, PER_LINE = "all_or_nothing", "per_line"
 
@@ -211,7 +211,7 @@ class MovementsView(_BatchView):
             lines=lines,
             reporter=self.reporter,
             all_or_nothing=all_or_nothing,
-            now=timezone.now(),
+            now=clock.now(),
         )
 
 
@@ -237,7 +237,7 @@ class CountsView(_BatchView):
             counts=[counts.Counted(**line) for line in said],
             reporter=self.reporter,
             all_or_nothing=all_or_nothing,
-            now=timezone.now(),
+            now=clock.now(),
         )
 
 
@@ -263,6 +263,7 @@ class NewTransfer(StrictSerializer):
         default=False,
         help_text="They have left already, even if the books say that they were not there.",
     )
+    effective_at = Moment(required=False, help_text="When they left; now, if left out.")
 
 
 class Receipt(StrictSerializer):
@@ -271,6 +272,7 @@ class Receipt(StrictSerializer):
     lines = serializers.ListField(
         child=UnitsLine(), required=False, max_length=movements.LINES_MAX, help_text="Left out: all in transit."
     )
+    effective_at = Moment(required=False, help_text="When they arrived; now, if left out.")
 
 
 class Cancellation(StrictSerializer):
@@ -383,7 +385,8 @@ class TransfersView(_TransferView):
                 reference=asked["reference"],
                 allow_shortage=asked["allow_shortage"],
                 actor=self.actor,
-                now=timezone.now(),
+                now=clock.now(),
+                effective_at=asked.get("effective_at"),
             ),
         )
 
@@ -413,7 +416,13 @@ class TransferReceiptsView(_TransferView):
         return self.done(
             request,
             200,
-            lambda: transfers.receive(transfer=transfer, units=units, actor=self.actor, now=timezone.now()),
+            lambda: transfers.receive(
+                transfer=transfer,
+                units=units,
+                actor=self.actor,
+                now=clock.now(),
+                effective_at=asked.get("effective_at"),
+            ),
         )
 
 
@@ -430,7 +439,7 @@ class TransferCancellationView(_TransferView):
         return self.done(
             request,
             200,
-            lambda: transfers.cancel(transfer=transfer, reason=asked["reason"], actor=self.actor, now=timezone.now()),
+            lambda: transfers.cancel(transfer=transfer, reason=asked["reason"], actor=self.actor, now=clock.now()),
         )
 
 

@@ -89,7 +89,8 @@ def _post(drift: Drift, stock_level_id: int, units: int, reason: str, user: User
         key=f"answer:{drift.pk}",
         reference=f"drift {drift.pk}",
         correlation_id=drift.correlation_id,
-        effective_at=now,
+        # A count made since then has seen it.
+        effective_at=drift.found_at if units else now,
         on_hand=units,
         held=-drift.held,
         reason=reason,

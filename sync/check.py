@@ -11,19 +11,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+import structlog
+
 from channels.protocol import LevelState
 from inventory.ledger import Entry
 from sync import outage, push
 from sync.ports import ChannelRef, DriftFound, Due, Edits, Engine, Finding, LockedSuspect
-from sync.residue import CLOCK_SKEW, Audit, Judgement, Reading, Ruling, Sample, Suspect, is_auditable, judge
+from sync.residue import (
+    CLOCK_SKEW,
+    Audit,
+    Judgement,
+    Reading,
+    Ruling,
+    Sample,
+    Suspect,
+    is_auditable,
+    judge,
+    offset_of_clock,
+)
 from synctec.lib.failpoints import failpoint
 from synctec.lib.ids import uuid7
+
+log = structlog.get_logger(__name__)
 
 #: While a level is being read nobody else reads it.
 READ_LEASE = timedelta(seconds=15)
 LOOK_AGAIN_AT_ONCE = timedelta(milliseconds=200)
 #: A sample waits for the order list: until then the level is looked at now and then, for it may explain itself.
 LOOK_AGAIN = timedelta(seconds=5)
+
+BY_HAND = "no order, refund or push of ours explains it: changed in the store by hand"
+AMBIGUOUS = (
+    "changed in the store by hand, or by a write of ours that was given up and came true all the same: count, and adjust the "
+    "stock if nobody took or added any"
+)
 
 UNSETTLED = frozenset({Ruling.MOVED, Ruling.SAMPLED, Ruling.WAIT})
 ACTIONS = {Ruling.ADOPT: "adopted", Ruling.OVERRIDE: "overridden", Ruling.ASK: "asked"}
@@ -76,12 +97,20 @@ def check_channel(engine: Engine, *, channel: ChannelRef) -> Checked:
         )
         for level in due
     }
-    settle_readings(engine, channel=channel, readings=readings, done=done)
+    offset = offset_of_clock(connector.its_time, asked_at, answered_at)
+    if abs(offset) > CLOCK_SKEW:
+        log.warning("check.clocks_differ", channel_id=channel.channel_id, store_ahead_seconds=offset.total_seconds())
+    settle_readings(engine, channel=channel, readings=readings, clock_offset=offset, done=done)
     return done
 
 
-def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[int, Read], done: Checked) -> None:
-    """Judge readings under the locks of their levels and write what follows."""
+def settle_readings(
+    engine: Engine, *, channel: ChannelRef, readings: Mapping[int, Read], clock_offset: timedelta, done: Checked
+) -> None:
+    """Judge readings under the locks of their levels and write what follows.
+
+    `clock_offset`: by how much the store's clock, which dates its orders, is ahead of ours.
+    """
     books, now = engine.books, engine.now()
     correlation_id = uuid7()
     with books.transaction():
@@ -95,7 +124,7 @@ def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[in
         dirty: set[int] = set()
         for locked in books.lock_suspects(list(readings)):
             read = readings[locked.level_id]
-            judgement = _judge(engine, locked, read, edits, orders_read_at)
+            judgement = _judge(engine, locked, read, edits, orders_read_at, clock_offset)
             place = hold_at[locked.level_id]
             if place is None:
                 # Not mapped to any stock: nothing of ours is missing.
@@ -118,7 +147,12 @@ def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[in
 
 
 def _judge(
-    engine: Engine, locked: LockedSuspect, read: Read, edits: Edits, orders_read_at: datetime | None
+    engine: Engine,
+    locked: LockedSuspect,
+    read: Read,
+    edits: Edits,
+    orders_read_at: datetime | None,
+    clock_offset: timedelta,
 ) -> Judgement:
     sample = None
     if locked.sample is not None:
@@ -129,7 +163,9 @@ def _judge(
     audit = None
     if sample is not None and is_auditable(sample, orders_read_at, engine.audit_lag):
         taken, is_ambiguous = engine.books.taken_since(
-            locked.level_id, sample.taken_from - CLOCK_SKEW, sample.taken_until + CLOCK_SKEW
+            locked.level_id,
+            sample.taken_from + clock_offset - CLOCK_SKEW,
+            sample.taken_until + clock_offset + CLOCK_SKEW,
         )
         audit = Audit(taken, is_ambiguous)
     suspect = Suspect(
@@ -143,6 +179,9 @@ def _judge(
         open_delta=locked.open_push_delta,
         held=locked.held,
         is_in_doubt=locked.is_in_doubt,
+        # Where nothing may be sold twice, what may be ours or somebody's counts as somebody's: too few are offered, and the
+        # finding says so.
+        doubtful_lowers=() if locked.is_divided else locked.doubtful_lowers,
     )
     reading = Reading(
         read.state.available, read.state.is_stocked, read.asked_at, read.answered_at, read.due.version, read.due.pushed
@@ -175,7 +214,8 @@ def _entries(
             key=f"check:{correlation_id}:{locked.level_id}",
             reference=f"level {locked.level_id}",
             correlation_id=correlation_id,
-            effective_at=now,
+            # A count made since then has seen it.
+            effective_at=(locked.sampled_until or now) if adopted else now,
             on_hand=adopted,
             held=change,
         )
@@ -207,6 +247,7 @@ def _finding(locked: LockedSuspect, judgement: Judgement, place: int | None, rea
         held=judgement.hold,
         held_at=place if judgement.hold else None,
         next_check_at=now + LOOK_AGAIN,
+        is_audited=judgement.ruling not in UNSETTLED,
     )
 
 
@@ -225,11 +266,11 @@ def _drift(
         expected=seen - judgement.residue,
         actual=seen,
         action=ACTIONS[judgement.ruling],
-        explanation="no order, refund or push of ours explains it: changed in the store by hand",
+        explanation=AMBIGUOUS if judgement.is_ambiguous else BY_HAND,
         is_ambiguous=judgement.is_ambiguous,
         previous_confirmed_at=locked.confirmed_at,
         correlation_id=correlation_id,
-        found_at=now,
+        found_at=locked.sampled_until or read.answered_at,
         held=judgement.asked,
         held_at=place if judgement.asked else None,
     )

@@ -29,6 +29,8 @@ from sync.decide import Envelope, Level, Line, LineKey, ListingFacts, Verdict
 
 #: A push tells of this many of the events behind it; the newest are kept.
 STORY_EVENTS = 64
+#: Lowers of a level that were given up and may have been applied: so many are kept in mind.
+DOUBTFUL_LOWERS = 8
 #: From so many failures in a row on, a channel is taken to be in outage.
 OUTAGE_FAILURES = 2
 
@@ -288,6 +290,10 @@ class PublishBooks(Protocol):
         """Write what should be shown, unless the listing is another SKU's by now."""
         ...
 
+    def undivided(self, cells: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Those of these (SKU, warehouse) that no policy divides any more, neither for the SKU nor for a bundle of it."""
+        ...
+
     def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         """What holds through the API may still take, by (SKU, warehouse); None: all that is available."""
         ...
@@ -333,6 +339,7 @@ class Batch(NamedTuple):
     is_repeat: bool
     rows: tuple[Row, ...]
     is_full: bool = False  # there may be more to write than fits
+    opened_at: datetime | None = None  # of a repeat: when its key was used first
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +353,7 @@ class GivenBack:
     failures: int
     #: Set when nothing proves that it never will be: until then it may still be executed.
     is_doubtful_until: datetime | None = None
+    may_be_applied: bool = False  # it may have been, and be what it is refused for
 
 
 class PushBooks(Protocol):
@@ -453,6 +461,8 @@ class LockedSuspect:
     open_push_delta: int | None  # of a push whose outcome only the store can tell
     open_push_sent_at: datetime | None
     is_in_doubt: bool  # a write that was given up may have been executed since
+    doubtful_lowers: Sequence[int]  # by how much such writes would have lowered it
+    is_divided: bool  # its group divides its units among stores
 
     @property
     def reported(self) -> int:
@@ -475,6 +485,7 @@ class Finding:
     since_sample: int = 0
     held: int = 0
     held_at: int | None = None
+    is_audited: bool = False  # an older sample was: what could explain it explains nothing newer
     next_check_at: datetime | None = None
     source_at: datetime | None = None
 

@@ -61,6 +61,9 @@ def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
                 )
                 desired.update(result.shown)
                 quotas.update(result.quotas)
+        # Where nobody divides units any more, holds may have all of them again.
+        left = [cell for cell, held in stock.items() if held.quota is not None and cell not in quotas]
+        quotas |= dict.fromkeys(books.undivided(left) if left else ())
         changed = [
             Desire(target, desired[target.level_id]) for target in targets if desired[target.level_id] != target.desired
         ]

@@ -38,6 +38,8 @@ SHRINK = 5
 #: How often a write without an answer is sent again under a key that its channel remembers, before the store is read
 #: instead: for some three minutes. The key tells for certain; a reading takes a change by hand of the same size for it.
 KEYED_RETRIES = 12
+#: Shopify remembers a key for 24 hours. Asked again after that, a write that was applied would be applied once more.
+KEY_MEMORY = timedelta(hours=23)
 #: A request without an answer may still be executed so long after it was sent: by a paused worker, a slow channel.
 DOUBTFUL = timedelta(seconds=200)
 
@@ -106,6 +108,10 @@ def _choose(picked: Sequence[Picked], rows_per_write: int) -> list[Picked]:
 def _send(engine: Engine, channel: ChannelRef, connector: Connector, batch: Batch, done: Pushed) -> bool:
     """Send one batch and commit what became of it; False when the channel is to be left alone for now."""
     failpoint("push.after_claim")
+    if batch.opened_at is not None and engine.now() - batch.opened_at > KEY_MEMORY:
+        with engine.books.transaction():
+            done.has_suspects = _leave_to_reading(engine, batch, "its key is older than the channel remembers")
+        return True
     key = str(batch.id)
     try:
         result = connector.write_quantities(
@@ -176,7 +182,8 @@ def _first_message(rows: Sequence[RowResult]) -> str:
 
 def _reject(engine: Engine, batch: Batch, pairs: Sequence[tuple[Row, RowResult]]) -> None:
     """These rows were not applied. Their levels stay out of sync; the next batch computes their value anew."""
-    # A key that had succeeded would have answered so again; but the first sending may still be on its way.
+    # A key that had succeeded would have answered so again: that is promised, and not kept everywhere. And an earlier sending
+    # may still be on its way.
     doubtful_until = engine.now() + DOUBTFUL if batch.is_repeat else None
     # Not applied although no row was to blame: the batch shrinks until the culprit stands alone.
     nobody_blamed = all(told.outcome is RowOutcome.NOT_APPLIED for _, told in pairs)
@@ -191,6 +198,7 @@ def _reject(engine: Engine, batch: Batch, pairs: Sequence[tuple[Row, RowResult]]
                     told.outcome is RowOutcome.REFUSED or (nobody_blamed and told.outcome is RowOutcome.NOT_APPLIED)
                 ),
                 is_doubtful_until=doubtful_until,
+                may_be_applied=batch.is_repeat and told.outcome is RowOutcome.STALE,
             )
             for row, told in pairs
         ]

@@ -4,9 +4,10 @@ A level must show what is `reported` of it: base + effects of its own orders + c
 that, and during which nothing of it was booked, is explained at once. Any other becomes the *sample*: a number and the
 interval in which it was read. It is audited as of that interval, once the store's order list has been read for long enough
 after it: effects of orders that the store dates later are taken out again. So a level whose orders never rest can be
-audited all the same. A write of unknown outcome is settled by that audit too, and never by a plain reading: a unit sold
-that nobody has told of yet looks just like a lower that was applied. What then remains is the *residue*: units that
-somebody took or added in the store by hand.
+audited all the same. A write of unknown outcome is settled by that audit too, since units sold that nobody has told of yet
+look just like a lower that was applied; by a plain reading only where sales cannot look so: the number that stood before a
+lower, or the one that a raise has made. What then remains is the *residue*: units that somebody took or added in the store
+by hand.
 
 - What is missing leaves the pool at once (held), and for good once the residue is certain.
 - A gain is overwritten. The pool is raised only where the merchant has said that gains are to be taken over, and never by
@@ -16,6 +17,7 @@ somebody took or added in the store by hand.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -73,6 +75,7 @@ class Suspect:
     open_delta: int | None = None  # of a push whose outcome only the store can tell
     held: int = 0  # units kept out of the pool because of it
     is_in_doubt: bool = False  # a write that was given up may still have been executed
+    doubtful_lowers: Sequence[int] = ()  # by how much such writes would have lowered it
 
     @property
     def reported(self) -> int:
@@ -100,6 +103,13 @@ class Judgement:
     is_ambiguous: bool = False
 
 
+def offset_of_clock(told: datetime | None, asked_at: datetime, answered_at: datetime) -> timedelta:
+    """By how much a store's clock is ahead of ours, if it must be: it `told` its time, in whole seconds, in its answer."""
+    if told is None or asked_at - timedelta(seconds=1) < told <= answered_at:
+        return timedelta(0)
+    return told + timedelta(seconds=0.5) - (asked_at + (answered_at - asked_at) / 2)
+
+
 def is_auditable(sample: Sample, orders_read_at: datetime | None, lag: timedelta) -> bool:
     """Whether the order list tells of everything up to the sample. `lag` is how late it may be."""
     return orders_read_at is not None and orders_read_at >= sample.taken_until + lag
@@ -120,6 +130,11 @@ def judge(level: Suspect, reading: Reading, audit: Audit | None, *, on_loss: str
             return Judgement(Ruling.EXPLAINED)
         if level.is_first_reading:
             return Judgement(Ruling.FIRST, residue=residue)
+    if not has_moved and level.open_delta is not None:
+        if level.open_delta < 0 and reading.available == level.reported:
+            return Judgement(Ruling.EXPLAINED, push_applied=False)
+        if level.open_delta > 0 and reading.available == level.reported + level.open_delta:
+            return Judgement(Ruling.EXPLAINED, push_applied=True)
     if level.pushed != reading.pushed_before or (has_moved and level.is_first_reading):
         return Judgement(Ruling.MOVED, hold=level.held, sample=level.sample)
     if level.sample is not None and audit is not None and not audit.is_ambiguous:
@@ -142,8 +157,9 @@ def _settle(level: Suspect, sample: Sample, audit: Audit, reading: Reading, *, o
         # That was the sample; the newest reading is another matter.
         newest = Sample(reading.available, reading.asked_at, reading.answered_at, level.pushed)
     hold = 0 if newest is None or level.is_bundle else max(0, shown_then - reading.available)
-    if residue == 0:
-        return Judgement(Ruling.EXPLAINED, hold=hold, sample=newest, push_applied=push_applied)
+    if residue == 0 or -residue in sums(level.doubtful_lowers):
+        # Nothing, or lowers of ours that had been applied all the same.
+        return Judgement(Ruling.EXPLAINED, hold=hold, residue=residue, sample=newest, push_applied=push_applied)
     is_ambiguous = level.open_delta is not None or level.is_in_doubt
     wish = on_loss if residue < 0 else on_gain
     if level.is_bundle or (residue > 0 and is_ambiguous):
@@ -171,9 +187,17 @@ def _attribute(difference: int, open_delta: int | None) -> tuple[int, bool | Non
     return min((difference, False), (difference - open_delta, True))
 
 
+def sums(lowers: Sequence[int]) -> set[int]:
+    """What some of these may come to together."""
+    sums = {0}
+    for units in lowers:
+        sums |= {units + others for others in sums}
+    return sums - {0}
+
+
 def _missing(level: Suspect, available: int) -> int:
     """Units that are gone from the store for a reason not known yet. A bundle holds nothing of its own."""
     if level.is_bundle:
         return 0
-    expected = level.reported + min(0, level.open_delta or 0)
+    expected = level.reported + min(0, level.open_delta or 0) - sum(level.doubtful_lowers)
     return max(0, expected - available)

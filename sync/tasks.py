@@ -34,6 +34,7 @@ from sync import publish as publishing
 from sync import push as pushing
 from sync import reconcile as reconciling
 from sync import sweep as sweeping
+from synctec.lib import clock
 from synctec.lib.doorbell import Doorbell
 from synctec.lib.failpoints import failpoint
 
@@ -286,8 +287,8 @@ def sweep(**_: Any) -> None:
     """Find what no doorbell announced, and ring for it (celery-beat, every few seconds)."""
     try:
         live.engine().books.end_doubts()
-        holds.sweep(now=timezone.now())
-        found = sweeping.sweep(now=timezone.now())
+        holds.sweep(now=clock.now())
+        found = sweeping.sweep(now=clock.now())
     except (OperationalError, InterfaceError) as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
         return

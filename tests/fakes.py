@@ -55,6 +55,10 @@ class FakeChannel:
             fake.levels[fake.where(shop, code)] = shop.level(code).reported
         return fake
 
+    @property
+    def its_time(self) -> datetime | None:
+        return self.clock
+
     @staticmethod
     def where(shop: Shop, code: str) -> Where:
         return shop.listings[code].inventory_item_id, shop.location.remote_id

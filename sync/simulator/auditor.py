@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 #: Calls that one channel may get in a minute, however bad the day: workers that spin are found by this.
 CALLS_PER_MINUTE = 240
+
+#: So long a write that was refused the second time may explain what its level shows: until it is read, or longer.
+DOUBT = timedelta(minutes=5)
 
 _STATE = [column.name for column in fields(EventRow)].index("state")
 
@@ -341,14 +345,16 @@ class Auditor:
 
     def undeclared_units(self) -> int:
         """Units sold beyond stock of which no shortage tells."""
-        books = self.world.books
+        books, hidden = self.world.books, self.world.hidden
         undeclared = 0
         for sku, shelf in self.world.shelves.items():
             shortages = [shortage for row in books.stock.values() if row.sku_id == sku for shortage in row.shortages]
             still_open = sum(shortage.quantity - shortage.covered for shortage in shortages)
             declared = sum(shortage.quantity for shortage in shortages)
             lacking = max(0, -shelf.left)
-            undeclared += max(0, lacking - still_open, shelf.oversold - shelf.returned - declared)
+            undeclared += max(
+                0, lacking - still_open - hidden[sku], shelf.oversold - shelf.returned - declared - hidden[sku]
+            )
         return undeclared
 
     def _keys(self) -> None:
@@ -380,6 +386,20 @@ class Auditor:
             if push.state == "rejected":
                 raises[push.level.id] += max(0, push.to_quantity - push.from_quantity)
         return raises
+
+    def doubtful_lowers(self, level_id: int, at: datetime) -> list[int]:
+        """By how much writes would have lowered a level that were refused about that time: a loss that nobody had seen yet
+        may have been what made them come too late.
+        """
+        return [
+            push.from_quantity - push.to_quantity
+            for push in self.world.books.pushes.values()
+            if push.level.id == level_id
+            and push.state == "rejected"
+            and push.from_quantity > push.to_quantity
+            and push.batch.opened_at - DOUBT <= at
+            and (push.settled_at is None or at <= push.settled_at + DOUBT)
+        ]
 
     def _may_be_misread(self, push: PushRow) -> bool:
         """A write of unknown outcome looks like a change by hand of the same size."""

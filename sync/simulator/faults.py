@@ -46,6 +46,7 @@ class Faults:
     list_lag: float = 0.0  # the order list's, at most
     orders_per_page: int = 50
     keeps_refusals: bool = False
+    replays_stale: bool = False
     store_clock_error: float = 0.0  # at most
     # processes
     killed: float = 0.0  # per step
@@ -79,6 +80,7 @@ class Faults:
             list_lag=self.list_lag,
             orders_per_page=self.orders_per_page,
             keeps_refusals=self.keeps_refusals,
+            replays_stale=self.replays_stale,
             store_clock_error=self.store_clock_error,
         )
 
@@ -134,6 +136,7 @@ class Swarm:
             list_lag=rate(20.0),
             orders_per_page=rng.choice((1, 2, 3, 5)) if rng.random() < 0.3 else 50,
             keeps_refusals=rng.random() < 0.5,
+            replays_stale=rng.random() < 0.3,
             store_clock_error=rate(0.9),
             killed=rate(0.02),
             stopped=rate(0.003),

@@ -512,7 +512,7 @@ def _read_channels() -> tuple[dict[int, LevelRow], dict[uuid.UUID, BatchRow], di
         listing = ListingRow(row.pop("listing_id"), merchant, row["channel_id"], sku, variant, item)
         place = LocationRow(row.pop("place_id"), row["channel_id"], row.pop("remote_id"), None, 1.0, (WAREHOUSE,))
         levels[row["id"]] = LevelRow(listing=listing, location=place, **row)
-    columns = "id, channel_id, lease_token, next_attempt_at, sent_at, state"
+    columns = "id, channel_id, lease_token, next_attempt_at, created_at AS opened_at, sent_at, state"
     batches = {row["id"]: BatchRow(**row) for row in _rows(f"SELECT {columns} FROM channels_pushbatch ORDER BY id")}
     pushes: dict[int, PushRow] = {}
     for push_id, batch, level, before, after, state in sql.rows(

@@ -134,6 +134,8 @@ class Store:
     clock_error: float = 0.0
     #: Whether it answers a refused write under the same key with the refusal again, or tries anew.
     keeps_refusals: bool = False
+    #: A key that has succeeded is answered as if it had come too late. Shopify's documents deny it; it was seen all the same.
+    replays_stale: bool = False
     orders_per_page: int = 50
     tells_location: bool = True
 
@@ -244,9 +246,9 @@ class Store:
     def write(self, changes: Sequence[QuantityChange], key: str) -> WriteResult:
         """Compare and set, all rows or none; a key takes effect once."""
         known = self.answers.get(key)
-        if known is not None:
-            return known
         now = self.now()
+        if known is not None:
+            return WriteResult((STALE,) * len(changes), now) if self.replays_stale and key in self.effects else known
         stale = [self.counters[(row.inventory_item_id, row.location_id)] != row.from_quantity for row in changes]
         if any(stale):
             result = WriteResult(tuple(STALE if is_stale else UNTOUCHED for is_stale in stale), now)

@@ -159,6 +159,10 @@ class StoreConnector:
     def read_orders(self, order_ids: Sequence[str]) -> tuple[PolledOrder, ...]:
         return self._call(lambda: self._store.orders_by_id(order_ids))
 
+    @property
+    def its_time(self) -> datetime | None:
+        return self._store.now()
+
     def _call(self, execute: Callable[[], T], *, is_write: bool = False) -> T:
         wire, faults = self._wire, self._wire.faults
         rng, scheduler = wire.rng, wire.scheduler

@@ -23,6 +23,7 @@ from channels import protocol
 from channels.protocol import Restock
 from sync import apply, check, outage, publish, push, reconcile
 from sync.ports import ChannelRef, Engine
+from sync.residue import sums
 from sync.simulator import faults as swarm
 from sync.simulator.auditor import Auditor
 from sync.simulator.books import SimulatedBooks, WatchedBooks
@@ -100,6 +101,7 @@ class Pool:
 class Loss:
     """Units that somebody took out of a level by hand, and the write that was open then."""
 
+    at: datetime
     level_id: int
     units: int
     recipe: Mapping[int, int]
@@ -205,6 +207,7 @@ class World:
                 tell=self._counter_teller(number),
                 clock_error=errors.uniform(-1, 1) * self.drawn.store_clock_error,
                 keeps_refusals=self.drawn.keeps_refusals,
+                replays_stale=self.drawn.replays_stale,
                 orders_per_page=self.drawn.orders_per_page,
             )
             for article in articles:
@@ -366,7 +369,8 @@ class World:
         before = store.counters[where]
         store.edit_by_hand(where, change)
         if store.counters[where] < before:
-            self._losses.append(Loss(level.id, before - store.counters[where], article.recipe, level.open_push))
+            now = self.scheduler.moment(self.scheduler.time)
+            self._losses.append(Loss(now, level.id, before - store.counters[where], article.recipe, level.open_push))
 
     def _heal(self) -> None:
         """Everything works from now on; what is under way still arrives."""
@@ -402,7 +406,7 @@ class World:
     @property
     def hidden(self) -> Counter[int]:
         """By SKU, units taken out by hand that no reading shows: under a write of the same size whose outcome nobody ever
-        told, or where a raise took effect after its store had refused it.
+        told, or that was refused the second time, or where a raise took effect after its store had refused it.
         """
         hidden: Counter[int] = Counter()
         late = self.auditor.late_raises() if self._losses else Counter()
@@ -412,6 +416,8 @@ class World:
             if push is not None and push.batch.state == "unresolved":
                 is_alike = abs(push.to_quantity - push.from_quantity) == loss.units
                 units = loss.units if is_alike else units
+            if loss.units in sums(self.auditor.doubtful_lowers(loss.level_id, loss.at)):
+                units = loss.units
             for sku, quantity in loss.recipe.items() if units else ():
                 hidden[sku] += units * quantity
         return hidden

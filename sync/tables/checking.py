@@ -76,7 +76,11 @@ class CheckTables:
                     level.pushed, level.version, level.confirmed_at IS NULL OR NOT level.is_stocked, level.sample,
                     level.sampled_from, level.sampled_until, level.sample_pushed, level.held, level.held_at_id,
                     level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at,
-                    coalesce(level.doubtful_until >= coalesce(level.sampled_until, now()), false)
+                    coalesce(level.doubtful_until >= coalesce(level.sampled_until, now()), false), level.doubtful_lowers,
+                    EXISTS (
+                        SELECT 1 FROM locations_grouplocation member
+                        JOIN locations_locationgroup shelf_group ON shelf_group.id = member.group_id
+                        WHERE member.store_location_id = level.store_location_id AND shelf_group.policy <> 'shared')
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id
                 LEFT JOIN inventory_sku sku ON sku.id = listing.sku_id
@@ -115,7 +119,8 @@ class CheckTables:
                 SET base = level.base + told.residue, version = level.version + 1, is_stocked = told.is_stocked,
                     sample = NULL, since_sample = NULL, sample_pushed = NULL, sampled_from = NULL, sampled_until = NULL,
                     suspect_since = NULL, suspect_reason = '', suspect_available = NULL, next_check_at = NULL, held = 0,
-                    held_at_id = NULL, confirmed_at = %s, source_at = greatest(level.source_at, told.source_at)
+                    held_at_id = NULL, doubtful_lowers = '{}', confirmed_at = %s,
+                    source_at = greatest(level.source_at, told.source_at)
                 FROM unnest(%s::bigint[], %s::int[], %s::bool[], %s::timestamptz[])
                     AS told (id, residue, is_stocked, source_at)
                 WHERE level.id = told.id
@@ -135,11 +140,12 @@ class CheckTables:
                 SET base = level.base + told.residue, version = level.version + (told.residue <> 0)::int,
                     sample = told.sample, since_sample = told.since_sample, sample_pushed = told.sample_pushed,
                     sampled_from = told.sampled_from, sampled_until = told.sampled_until, suspect_available = NULL,
-                    held = told.held, held_at_id = told.held_at, next_check_at = told.next_check_at
+                    held = told.held, held_at_id = told.held_at, next_check_at = told.next_check_at,
+                    doubtful_lowers = CASE WHEN told.is_audited THEN '{}' ELSE level.doubtful_lowers END
                 FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::int[], %s::timestamptz[], %s::timestamptz[],
-                        %s::int[], %s::bigint[], %s::timestamptz[])
+                        %s::int[], %s::bigint[], %s::timestamptz[], %s::bool[])
                     AS told (id, residue, sample, since_sample, sample_pushed, sampled_from, sampled_until, held, held_at,
-                        next_check_at)
+                        next_check_at, is_audited)
                 WHERE level.id = told.id
                 """,
                 [
@@ -153,6 +159,7 @@ class CheckTables:
                     [finding.held for finding in sampled],
                     [finding.held_at for finding in sampled],
                     [finding.next_check_at for finding in sampled],
+                    [finding.is_audited for finding in sampled],
                 ],
             )
         if unknown:

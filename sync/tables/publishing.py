@@ -151,8 +151,10 @@ class PublishTables:
             (sku, warehouse): ShelfStock(available, quota)
             for sku, warehouse, available, quota in sql.rows(
                 """
-                SELECT sku_id, warehouse_id, available, quota FROM inventory_stocklevel
-                WHERE sku_id = ANY(%s::bigint[])
+                SELECT level.sku_id, level.warehouse_id,
+                    CASE WHEN warehouse.is_active THEN level.available ELSE least(0, level.available) END, level.quota
+                FROM inventory_stocklevel level JOIN inventory_warehouse warehouse ON warehouse.id = level.warehouse_id
+                WHERE level.sku_id = ANY(%s::bigint[])
                 """,
                 [sorted(sku_ids)],
             )
@@ -206,6 +208,34 @@ class PublishTables:
                     [_array(marks[desire.target.sku_id].correlation_ids) for desire in changed],
                 ],
             )
+
+    def undivided(self, cells: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+        found = sql.rows(
+            """
+            WITH RECURSIVE told (sku, warehouse) AS (
+                SELECT * FROM unnest(%s::bigint[], %s::bigint[])
+            ), sold_as (origin, sku) AS (
+                SELECT sku, sku FROM told
+                UNION
+                SELECT sold_as.origin, line.bundle_id FROM sold_as
+                JOIN inventory_bomline line ON line.component_id = sold_as.sku
+            )
+            SELECT sku, warehouse FROM told WHERE NOT EXISTS (
+                SELECT 1 FROM sold_as
+                JOIN channels_listing listing ON listing.sku_id = sold_as.sku
+                    AND listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL
+                JOIN channels_listinglevel level ON level.listing_id = listing.id AND level.is_stocked
+                JOIN locations_grouplocation member ON member.store_location_id = level.store_location_id
+                JOIN locations_locationgroup shelf_group
+                    ON shelf_group.id = member.group_id AND shelf_group.policy <> 'shared'
+                JOIN locations_groupwarehouse place
+                    ON place.group_id = shelf_group.id AND place.warehouse_id = told.warehouse
+                WHERE sold_as.origin = told.sku
+                    AND EXISTS (SELECT 1 FROM locations_mapping WHERE store_location_id = level.store_location_id))
+            """,
+            [[sku for sku, _ in cells], [warehouse for _, warehouse in cells]],
+        )
+        return {(sku, warehouse) for sku, warehouse in found}
 
     def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         if quotas:

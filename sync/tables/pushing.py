@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 
 from channels.protocol import QuantityChange
-from sync.ports import STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
+from sync.ports import DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
 from sync.tables import stock
 from sync.tables.stock import note_lag
 from synctec.lib import sql
@@ -34,15 +34,17 @@ class PushTables:
                     ORDER BY batch.next_attempt_at, batch.id LIMIT 1 FOR UPDATE OF batch SKIP LOCKED
                 )
                 UPDATE channels_pushbatch batch
-                SET lease_token = nextval('channels_lease_token'), attempts = batch.attempts + 1, next_attempt_at = now() + %s
-                FROM due WHERE batch.id = due.id RETURNING batch.id, batch.lease_token, batch.attempts
+                SET lease_token = nextval('channels_lease_token'), attempts = batch.attempts + 1, sent_at = now(),
+                    next_attempt_at = now() + %s
+                FROM due WHERE batch.id = due.id RETURNING batch.id, batch.lease_token, batch.attempts, batch.created_at
                 """,
                 [channel_id, lease],
             )
             if not found:
                 return None
-            batch_id, token, attempts = found[0]
-            return Batch(batch_id, token, attempts, is_repeat=True, rows=_rows_of(batch_id))
+            batch_id, token, attempts, opened_at = found[0]
+            rows = _rows_of(batch_id)
+            return Batch(batch_id, token, attempts, is_repeat=True, rows=rows, opened_at=opened_at)
 
     def lock_claims(self, channel_id: int) -> None:
         # A second claim, begun before this one commits, would not see its open pushes.
@@ -61,6 +63,9 @@ class PushTables:
                 JOIN channels_channel channel ON channel.id = level.channel_id
                 WHERE level.channel_id = %s AND channel.state = 'active' AND channel.next_call_at <= now()
                     AND level.is_out_of_sync AND level.next_push_at <= now()
+                    -- A raise that was given up may still come true: it is not asked for again on top of that.
+                    AND (level.desired < level.shown OR level.doubtful_by IS NULL OR level.doubtful_by = 0
+                        OR level.doubtful_until <= now())
                     AND (level.suspect_since IS NULL OR (level.desired < level.shown
                         AND (level.since_sample IS NOT NULL OR level.suspect_available IS NOT NULL)))
                     AND level.is_stocked AND listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL
@@ -177,12 +182,15 @@ class PushTables:
                 WITH rejected AS (
                     UPDATE channels_push push
                     SET state = 'rejected', settled_at = clock_timestamp(), error_code = told.code, error = told.message
-                    FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::interval[], %s::int[], %s::timestamptz[])
-                        AS told (id, code, message, pause, failures, doubtful_until)
+                    FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::interval[], %s::int[], %s::timestamptz[],
+                            %s::bool[])
+                        AS told (id, code, message, pause, failures, doubtful_until, may_be_applied)
                     WHERE push.id = told.id AND push.state = 'open'
                     RETURNING push.listing_level_id, push.correlation_ids, push.caused_at, told.pause, told.failures,
                         told.code, told.message, told.doubtful_until,
-                        greatest(0, push.to_quantity - push.from_quantity) AS raised_by
+                        greatest(0, push.to_quantity - push.from_quantity) AS raised_by,
+                        CASE WHEN told.may_be_applied THEN greatest(0, push.from_quantity - push.to_quantity) ELSE 0 END
+                            AS lowered_by
                 ), moved AS (
                     UPDATE channels_listinglevel level
                     SET waiting_correlation_ids = (level.waiting_correlation_ids || rejected.correlation_ids)[1:%s],
@@ -192,6 +200,8 @@ class PushTables:
                         doubtful_by = CASE WHEN rejected.doubtful_until IS NULL THEN level.doubtful_by
                             WHEN level.doubtful_until > now() THEN level.doubtful_by + rejected.raised_by
                             ELSE rejected.raised_by END,
+                        doubtful_lowers = CASE WHEN rejected.lowered_by > 0
+                            THEN (rejected.lowered_by || level.doubtful_lowers)[1:%s] ELSE level.doubtful_lowers END,
                         doubtful_until = greatest(level.doubtful_until, rejected.doubtful_until)
                     FROM rejected WHERE level.id = rejected.listing_level_id
                     RETURNING level.merchant_id, level.listing_id, level.store_location_id, rejected.raised_by,
@@ -214,7 +224,9 @@ class PushTables:
                     [row.pause for row in rows],
                     [row.failures for row in rows],
                     [row.is_doubtful_until for row in rows],
+                    [row.may_be_applied for row in rows],
                     STORY_EVENTS,
+                    DOUBTFUL_LOWERS,
                 ],
             )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from inventory import movements
 from inventory.models import Cause, Movement, Sku, SkuKind, Warehouse
@@ -261,3 +263,18 @@ def test_a_whole_request_may_be_repeated_too(wms: Program, alder: Trade) -> None
 
     assert (again.content, again["Idempotency-Replayed"]) == (first.content, "true")
     assert wms.post("movements", {"mode": "per_line", "lines": [line("2")]}, once="k").status_code == 422
+
+
+def test_by_a_clock_ahead_of_ours_nothing_happened_later_than_now(wms: Program, alder: Trade) -> None:
+    """Four minutes ahead, they receive at "12:04" and count at "12:06": their count saw what they had received."""
+    ahead, now = timedelta(minutes=4), timezone.now()
+    received = line("r", quantity=100, effective_at=(now + ahead).isoformat())
+    counted = {"key": "c", "sku": "MUG", "warehouse": "MAIN", "quantity": 110}
+
+    assert statuses(wms.post_lines("movements", received)) == ["applied"]
+    assert statuses(wms.post_lines("movements", received)) == ["duplicate"]
+    wms.post_lines("counts", counted | {"counted_at": (now + ahead + timedelta(seconds=30)).isoformat()})
+
+    assert alder.stock("MUG").on_hand == 110
+    booked = Movement.objects.get(idempotency_key="move:r:on_hand")
+    assert booked.effective_at <= booked.created_at + timedelta(seconds=1)

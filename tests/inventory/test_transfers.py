@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db.models import Sum
+from django.utils import timezone
 
 from inventory.models import Cause, Movement, StockLevel, Transfer, TransferLine
 from merchants.models import ActorKind, AuditEvent
@@ -185,3 +187,43 @@ def test_another_merchants_transfer_does_not_exist(wms: Program, alder: Trade, b
         assert cancel(wms, reference).status_code == 404
     assert wms.get("transfers").json()["transfers"] == []
     assert Transfer.objects.get().state == "in_transit"
+
+
+def test_what_arrived_before_a_count_is_not_added_to_it(wms: Program, alder: Trade) -> None:
+    reference = send(wms, ("MUG", 4), effective_at="2026-11-20T08:00:00Z").json()["id"]
+    wms.post_lines("counts", {"key": "there", "sku": "MUG", "warehouse": "SECOND", "quantity": 4})
+    wms.post_lines("counts", {"key": "here", "sku": "MUG", "warehouse": "MAIN", "quantity": 6})
+
+    # They had arrived when somebody counted; the paper reached the office afterwards.
+    body = {"effective_at": "2026-11-20T09:00:00Z"}
+    assert wms.post(f"transfers/{reference}/receipts", body).status_code == 200
+
+    assert (alder.stock("MUG").on_hand, there(alder, "MUG")) == (6, 4)
+    assert Transfer.objects.get().sent_at.isoformat() == "2026-11-20T08:00:00+00:00"
+    assert list(violations(when_quiet=False)) == []
+
+
+@pytest.mark.parametrize("step", ["send", "receive"])
+def test_nothing_is_sent_or_received_in_the_future(wms: Program, alder: Trade, step: str) -> None:
+    ahead = (timezone.now() + timedelta(hours=1)).isoformat()
+    if step == "send":
+        answer = send(wms, ("MUG", 4), effective_at=ahead)
+    else:
+        reference = send(wms, ("MUG", 4)).json()["id"]
+        answer = wms.post(f"transfers/{reference}/receipts", {"effective_at": ahead})
+
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == ["effective_at"]
+    assert there(alder, "MUG") == 0
+
+
+def test_units_beyond_all_sense_are_refused_on_both_sides(wms: Program, alder: Trade) -> None:
+    hundred_million = 100_000_000
+    answers = [send(wms, ("MUG", hundred_million), allow_shortage=True) for _ in range(11)]
+    assert [answer.status_code for answer in answers] == [201] * 10 + [422]
+    assert answers[-1].json()["errors"][0]["field"] == "lines[0].quantity"
+
+    wms.post_lines("counts", {"key": "c", "sku": "MUG", "warehouse": "SECOND", "quantity": hundred_million})
+    received = [receive(wms, answer.json()["id"]) for answer in answers[:10]]
+    assert [answer.status_code for answer in received] == [200] * 9 + [422]
+    assert received[-1].json()["errors"][0]["field"] == "lines[0].quantity"

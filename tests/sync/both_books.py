@@ -99,7 +99,15 @@ _LEVEL_COLUMNS = (
     *("is_stocked", "base", "order_effects", "pushed", "reported", "shown", "desired", "version", "source_at"),
     *("confirmed_at", "sample", "since_sample", "sample_pushed", "sampled_from", "sampled_until", "suspect_since"),
     *("suspect_reason", "suspect_available", "next_check_at", "held", "held_at", "next_push_at", "push_failures"),
-    *("last_error", "waiting_correlation_ids", "waiting_since", "doubtful_by", "doubtful_until", *_PACE),
+    *(
+        "last_error",
+        "waiting_correlation_ids",
+        "waiting_since",
+        "doubtful_by",
+        "doubtful_lowers",
+        "doubtful_until",
+        *_PACE,
+    ),
 )
 
 

@@ -7,6 +7,8 @@ from django.test import Client
 from django.urls import reverse
 
 from channels.models import Channel, Edits
+from inventory import counts
+from inventory.movements import Reporter
 from inventory.stock import InsufficientReason
 from merchants.models import AuditEvent, User
 from sync import answers
@@ -104,3 +106,40 @@ def test_the_admin_asks_and_takes_the_answer(alder: Trade, north: Shop, client: 
     assert "3 fewer than expected" in page.content.decode()
     assert answer.status_code == 302
     assert alder.stock("MUG").available == 10
+
+
+def test_a_count_taken_before_the_answer_has_seen_what_was_missing(alder: Trade, north: Shop) -> None:
+    """Three broke and somebody wrote it into the store; the shelf was counted; a day later somebody answered."""
+    drift = find(north, shown=7)
+    counts.take(
+        merchant_id=alder.merchant.pk,
+        counts=[counts.Counted("c", "MUG", "MAIN", 7, later(150))],
+        reporter=Reporter(),
+        all_or_nothing=True,
+        now=later(150),
+    )
+
+    answers.answer(drift_id=drift.pk, adopt=True, reason="broken", user=None, now=later(86400))
+
+    assert (alder.stock("MUG").on_hand, alder.stock("MUG").available) == (7, 7)
+    assert list(violations(when_quiet=False)) == []
+
+
+def test_a_count_between_the_reading_and_its_audit_has_seen_it_too(alder: Trade, north: Shop) -> None:
+    Channel.objects.update(on_loss=Edits.ADOPT)
+    store = FakeChannel.of(north)
+    store.levels[store.where(north, "MUG")] = 7
+    suspect(north, "MUG")
+    check(north, store)
+    counts.take(
+        merchant_id=alder.merchant.pk,
+        counts=[counts.Counted("c", "MUG", "MAIN", 7, later(50))],
+        reporter=Reporter(),
+        all_or_nothing=True,
+        now=later(50),
+    )
+    poll_orders(engine(later(100), {north.channel: store}), channel=ref(north.channel))
+    check(north, store, later(101))
+
+    assert (alder.stock("MUG").on_hand, alder.stock("MUG").available) == (7, 7)
+    assert list(violations(when_quiet=False)) == []

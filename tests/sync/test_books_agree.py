@@ -44,7 +44,21 @@ from sync.decide import Envelope, Line, Verdict
 from sync.ports import Books, ChannelRef, Desire, DriftFound, Engine, Finding, Mark, Picked
 from sync.register import Effect
 from synctec.lib.ids import uuid7
-from tests.sync.both_books import CHANNELS, EAST, ITEMS, LISTINGS, MERCHANT, MUG, NORTH, PLACES, Clock, Side, make_sides
+from tests.sync.both_books import (
+    CHANNELS,
+    EAST,
+    ITEMS,
+    LISTINGS,
+    MERCHANT,
+    MUG,
+    NORTH,
+    PLACES,
+    SKUS,
+    WAREHOUSES,
+    Clock,
+    Side,
+    make_sides,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -337,6 +351,10 @@ def publishes(life: Life, engine: Engine, dice: random.Random) -> object:
     return publish.publish_batch(engine, merchant_id=MERCHANT)
 
 
+def asks_what_is_divided(life: Life, engine: Engine, dice: random.Random) -> object:
+    return sorted(engine.books.undivided({(sku, warehouse) for sku in SKUS for warehouse in WAREHOUSES}))
+
+
 def pushes(life: Life, engine: Engine, dice: random.Random) -> object:
     return push.push_channel(engine, channel=_ref(dice.choice(CHANNELS)), max_batches=3)
 
@@ -545,7 +563,21 @@ OUTSIDE: tuple[Callable[[History, random.Random], None], ...] = (
     *(sells, sells, tells_of_a_level, is_edited_by_hand, waits, waits),
 )
 ENGINE: tuple[Callable[[Life, Engine, random.Random], object], ...] = (
-    *(applies, applies, applies, publishes, publishes, pushes, pushes, checks, checks, polls, compares, goes_round),
+    *(
+        applies,
+        applies,
+        applies,
+        publishes,
+        publishes,
+        asks_what_is_divided,
+        pushes,
+        pushes,
+        checks,
+        checks,
+        polls,
+        compares,
+        goes_round,
+    ),
     *(goes_round, puts_off, rests, breaks_a_rule),
 )
 

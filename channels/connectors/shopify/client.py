@@ -21,6 +21,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
 from gql import Client, GraphQLRequest
@@ -94,6 +96,7 @@ class _Transport(RequestsHTTPTransport):
     def __init__(self, *, url: str, session: GuardedSession) -> None:
         super().__init__(url=url)
         self.session = session
+        self.date = ""  # of the latest answer
 
     def connect(self) -> None:
         pass
@@ -112,6 +115,7 @@ class _Transport(RequestsHTTPTransport):
             raise TypeError("a transport without its session")
         body = json.dumps(request.payload, separators=(",", ":")).encode()
         response = self.session.post(self.url, data=body, **(extra_args or {}))
+        self.date = response.headers.get("Date", "")
         if response.status_code != 200:
             raise _StatusError(response.status_code, _seconds(response.headers.get("Retry-After")))
         return _read_answer(response.content)
@@ -151,9 +155,18 @@ class ShopifyClient:
         self._account = account
         self._token = token
         self._pacer = pacer
-        transport = _Transport(url=base_url.rstrip("/") + GRAPHQL_PATH, session=session)
+        self._transport = _Transport(url=base_url.rstrip("/") + GRAPHQL_PATH, session=session)
         # A session of gql's own making; connecting and closing are no-ops of the transport.
-        self._graphql = SyncClientSession(Client(transport=transport, fetch_schema_from_transport=False))
+        self._graphql = SyncClientSession(Client(transport=self._transport, fetch_schema_from_transport=False))
+
+    @property
+    def its_time(self) -> datetime | None:
+        """The store's clock at its latest answer, in whole seconds; None when it told none that can be read."""
+        try:
+            told = parsedate_to_datetime(self._transport.date)
+        except ValueError:
+            return None
+        return told if told.tzinfo else told.replace(tzinfo=UTC)
 
     def query(self, document: Document, variables: Mapping[str, Any], *, size: int = 1) -> JsonObject:
         """The `data` of a query. `size` (ids, page length) serves to foresee the cost.

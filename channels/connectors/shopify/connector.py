@@ -61,6 +61,11 @@ class ShopifyConnector:
         self._levels = reading.LevelReader(self._client)
         self._orders = OrderReader(self._client)
 
+    @property
+    def its_time(self) -> datetime | None:
+        """The store's clock at its latest answer."""
+        return self._client.its_time
+
     def read_locations(self) -> tuple[LocationState, ...]:
         """All locations, inactive ones and those of fulfilment services included."""
         return reading.read_locations(self._client)

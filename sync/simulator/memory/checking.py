@@ -100,6 +100,8 @@ class CheckMemory(Kept):
                     open_push_sent_at=None if push is None else push.batch.sent_at,
                     is_in_doubt=level.doubtful_until is not None
                     and level.doubtful_until >= (level.sampled_until or self._now()),
+                    doubtful_lowers=level.doubtful_lowers,
+                    is_divided=level.location.group is not None and level.location.group.policy != "shared",
                 )
             )
         return locked
@@ -128,6 +130,7 @@ class CheckMemory(Kept):
                 level.suspect_since = level.suspect_available = level.next_check_at = None
                 level.suspect_reason = ""
                 level.held, level.held_at = 0, None
+                level.doubtful_lowers = ()
                 level.confirmed_at = now
                 level.source_at = later(level.source_at, finding.source_at)
             elif finding.sample is not None:
@@ -138,6 +141,8 @@ class CheckMemory(Kept):
                 level.sampled_from, level.sampled_until = finding.sampled_from, finding.sampled_until
                 level.suspect_available = None
                 level.held, level.held_at = finding.held, finding.held_at
+                if finding.is_audited:
+                    level.doubtful_lowers = ()
                 level.next_check_at = finding.next_check_at
             else:
                 level.next_check_at = finding.next_check_at

@@ -186,6 +186,19 @@ class PublishMemory(Kept):
             level.desired, level.next_push_at, level.push_failures = desired, now, 0
             self._check_level(level)
 
+    def undivided(self, cells: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+        return {(sku, warehouse) for sku, warehouse in cells if not self._divides(sku, warehouse)}
+
+    def _divides(self, sku: int, warehouse: int) -> bool:
+        """Whether a policy divides the units of the SKU, or of a bundle of it, in this warehouse."""
+        for listing in self._listings_of.get(sku, ()):
+            if listing.is_tracked and not listing.is_store_bundle and listing.deleted_at is None:
+                places = [level.location for level in listing.levels if level.is_stocked and level.location.warehouses]
+                groups = [place.group for place in places if place.group is not None and place.group.policy != "shared"]
+                if any(warehouse in group.warehouses for group in groups):
+                    return True
+        return any(self._divides(bundle, warehouse) for bundle, parts in self._components.items() if sku in parts)
+
     def write_quotas(self, merchant_id: int, quotas: Mapping[tuple[int, int], int | None]) -> None:
         for pair, quota in quotas.items():
             row = self._stock_at.get(pair)

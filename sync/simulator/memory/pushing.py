@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from channels.protocol import QuantityChange
-from sync.ports import STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
+from sync.ports import DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
 from sync.simulator.memory.kept import earlier, later
 from sync.simulator.memory.publishing import PublishMemory
 from sync.simulator.memory.rows import BatchRow, PushRow
@@ -38,6 +38,7 @@ class PushMemory(PublishMemory):
         batch.lease_token = self._id("lease")
         batch.attempts += 1
         batch.next_attempt_at = now + lease
+        batch.sent_at = now
         rows = tuple(
             Row(
                 push.id,
@@ -51,7 +52,7 @@ class PushMemory(PublishMemory):
             )
             for push in batch.pushes
         )
-        return Batch(batch.id, batch.lease_token, batch.attempts, is_repeat=True, rows=rows)
+        return Batch(batch.id, batch.lease_token, batch.attempts, is_repeat=True, rows=rows, opened_at=batch.opened_at)
 
     def lock_claims(self, channel_id: int) -> None:
         self._locks("locking claims")
@@ -71,6 +72,13 @@ class PushMemory(PublishMemory):
             if desired == shown or (
                 level.suspect_since is not None
                 and (desired > shown or (level.since_sample is None and level.suspect_available is None))
+            ):
+                continue
+            if (
+                desired > shown
+                and level.doubtful_by
+                and level.doubtful_until is not None
+                and level.doubtful_until > now
             ):
                 continue
             listing = level.listing
@@ -93,7 +101,7 @@ class PushMemory(PublishMemory):
         self._locks("opening a batch")
         now = self._now()
         self._require(batch_id not in self.batches, "batch {} made twice", batch_id)
-        batch = BatchRow(batch_id, channel.channel_id, self._id("lease"), now + lease, sent_at=now)
+        batch = BatchRow(batch_id, channel.channel_id, self._id("lease"), now + lease, opened_at=now, sent_at=now)
         self._put(self.batches, batch_id, batch)
         self._put(self._unanswered[channel.channel_id], batch_id, batch)
         rows = []
@@ -203,6 +211,9 @@ class PushMemory(PublishMemory):
                 before = level.doubtful_by or 0 if is_in_force else 0
                 level.doubtful_by = before + max(0, push.to_quantity - push.from_quantity)
                 level.doubtful_until = later(level.doubtful_until, row.is_doubtful_until)
+            if row.may_be_applied and push.to_quantity < push.from_quantity:
+                lowered = push.from_quantity - push.to_quantity
+                level.doubtful_lowers = (lowered, *level.doubtful_lowers)[:DOUBTFUL_LOWERS]
             group, sku = level.location.group, level.listing.sku_id
             if push.to_quantity > push.from_quantity and sku is not None and group and group.policy != "shared":
                 correlation_id = push.correlation_ids[0] if push.correlation_ids else self._uuid()

@@ -109,6 +109,7 @@ class LevelRow:
     waiting_correlation_ids: tuple[uuid.UUID, ...] = ()
     waiting_since: datetime | None = None
     doubtful_by: int | None = None
+    doubtful_lowers: tuple[int, ...] = ()
     doubtful_until: datetime | None = None
     velocity: Velocity = field(default_factory=Velocity)
     open_push: PushRow | None = None
@@ -200,7 +201,8 @@ class BatchRow:
     channel_id: int
     lease_token: int
     next_attempt_at: datetime | None
-    sent_at: datetime
+    opened_at: datetime
+    sent_at: datetime  # the last time
     state: str = "intent"
     attempts: int = 1
     answered_at: datetime | None = None
