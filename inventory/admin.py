@@ -693,7 +693,11 @@ class WaitingFilter(SimpleListFilter):
     parameter_name = "held"
 
     def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> list[tuple[str, str]]:
-        return [("yes", "Held"), ("order", "Held for an order on its way"), ("no", "No longer held")]
+        return [
+            ("yes", "Held"),
+            ("order", "Held for an order on its way"),
+            ("no", "No longer held"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
         if self.value() == "yes":
@@ -726,7 +730,8 @@ class HoldAdmin(BigTableAdmin):
     actions_row = ("release_hold",)
     fieldsets = (
         (None, {"fields": (("sku", "quantity"), ("state", "reference"), "order_shown", "parts_shown")}),
-        ("When", {"fields": (("created_at", "expires_at"), ("ended_at", "story"), "idempotency_key", "merchant")}),
+        ("When", {"fields": (("created_at", "expires_at"), ("committed_at", "ended_at"), ("closed_at", "story"))}),
+        ("By whom", {"fields": (("source", "idempotency_key"), "merchant")}),
     )
     readonly_fields = ("order_shown", "parts_shown", "story")
 
@@ -738,7 +743,7 @@ class HoldAdmin(BigTableAdmin):
     def sku_code(self, hold: Hold) -> str:
         return hold.sku.code
 
-    @column("state", badge={"Active": "info", "Committed": "success"})
+    @column("state", badge={"Active": "info", "Committed": "success", "Fulfilled": "success"})
     def state_badge(self, hold: Hold) -> str:
         return hold.get_state_display()
 

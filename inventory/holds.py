@@ -2,8 +2,9 @@
 
 A hold ends in one of three ways: it is released (or expires: a predicate, so whoever next decides about its stock levels,
 or the sweep, releases it first); it is committed without an order, which books the sale itself; or it is committed to an
-order of a channel and waits until the engine books that order, in whose transaction its units are released. How it comes
-about: `inventory.holding`.
+order of a channel and waits until the engine books that order, in whose transaction its units are released. A sale without
+an order has nobody else to tell what became of it: it is fulfilled (shipped, handed over) or cancelled here. How a hold
+comes about: `inventory.holding`.
 
 Rows are locked in the order stock levels, holds, each in ascending id. A hold's state changes under the locks of its
 stock levels only; an extension needs the hold's alone.
@@ -28,6 +29,7 @@ from django.db import transaction
 from inventory import stock
 from inventory.ledger import Balance, Entry
 from inventory.models import Cause, Hold, HoldState
+from inventory.movements import CLOCK_SKEW
 from merchants import trail
 from merchants.models import User
 from synctec.lib import sql
@@ -36,6 +38,9 @@ from synctec.lib.ids import uuid7
 BATCH_MAX: Final = 500
 LIFETIME: Final = timedelta(minutes=15)
 LIFETIME_MAX: Final = timedelta(hours=24)
+
+#: No id is greater: what is, nobody has.
+ID_MAX: Final = 2**63 - 1
 
 Order = tuple[int, str]  # channel, its order id
 
@@ -58,9 +63,13 @@ class Refusal(enum.StrEnum):
     NOT_ALONE = "another-was-refused"  # all or nothing
     UNKNOWN_HOLD = "unknown-hold"
     UNKNOWN_CHANNEL = "unknown-channel"
+    IN_THE_FUTURE = "in-the-future"
     EXPIRED = "hold-expired"
     RELEASED = "hold-released"
+    NOT_COMMITTED = "hold-not-committed"
     COMMITTED = "hold-committed"
+    FULFILLED = "hold-fulfilled"
+    CANCELLED = "hold-cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +83,11 @@ class Ask:
     split: bool = False
     reference: str = ""
     lifetime: timedelta = LIFETIME
+    source: str = ""  # how the API key begins that asks
     correlation_id: uuid.UUID = field(default_factory=uuid7)
 
     def fingerprint(self) -> bytes:
-        """What is asked, apart from when and under which key."""
+        """What is asked, apart from when, by whom and under which key."""
         said = [
             self.sku,
             self.quantity,
@@ -105,6 +115,7 @@ class Held:
 
     hold_id: int
     sku: str
+    sku_id: int
     quantity: int
     state: str
     reference: str
@@ -113,7 +124,9 @@ class Held:
     correlation_id: uuid.UUID
     expires_at: datetime
     created_at: datetime
-    ended_at: datetime | None
+    committed_at: datetime | None = None
+    ended_at: datetime | None = None  # its units were no longer held
+    closed_at: datetime | None = None  # a sale without an order was fulfilled or cancelled
     parts: tuple[Part, ...] = ()
 
 
@@ -141,9 +154,9 @@ class Expired:
 
 def find(hold_ids: Collection[int], *, merchant_id: int) -> dict[int, Held]:
     """These holds of the merchant as their rows say."""
-    if not hold_ids:
+    wanted = _ids(hold_ids)
+    if not wanted:
         return {}
-    wanted = sorted(set(hold_ids))
     parts: dict[int, list[Part]] = defaultdict(list)
     for hold_id, *part in sql.rows(
         """
@@ -160,8 +173,9 @@ def find(hold_ids: Collection[int], *, merchant_id: int) -> dict[int, Held]:
         row[0]: replace(Held(*row), parts=tuple(parts[row[0]]))
         for row in sql.rows(
             """
-            SELECT hold.id, sku.code, hold.quantity, hold.state, hold.reference, hold.order_channel_id, hold.order_id,
-                hold.correlation_id, hold.expires_at, hold.created_at, hold.ended_at
+            SELECT hold.id, sku.code, hold.sku_id, hold.quantity, hold.state, hold.reference, hold.order_channel_id,
+                hold.order_id, hold.correlation_id, hold.expires_at, hold.created_at, hold.committed_at, hold.ended_at,
+                hold.closed_at
             FROM inventory_hold hold JOIN inventory_sku sku ON sku.id = hold.sku_id
             WHERE hold.merchant_id = %s AND hold.id = ANY(%s::bigint[])
             """,
@@ -170,7 +184,12 @@ def find(hold_ids: Collection[int], *, merchant_id: int) -> dict[int, Held]:
     }
 
 
-def entry_of(hold: Held | Expired, part: Part | Expired, act: str, now: datetime, **moves: Any) -> Entry:
+def _ids(hold_ids: Iterable[int]) -> list[int]:
+    """Those of the ids that a hold can have, in the order in which rows are locked."""
+    return sorted({hold_id for hold_id in hold_ids if hold_id <= ID_MAX})
+
+
+def entry_of(hold: Held | Expired, part: Part | Expired, act: str, at: datetime, **moves: Any) -> Entry:
     """What a hold's part moves in the ledger, once for each act."""
     return Entry(
         stock_level_id=part.stock_level_id,
@@ -178,7 +197,7 @@ def entry_of(hold: Held | Expired, part: Part | Expired, act: str, now: datetime
         key=f"hold:{hold.hold_id}:{part.stock_level_id}:{act}",
         reference=hold.reference or f"hold {hold.hold_id}",
         correlation_id=hold.correlation_id,
-        effective_at=now,
+        effective_at=at,
         **moves,
     )
 
@@ -188,22 +207,43 @@ def entry_of(hold: Held | Expired, part: Part | Expired, act: str, now: datetime
 
 @dataclass(frozen=True, slots=True)
 class Commitment:
-    """A hold that became a sale: of a channel's order, or, with neither channel nor order, one that we book ourselves."""
+    """A hold that became a sale: of a channel's order, or, with neither channel nor order, one that we book ourselves.
+
+    `is_handed_over`: such a sale of ours is over at once, because the customer has left with the goods.
+    """
 
     hold_id: int
     order_channel_id: int | None = None
     order_id: str = ""
     reference: str = ""
+    is_handed_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fulfilment:
+    """The units of a hold that was sold without an order have left the warehouse, then or now."""
+
+    hold_id: int
+    effective_at: datetime | None = None
 
 
 class _Book:
-    """Holds under the locks of their stock levels and their own, and what is to be written about them."""
+    """Holds under the locks of their stock levels and their own, and what is to be written about them.
+
+    `source`: how the API key begins by which that happens.
+    """
 
     def __init__(
-        self, merchant_id: int, hold_ids: Collection[int], now: datetime, *, locks_levels: bool = True
+        self,
+        merchant_id: int,
+        hold_ids: Collection[int],
+        now: datetime,
+        *,
+        source: str = "",
+        locks_levels: bool = True,
     ) -> None:
-        self.merchant_id, self.now = merchant_id, now
-        wanted = sorted(set(hold_ids))
+        self.merchant_id, self.now, self._source = merchant_id, now, source
+        wanted = _ids(hold_ids)
         self.balances: dict[int, Balance] = {}
         if locks_levels:
             level_ids = sql.rows(
@@ -226,13 +266,22 @@ class _Book:
         self._changed: set[int] = set()
         self._entries: list[Entry] = []
 
-    def change(self, held: Held, /, act: str = "", *, cause: Cause = Cause.RESERVATION, **times: int) -> Answer:
-        """Note a hold's new state and, as an act, how many times its units each account moves."""
+    def change(
+        self,
+        held: Held,
+        /,
+        act: str = "",
+        *,
+        cause: Cause = Cause.RESERVATION,
+        at: datetime | None = None,
+        **times: int,
+    ) -> Answer:
+        """Note a hold's new state and, as an act (of now, or `at`), how many times its units each account moves."""
         self.held[held.hold_id] = held
         self._changed.add(held.hold_id)
         for part in held.parts if times else ():
             units = {account: sign * part.quantity for account, sign in times.items()}
-            self._entries.append(entry_of(held, part, act, self.now, cause=cause, **units))
+            self._entries.append(entry_of(held, part, act, at or self.now, cause=cause, source=self._source, **units))
         return Answer(held=held)
 
     def take_again(self, held: Held) -> bool:
@@ -252,12 +301,14 @@ class _Book:
             """
             WITH told AS (
                 SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::timestamptz[],
-                    %s::timestamptz[]) AS told (id, state, reference, order_channel_id, order_id, expires_at, ended_at)
+                    %s::timestamptz[], %s::timestamptz[], %s::timestamptz[])
+                    AS told (id, state, reference, order_channel_id, order_id, expires_at, committed_at, ended_at, closed_at)
             ), parts AS (
                 UPDATE inventory_holdpart part SET expires_at = CASE told.state WHEN 'active' THEN told.expires_at END
                 FROM told WHERE part.hold_id = told.id)
             UPDATE inventory_hold hold SET state = told.state, reference = told.reference, ended_at = told.ended_at,
-                order_channel_id = told.order_channel_id, order_id = told.order_id, expires_at = told.expires_at
+                order_channel_id = told.order_channel_id, order_id = told.order_id, expires_at = told.expires_at,
+                committed_at = told.committed_at, closed_at = told.closed_at
             FROM told WHERE hold.id = told.id
             """,
             [
@@ -267,7 +318,9 @@ class _Book:
                 [held.order_channel_id for held in changed],
                 [held.order_id for held in changed],
                 [held.expires_at for held in changed],
+                [held.committed_at for held in changed],
                 [held.ended_at for held in changed],
+                [held.closed_at for held in changed],
             ],
         )
         stock.post(merchant_id=self.merchant_id, balances=self.balances, entries=self._entries, now=self.now)
@@ -284,6 +337,15 @@ def _settled(book: _Book, answers: list[Answer], *, all_or_nothing: bool) -> lis
         return [answer if answer.refusal else Answer(refusal=Refusal.NOT_ALONE) for answer in answers]
     book.write()
     return answers
+
+
+#: Why nothing more is done with a hold in this state.
+_ENDED: Final[Mapping[str, Refusal]] = {
+    HoldState.COMMITTED: Refusal.COMMITTED,
+    HoldState.RELEASED: Refusal.RELEASED,
+    HoldState.FULFILLED: Refusal.FULFILLED,
+    HoldState.CANCELLED: Refusal.CANCELLED,
+}
 
 
 @transaction.atomic
@@ -308,35 +370,35 @@ def extend(
         held = book.held.get(hold_id)
         if held is None:
             answers.append(Answer(refusal=Refusal.UNKNOWN_HOLD))
-        elif held.state == HoldState.COMMITTED:
-            answers.append(Answer(held, Refusal.COMMITTED))
         elif _has_expired(held, now):
             answers.append(Answer(held, Refusal.EXPIRED))
-        elif held.state == HoldState.RELEASED:
-            answers.append(Answer(held, Refusal.RELEASED))
+        elif held.state != HoldState.ACTIVE:
+            answers.append(Answer(held, _ENDED[held.state]))
         else:
             answers.append(book.change(replace(held, expires_at=max(held.expires_at, now + lifetime))))
     return _settled(book, answers, all_or_nothing=all_or_nothing)
 
 
 @transaction.atomic
-def release(hold_ids: Sequence[int], *, merchant_id: int, now: datetime, all_or_nothing: bool = False) -> list[Answer]:
+def release(
+    hold_ids: Sequence[int], *, merchant_id: int, now: datetime, source: str = "", all_or_nothing: bool = False
+) -> list[Answer]:
     """Give the units of holds back. What was released before, by whatever, stays so; what was committed is refused.
 
     Raises:
         ValueError: more than BATCH_MAX holds.
     """
     check_count(hold_ids)
-    book = _Book(merchant_id, hold_ids, now)
+    book = _Book(merchant_id, hold_ids, now, source=source)
     answers = []
     for hold_id in hold_ids:
         held = book.held.get(hold_id)
         if held is None:
             answers.append(Answer(refusal=Refusal.UNKNOWN_HOLD))
-        elif held.state == HoldState.COMMITTED:
-            answers.append(Answer(held, Refusal.COMMITTED))
         elif held.state == HoldState.RELEASED:
             answers.append(Answer(held, is_replay=True))
+        elif held.state != HoldState.ACTIVE:
+            answers.append(Answer(held, _ENDED[held.state]))
         else:
             answers.append(_release(book, held))
     return _settled(book, answers, all_or_nothing=all_or_nothing)
@@ -373,17 +435,25 @@ def release_by_hand(*, merchant_id: int, hold_id: int, reason: str, user: User |
 
 @transaction.atomic
 def commit(
-    commitments: Sequence[Commitment], *, merchant_id: int, now: datetime, all_or_nothing: bool = False
+    commitments: Sequence[Commitment],
+    *,
+    merchant_id: int,
+    now: datetime,
+    source: str = "",
+    all_or_nothing: bool = False,
 ) -> list[Answer]:
     """Make sales of holds, once each. One that has expired is committed if its units are still there.
 
     Raises:
-        ValueError: more than BATCH_MAX holds, or an order without its channel or the other way round.
+        ValueError: more than BATCH_MAX holds, an order without its channel or the other way round, or an order that is said
+            to be handed over.
     """
     check_count(commitments)
     if any((each.order_channel_id is None) != (not each.order_id) for each in commitments):
         raise ValueError("Name an order with its channel, or neither of them.")
-    book = _Book(merchant_id, [each.hold_id for each in commitments], now)
+    if any(each.is_handed_over and each.order_id for each in commitments):
+        raise ValueError("An order's channel tells when it is shipped.")
+    book = _Book(merchant_id, [each.hold_id for each in commitments], now, source=source)
     booked, unknown = _booked(merchant_id, commitments)
     answers = []
     for each in commitments:
@@ -416,14 +486,14 @@ def _booked(merchant_id: int, commitments: Iterable[Commitment]) -> tuple[set[tu
 
 def _commit(book: _Book, held: Held, commitment: Commitment, is_booked: bool) -> Answer:
     order = (commitment.order_channel_id, commitment.order_id)
-    if held.state == HoldState.COMMITTED:
-        if (held.order_channel_id, held.order_id) == order:
-            return Answer(held, is_replay=True)
-        return Answer(held, Refusal.COMMITTED)
+    if held.state in (HoldState.COMMITTED, HoldState.FULFILLED) and (held.order_channel_id, held.order_id) == order:
+        if commitment.is_handed_over and held.state == HoldState.COMMITTED:
+            return _fulfil(book, held, book.now)
+        return Answer(held, is_replay=True)
     is_held = held.state == HoldState.ACTIVE
     if not is_held:
         if not _has_expired(held, book.now):
-            return Answer(held, Refusal.RELEASED)
+            return Answer(held, _ENDED[held.state])
         if not is_booked and not book.take_again(held):
             return Answer(held, Refusal.EXPIRED)
     sold = replace(
@@ -432,16 +502,89 @@ def _commit(book: _Book, held: Held, commitment: Commitment, is_booked: bool) ->
         reference=commitment.reference or held.reference,
         order_channel_id=commitment.order_channel_id,
         order_id=commitment.order_id,
+        committed_at=book.now,
         ended_at=book.now,
     )
     if commitment.order_channel_id is None:
-        if is_held:
-            return book.change(sold, "sold", cause=Cause.SALE, held=-1, committed=1)
-        return book.change(sold, "sold", cause=Cause.SALE, committed=1, quota=-1)
+        held_moves, quota_moves = (-1, 0) if is_held else (0, -1)
+        answer = book.change(sold, "sold", cause=Cause.SALE, held=held_moves, committed=1, quota=quota_moves)
+        return _fulfil(book, sold, book.now) if commitment.is_handed_over else answer
     if is_booked:
         return book.change(sold, "taken-over", held=-1) if is_held else book.change(sold)
     waiting = replace(sold, ended_at=None)
     return book.change(waiting) if is_held else book.change(waiting, "held-again", held=1, quota=-1)
+
+
+@transaction.atomic
+def fulfil(
+    fulfilments: Sequence[Fulfilment],
+    *,
+    merchant_id: int,
+    now: datetime,
+    source: str = "",
+    all_or_nothing: bool = False,
+) -> list[Answer]:
+    """Say of sales without an order that their units have left, once each. A count that saw them gone is not changed.
+
+    Raises:
+        ValueError: more than BATCH_MAX holds.
+    """
+    check_count(fulfilments)
+    book = _Book(merchant_id, [each.hold_id for each in fulfilments], now, source=source)
+    answers = []
+    for each in fulfilments:
+        held = book.held.get(each.hold_id)
+        if held is None:
+            answers.append(Answer(refusal=Refusal.UNKNOWN_HOLD))
+        elif each.effective_at is not None and each.effective_at > now + CLOCK_SKEW:
+            answers.append(Answer(held, Refusal.IN_THE_FUTURE))
+        elif held.state == HoldState.FULFILLED:
+            answers.append(Answer(held, is_replay=True))
+        else:
+            refusal = _no_sale(held)
+            moment = min(each.effective_at or now, now)
+            answers.append(Answer(held, refusal) if refusal else _fulfil(book, held, moment))
+    return _settled(book, answers, all_or_nothing=all_or_nothing)
+
+
+def _fulfil(book: _Book, sold: Held, moment: datetime) -> Answer:
+    shipped = replace(sold, state=HoldState.FULFILLED, closed_at=book.now)
+    return book.change(shipped, "shipped", cause=Cause.SHIPMENT, at=moment, on_hand=-1, committed=-1)
+
+
+@transaction.atomic
+def cancel(
+    hold_ids: Sequence[int], *, merchant_id: int, now: datetime, source: str = "", all_or_nothing: bool = False
+) -> list[Answer]:
+    """Take sales without an order back, once each: their units, which have not left, can be sold again.
+
+    Raises:
+        ValueError: more than BATCH_MAX holds.
+    """
+    check_count(hold_ids)
+    book = _Book(merchant_id, hold_ids, now, source=source)
+    answers = []
+    for hold_id in hold_ids:
+        held = book.held.get(hold_id)
+        if held is None:
+            answers.append(Answer(refusal=Refusal.UNKNOWN_HOLD))
+        elif held.state == HoldState.CANCELLED:
+            answers.append(Answer(held, is_replay=True))
+        elif refusal := _no_sale(held):
+            answers.append(Answer(held, refusal))
+        else:
+            cancelled = replace(held, state=HoldState.CANCELLED, closed_at=now)
+            answers.append(book.change(cancelled, "cancelled", cause=Cause.CANCEL, committed=-1, quota=1))
+    return _settled(book, answers, all_or_nothing=all_or_nothing)
+
+
+def _no_sale(held: Held) -> Refusal | None:
+    """Why a hold is no sale of ours whose end we could be told."""
+    if held.state == HoldState.ACTIVE:
+        return Refusal.NOT_COMMITTED
+    if held.state == HoldState.COMMITTED and held.order_channel_id is None:
+        return None
+    return _ENDED[held.state]
 
 
 def _has_expired(held: Held, now: datetime) -> bool:

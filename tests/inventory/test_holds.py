@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,8 +15,8 @@ import redis
 from django.conf import settings
 from django.db import connection, transaction
 
-from inventory import availability, holding, holds, recipes, stock
-from inventory.holds import Answer, Ask, Commitment, Order, Refusal
+from inventory import availability, counts, holding, holds, recipes, stock
+from inventory.holds import Answer, Ask, Commitment, Fulfilment, Order, Refusal
 from inventory.ledger import Entry
 from inventory.models import (
     BomLine,
@@ -32,6 +32,7 @@ from inventory.models import (
     Strategy,
     Warehouse,
 )
+from inventory.movements import Reporter
 from sync.invariants import violations
 from sync.models import DirtySku
 from tests.factories import NOON, Trade, later, make_trade
@@ -80,9 +81,26 @@ def held(trade: Trade, *ask: Any, at: float = 0, **more: Any) -> holds.Held:
     return answer.held
 
 
-def commit(trade: Trade, hold_id: int, order: Order | None = None, *, at: float = 1) -> Answer:
+def commit(
+    trade: Trade, hold_id: int, order: Order | None = None, *, at: float = 1, is_handed_over: bool = False
+) -> Answer:
     channel, order_id = order or (None, "")
-    return holds.commit([Commitment(hold_id, channel, order_id)], merchant_id=trade.merchant.pk, now=later(at))[0]
+    commitment = Commitment(hold_id, channel, order_id, is_handed_over=is_handed_over)
+    return holds.commit([commitment], merchant_id=trade.merchant.pk, now=later(at))[0]
+
+
+def fulfil(trade: Trade, hold_id: int, *, at: float = 2, effective_at: datetime | None = None) -> Answer:
+    fulfilment = Fulfilment(hold_id, effective_at)
+    return holds.fulfil([fulfilment], merchant_id=trade.merchant.pk, now=later(at))[0]
+
+
+def cancel(trade: Trade, hold_id: int, *, at: float = 2) -> Answer:
+    return holds.cancel([hold_id], merchant_id=trade.merchant.pk, now=later(at))[0]
+
+
+def north_order(trade: Trade, order_id: str = "1001") -> Order:
+    """An order of the shop North."""
+    return trade.shops["north"].channel.pk, order_id
 
 
 def use(trade: Trade, *strategies: str) -> None:
@@ -460,6 +478,153 @@ def test_a_hold_ends_once(alder: Trade, booked: set[Order]) -> None:
 def test_an_order_needs_its_channel(alder: Trade) -> None:
     with pytest.raises(ValueError, match="channel"):
         holds.commit([Commitment(1, None, "1001")], merchant_id=alder.merchant.pk, now=NOON)
+
+
+def test_an_order_is_not_handed_over_by_us(alder: Trade) -> None:
+    with pytest.raises(ValueError, match="shipped"):
+        commit(alder, 1, north_order(alder), is_handed_over=True)
+
+
+# --- sales without an order -------------------------------------------------------------------------------------
+
+
+def count(trade: Trade, units: int, *, at: float) -> None:
+    counted = counts.Counted(f"count at {at}", "MUG", "MAIN", units, later(at))
+    counts.take(
+        merchant_id=trade.merchant.pk, counts=[counted], reporter=Reporter(), all_or_nothing=False, now=later(at)
+    )
+
+
+def test_what_was_sold_leaves_with_its_fulfilment(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id)
+
+    done = fulfil(alder, first.hold_id)
+
+    assert done.held is not None
+    assert (done.held.state, done.held.closed_at) == (HoldState.FULFILLED, later(2))
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.available) == (6, 0, 6)
+    shipped = Movement.objects.filter(cause=Cause.SHIPMENT, correlation_id=first.correlation_id)
+    assert {(each.account, each.delta, each.effective_at) for each in shipped} == {
+        ("on_hand", -4, later(2)),
+        ("committed", -4, later(2)),
+    }
+    assert fulfil(alder, first.hold_id, at=3).is_replay
+    assert commit(alder, first.hold_id, at=3).is_replay
+
+
+def test_a_till_sells_and_hands_over_at_once_and_a_count_afterwards_agrees(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+
+    done = commit(alder, first.hold_id, is_handed_over=True)
+
+    assert done.held is not None
+    assert (done.held.state, done.held.committed_at, done.held.closed_at) == (HoldState.FULFILLED, later(1), later(1))
+    count(alder, 6, at=100)
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.held, level.available) == (6, 0, 0, 6)
+    assert not Movement.objects.filter(cause=Cause.COUNT).exists()
+    assert commit(alder, first.hold_id, at=3, is_handed_over=True).is_replay
+
+
+def test_a_sale_may_turn_out_to_be_handed_over_with_the_next_commit(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id)
+
+    done = commit(alder, first.hold_id, is_handed_over=True)
+
+    assert done.held is not None
+    assert done.held.state == HoldState.FULFILLED
+    assert alder.stock("MUG").on_hand == 6
+
+
+def test_an_expired_hold_that_is_there_still_is_handed_over(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    holds.sweep(now=later(900))
+
+    commit(alder, first.hold_id, at=901, is_handed_over=True)
+
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.held, level.available) == (6, 0, 0, 6)
+
+
+def test_what_had_left_before_a_count_is_not_taken_off_it(alder: Trade) -> None:
+    """The till was offline; meanwhile somebody counted the shelf."""
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id)
+    count(alder, 6, at=100)
+
+    fulfil(alder, first.hold_id, at=200, effective_at=later(50))
+
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.available) == (6, 0, 6)
+
+
+def test_a_clock_that_is_a_little_ahead_means_now_and_one_far_ahead_is_refused(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id)
+
+    assert fulfil(alder, first.hold_id, effective_at=later(2000)).refusal is Refusal.IN_THE_FUTURE
+    fulfil(alder, first.hold_id, effective_at=later(60))
+
+    assert {each.effective_at for each in Movement.objects.filter(cause=Cause.SHIPMENT)} == {later(2)}
+
+
+def test_a_cancelled_sale_gives_its_units_back_with_their_quota(alder: Trade) -> None:
+    StockLevel.objects.filter(pk=alder.stock("MUG").pk).update(quota=4)
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id)
+    DirtySku.objects.all().delete()
+
+    done = cancel(alder, first.hold_id)
+
+    assert done.held is not None
+    assert (done.held.state, done.held.closed_at) == (HoldState.CANCELLED, later(2))
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.available, level.quota) == (10, 0, 10, 4)
+    assert Movement.objects.filter(cause=Cause.CANCEL, correlation_id=first.correlation_id).count() == 1
+    assert DirtySku.objects.filter(sku=alder.skus["MUG"]).exists()
+    assert cancel(alder, first.hold_id, at=3).is_replay
+
+
+def test_a_sale_ends_once_and_only_what_was_sold_without_an_order_ends_here(alder: Trade) -> None:
+    active, ordered, shipped, cancelled, released = (held(alder, "MUG", 1).hold_id for _ in range(5))
+    commit(alder, ordered, north_order(alder))
+    commit(alder, shipped, is_handed_over=True)
+    commit(alder, cancelled)
+    cancel(alder, cancelled)
+    holds.release([released], merchant_id=alder.merchant.pk, now=later(2))
+    ids = [active, ordered, shipped, cancelled, released]
+
+    assert [fulfil(alder, hold_id).refusal for hold_id in (*ids, 10**9, 2**63)] == [
+        Refusal.NOT_COMMITTED,
+        Refusal.COMMITTED,
+        None,
+        Refusal.CANCELLED,
+        Refusal.RELEASED,
+        Refusal.UNKNOWN_HOLD,
+        Refusal.UNKNOWN_HOLD,
+    ]
+    assert [cancel(alder, hold_id).refusal for hold_id in (*ids, 2**63)] == [
+        Refusal.NOT_COMMITTED,
+        Refusal.COMMITTED,
+        Refusal.FULFILLED,
+        None,
+        Refusal.RELEASED,
+        Refusal.UNKNOWN_HOLD,
+    ]
+    assert commit(alder, cancelled).refusal is Refusal.CANCELLED
+    assert commit(alder, shipped, north_order(alder)).refusal is Refusal.FULFILLED
+    extended = holds.extend([shipped, cancelled], merchant_id=alder.merchant.pk, now=later(3))
+    assert [answer.refusal for answer in extended] == [Refusal.FULFILLED, Refusal.CANCELLED]
+    freed = holds.release([shipped, cancelled], merchant_id=alder.merchant.pk, now=later(3))
+    assert [answer.refusal for answer in freed] == [Refusal.FULFILLED, Refusal.CANCELLED]
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.held) == (9, 0, 2)
+
+
+# --- together ---------------------------------------------------------------------------------------------------
 
 
 def test_all_or_nothing_holds_for_endings_too(alder: Trade) -> None:
