@@ -45,6 +45,7 @@ _STATUS: Final = {
     Refusal.UNKNOWN_SKU: 422,
     Refusal.UNKNOWN_WAREHOUSE: 422,
     Refusal.UNKNOWN_CHANNEL: 422,
+    Refusal.NO_ORDER_ID: 422,
     Refusal.IN_THE_FUTURE: 422,
     Refusal.KEY_REUSED: 422,
 }
@@ -53,6 +54,7 @@ _FIELD: Final = {
     Refusal.UNKNOWN_SKU: "sku",
     Refusal.UNKNOWN_WAREHOUSE: "warehouses",
     Refusal.UNKNOWN_CHANNEL: "order.channel",
+    Refusal.NO_ORDER_ID: "order.id",
     Refusal.IN_THE_FUTURE: "effective_at",
 }
 _WORDS: Final = {
@@ -63,6 +65,7 @@ _WORDS: Final = {
     Refusal.NOT_ALONE: "Nothing is wrong with this line; another one was refused.",
     Refusal.UNKNOWN_HOLD: "There is no such hold.",
     Refusal.UNKNOWN_CHANNEL: "The merchant has no such channel. Leave `order` out if the order is in none of its channels.",
+    Refusal.NO_ORDER_ID: "No order of this channel has such an id. Give it as the channel's own API shows it.",
     Refusal.IN_THE_FUTURE: "This lies in the future. Set the clock of your system, or leave the field out for now.",
     Refusal.EXPIRED: "The hold has expired. Ask for a new one.",
     Refusal.RELEASED: "The hold was released. Ask for a new one.",
@@ -147,7 +150,7 @@ class OrderOfChannel(StrictSerializer):
     """An order as one of the merchant's channels tells of it."""
 
     channel = Id()
-    id = StrictText(max_length=64)
+    id = StrictText(max_length=64, help_text="As the channel names it, such as 1001 or gid://shopify/Order/1001.")
 
 
 class CommitmentOfHold(StrictSerializer):

@@ -2,9 +2,9 @@
 
 A hold ends in one of three ways: it is released (or expires: a predicate, so whoever next decides about its stock levels,
 or the sweep, releases it first); it is committed without an order, which books the sale itself; or it is committed to an
-order of a channel and waits until the engine books that order, in whose transaction its units are released. A sale without
-an order has nobody else to tell what became of it: it is fulfilled (shipped, handed over) or cancelled here. How a hold
-comes about: `inventory.holding`.
+order of a channel and waits until the engine books what it holds, in whose transaction its units are released. A sale
+without an order has nobody else to tell what became of it: it is fulfilled (shipped, handed over) or cancelled here. How a
+hold comes about: `inventory.holding`.
 
 Rows are locked in the order stock levels, holds, each in ascending id. A hold's state changes under the locks of its
 stock levels only; an extension needs the hold's alone.
@@ -43,14 +43,16 @@ LIFETIME_MAX: Final = timedelta(hours=24)
 ID_MAX: Final = 2**63 - 1
 
 Order = tuple[int, str]  # channel, its order id
+Wait = tuple[int, str, int]  # channel, its order id, the SKU that is held for it
 
-#: Asked, under the locks of the stock levels concerned, which of these orders have been booked: `(merchant_id, orders)`.
-#: Filled by the engine, which this app must not import. Raises UnknownChannel for a channel that is not the merchant's.
-order_is_booked: list[Callable[[int, Collection[Order]], set[Order]]] = []
+#: Asked, under the locks of the stock levels concerned, which of these wait for nothing any more, because the order's line
+#: of that SKU is booked or nothing of the order is open: `(merchant_id, waits)`. Filled by the engine, which this app must
+#: not import.
+order_is_booked: list[Callable[[int, Collection[Wait]], set[Wait]]] = []
 
-
-class UnknownChannel(LookupError):
-    """The merchant has no such channel."""
+#: Asked by which id the engine knows these orders, which programs may call otherwise: `(merchant_id, orders)`. None where
+#: the channel has no such ids; nothing for a channel that is not the merchant's. Filled as the other.
+order_ids: list[Callable[[int, Collection[Order]], dict[Order, str | None]]] = []
 
 
 class Refusal(enum.StrEnum):
@@ -63,6 +65,7 @@ class Refusal(enum.StrEnum):
     NOT_ALONE = "another-was-refused"  # all or nothing
     UNKNOWN_HOLD = "unknown-hold"
     UNKNOWN_CHANNEL = "unknown-channel"
+    NO_ORDER_ID = "no-order-id"
     IN_THE_FUTURE = "in-the-future"
     EXPIRED = "hold-expired"
     RELEASED = "hold-released"
@@ -128,6 +131,11 @@ class Held:
     ended_at: datetime | None = None  # its units were no longer held
     closed_at: datetime | None = None  # a sale without an order was fulfilled or cancelled
     parts: tuple[Part, ...] = ()
+
+    @property
+    def wait(self) -> Wait | None:
+        """What a hold that was committed to an order waits for."""
+        return None if self.order_channel_id is None else (self.order_channel_id, self.order_id, self.sku_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,35 +461,50 @@ def commit(
         raise ValueError("Name an order with its channel, or neither of them.")
     if any(each.is_handed_over and each.order_id for each in commitments):
         raise ValueError("An order's channel tells when it is shipped.")
+    named = _named(merchant_id, commitments)
     book = _Book(merchant_id, [each.hold_id for each in commitments], now, source=source)
-    booked, unknown = _booked(merchant_id, commitments)
+    waits = [_wait(book, called) for called in named]
+    booked = _booked(merchant_id, waits)
     answers = []
-    for each in commitments:
+    for each, called, wait in zip(commitments, named, waits, strict=True):
         held = book.held.get(each.hold_id)
         if held is None:
             answers.append(Answer(refusal=Refusal.UNKNOWN_HOLD))
-        elif each.order_channel_id in unknown:
-            answers.append(Answer(held, Refusal.UNKNOWN_CHANNEL))
+        elif isinstance(called, Refusal):
+            answers.append(Answer(held, called))
         else:
-            answers.append(_commit(book, held, each, (each.order_channel_id, each.order_id) in booked))
+            answers.append(_commit(book, held, called, wait in booked))
     return _settled(book, answers, all_or_nothing=all_or_nothing)
 
 
-def _booked(merchant_id: int, commitments: Iterable[Commitment]) -> tuple[set[tuple[int | None, str]], set[int | None]]:
-    """Which of the orders are booked, and which channels nobody knows."""
-    by_channel: dict[int, set[Order]] = defaultdict(set)
-    for each in commitments:
-        if each.order_channel_id is not None:
-            by_channel[each.order_channel_id].add((each.order_channel_id, each.order_id))
-    booked: set[tuple[int | None, str]] = set()
-    unknown: set[int | None] = set()
-    for channel_id, orders in by_channel.items():
-        try:
-            for ask in order_is_booked:
-                booked |= ask(merchant_id, orders)
-        except UnknownChannel:
-            unknown.add(channel_id)
-    return booked, unknown
+def _named(merchant_id: int, commitments: Sequence[Commitment]) -> list[Commitment | Refusal]:
+    """The commitments with their orders' ids as the engine knows them, or why there can be no such order."""
+    orders = {(each.order_channel_id, each.order_id) for each in commitments if each.order_channel_id is not None}
+    known = {order: order_id for ask in order_ids if orders for order, order_id in ask(merchant_id, orders).items()}
+
+    def name(each: Commitment) -> Commitment | Refusal:
+        if each.order_channel_id is None:
+            return each
+        order = (each.order_channel_id, each.order_id)
+        if order not in known:
+            return Refusal.UNKNOWN_CHANNEL
+        order_id = known[order]
+        return Refusal.NO_ORDER_ID if order_id is None else replace(each, order_id=order_id)
+
+    return [name(each) for each in commitments]
+
+
+def _wait(book: _Book, named: Commitment | Refusal) -> Wait | None:
+    """What the hold would wait for."""
+    if isinstance(named, Refusal) or named.order_channel_id is None or named.hold_id not in book.held:
+        return None
+    return named.order_channel_id, named.order_id, book.held[named.hold_id].sku_id
+
+
+def _booked(merchant_id: int, waits: Iterable[Wait | None]) -> set[Wait | None]:
+    """Those that wait for nothing any more."""
+    asked = {wait for wait in waits if wait is not None}
+    return {wait for ask in order_is_booked for wait in ask(merchant_id, asked)} if asked else set()
 
 
 def _commit(book: _Book, held: Held, commitment: Commitment, is_booked: bool) -> Answer:
@@ -627,13 +650,12 @@ def levels_held_for_orders(*, merchant_id: int, orders: Collection[Order]) -> se
     }
 
 
-def taken_over_by_orders(
-    *, merchant_id: int, orders: Collection[Order], balances: Mapping[int, Balance], now: datetime
-) -> list[Entry]:
-    """End the holds that wait for these orders, which the caller is about to book; returns what that gives back.
+def lock_waiting(
+    *, merchant_id: int, orders: Collection[Order], balances: Mapping[int, Balance]
+) -> list[tuple[Wait, Held]]:
+    """Lock the holds that wait for these orders, about which the caller decides under the locks of `balances`.
 
-    To be posted before the orders' own entries, in the same transaction, under the locks of `balances`. A hold of which a
-    stock level is not among them, because it was committed a moment ago, is left to the sweep.
+    A hold of which a stock level is not among them, because it was committed a moment ago, is left to the sweep.
     """
     waiting = sql.rows(
         """
@@ -647,14 +669,33 @@ def taken_over_by_orders(
         """,
         [[channel for channel, _ in orders], [order for _, order in orders], merchant_id, list(balances)],
     )
-    if not waiting:
-        return []
-    hold_ids = [hold_id for (hold_id,) in waiting]
-    sql.execute("UPDATE inventory_hold SET ended_at = %s WHERE id = ANY(%s::bigint[])", [now, hold_ids])
-    ended = find(hold_ids, merchant_id=merchant_id)
-    return [
-        entry_of(held, part, "taken-over", now, held=-part.quantity) for held in ended.values() for part in held.parts
-    ]
+    found = find([hold_id for (hold_id,) in waiting], merchant_id=merchant_id)
+    return [(held.wait, held) for _, held in sorted(found.items()) if held.wait is not None]
+
+
+def taken_over(held: Held, now: datetime) -> tuple[Entry, ...]:
+    """What is given back once the order of a waiting hold is booked: to be posted before the order's own entries."""
+    return tuple(entry_of(held, part, "taken-over", now, held=-part.quantity) for part in held.parts)
+
+
+def end_waiting(
+    *,
+    merchant_id: int,
+    hold_ids: Sequence[int],
+    entries: Iterable[Entry],
+    balances: Mapping[int, Balance],
+    now: datetime,
+) -> None:
+    """End locked holds whose orders the caller books in this transaction, and tell of the SKUs that their entries free."""
+    sql.execute("UPDATE inventory_hold SET ended_at = %s WHERE id = ANY(%s::bigint[])", [now, list(hold_ids)])
+    changes = [(balances[entry.stock_level_id].sku_id, entry.correlation_id) for entry in entries]
+    stock.tell_changes(merchant_id, changes, now)
+
+
+# --- the sweep --------------------------------------------------------------------------------------------------
+
+#: After which waiting hold this process's next sweep goes on: those that wait in vain keep nobody from his turn.
+_looked_at: Order = (0, "")
 
 
 def sweep(*, now: datetime, limit: int = BATCH_MAX) -> int:
@@ -671,30 +712,51 @@ def sweep(*, now: datetime, limit: int = BATCH_MAX) -> int:
         [now, limit],
     ):
         due[merchant_id].append(hold_id)
-    waiting: dict[int, dict[int, Order]] = defaultdict(dict)
-    for merchant_id, hold_id, channel_id, order_id in sql.rows(
-        """
-        SELECT merchant_id, id, order_channel_id, order_id FROM inventory_hold
-        WHERE state = 'committed' AND ended_at IS NULL ORDER BY id DESC LIMIT %s
-        """,
-        [limit],
-    ):
-        waiting[merchant_id][hold_id] = (channel_id, order_id)
-    for merchant_id, orders in waiting.items():
-        booked = {order for ask in order_is_booked for order in ask(merchant_id, set(orders.values()))}
-        due[merchant_id] += [hold_id for hold_id, order in orders.items() if order in booked]
+    for merchant_id, waits in _next_waiting(limit).items():
+        booked = _booked(merchant_id, waits.values())
+        due[merchant_id] += [hold_id for hold_id, wait in waits.items() if wait in booked]
     return sum(_sweep_merchant(merchant_id, hold_ids, now) for merchant_id, hold_ids in due.items() if hold_ids)
+
+
+def _next_waiting(limit: int) -> dict[int, dict[int, Wait]]:
+    """By merchant, what the next `limit` waiting holds wait for (or as many as there are), going round and round."""
+    global _looked_at
+    begun, found = _looked_at, _waiting_after(_looked_at, limit)
+    if len(found) < limit and begun > (0, ""):
+        found += _waiting_after((0, ""), limit - len(found))
+    waiting: dict[int, dict[int, Wait]] = defaultdict(dict)
+    for merchant_id, hold_id, channel_id, order_id, sku_id in found:
+        waiting[merchant_id][hold_id] = (channel_id, order_id, sku_id)
+        _looked_at = (channel_id, order_id)
+    return waiting
+
+
+def _waiting_after(order: Order, limit: int) -> list[tuple[Any, ...]]:
+    """So many holds that wait for orders after this one; all of the last order's."""
+    return sql.rows(
+        """
+        SELECT merchant_id, id, order_channel_id, order_id, sku_id FROM inventory_hold
+        WHERE state = 'committed' AND ended_at IS NULL AND (order_channel_id, order_id) > (%s, %s)
+        ORDER BY order_channel_id, order_id FETCH FIRST %s ROWS WITH TIES
+        """,
+        [*order, limit],
+    )
 
 
 @transaction.atomic
 def _sweep_merchant(merchant_id: int, hold_ids: Sequence[int], now: datetime) -> int:
-    """End these holds: the active ones, if they have expired, and the committed ones, whose orders are booked."""
+    """End these holds: the active ones, if they have expired, and the committed ones, if they wait for nothing any more."""
     book = _Book(merchant_id, hold_ids, now)
-    ended = [held for held in book.held.values() if held.ended_at is None]
-    for held in ended:
-        if held.state == HoldState.COMMITTED:
+    unended = [held for held in book.held.values() if held.ended_at is None]
+    # Asked under the locks: what had expired when it was found may have been committed to an order since.
+    booked = _booked(merchant_id, (held.wait for held in unended))
+    ended = 0
+    for held in unended:
+        if held.state == HoldState.COMMITTED and held.wait in booked:
             book.change(replace(held, ended_at=now), "taken-over", held=-1)
-        elif _has_expired(held, now):
+            ended += 1
+        elif held.state == HoldState.ACTIVE and _has_expired(held, now):
             _release(book, held)
+            ended += 1
     book.write()
-    return sum(held.ended_at is not None for held in map(book.held.__getitem__, [held.hold_id for held in ended]))
+    return ended

@@ -103,6 +103,28 @@ def test_refusals_say_the_way_out(till: Till) -> None:
     assert (tomorrow.status_code, tomorrow.json()["errors"][0]["field"]) == (422, "effective_at")
 
 
+def test_an_order_is_named_as_its_channel_does() -> None:
+    north = make_trade("Cedar")
+    till = Till(north)
+    channel = north.shops["north"].channel.pk
+    hold_id = till.post("holds", {"sku": "MUG", "quantity": 1}).json()["id"]
+
+    def commit(order: dict[str, Any], **more: Any) -> Any:
+        return till.post(f"holds/{hold_id}/commit", {"order": order} | more)
+
+    no_order = commit({"channel": channel, "id": "#1001"})
+    no_channel = commit({"channel": 2**63 - 1, "id": "1001"})
+    handed_over = commit({"channel": channel, "id": "1001"}, handed_over=True)
+    done = commit({"channel": channel, "id": "gid://shopify/Order/1001"})
+    released = till.post(f"holds/{hold_id}/release")
+
+    assert (no_order.status_code, no_order.json()["errors"][0]["field"]) == (422, "order.id")
+    assert (no_channel.status_code, no_channel.json()["errors"][0]["field"]) == (422, "order.channel")
+    assert (handed_over.status_code, handed_over.json()["errors"][0]["field"]) == (400, "handed_over")
+    assert done.json()["order"] == {"channel": channel, "id": "1001"}
+    assert "ship or cancel the order there" in released.json()["detail"]
+
+
 @pytest.mark.parametrize("number", [2**63 - 1, 2**63, 10**30])
 def test_a_number_that_no_hold_has_is_not_found(till: Till, number: int) -> None:
     assert till.get(f"holds/{number}").status_code == 404
