@@ -696,14 +696,17 @@ class WaitingFilter(SimpleListFilter):
         return [
             ("yes", "Held"),
             ("order", "Held for an order on its way"),
+            ("late", "Held for an order for over an hour"),
             ("no", "No longer held"),
         ]
 
     def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
         if self.value() == "yes":
             return queryset.filter(state=HoldState.ACTIVE)
-        if self.value() == "order":
-            return queryset.filter(state=HoldState.COMMITTED, ended_at=None)
+        if self.value() in ("order", "late"):
+            waiting = queryset.filter(state=HoldState.COMMITTED, ended_at=None)
+            since = timezone.now() - holds.LATE_ORDER
+            return waiting.filter(committed_at__lt=since) if self.value() == "late" else waiting
         return queryset.exclude(ended_at=None) if self.value() == "no" else queryset
 
 
@@ -723,7 +726,7 @@ class HoldAdmin(BigTableAdmin):
     )
     list_filter = (WaitingFilter, recent("created_at"), merchant_filter())
     list_select_related = ("sku", "merchant")
-    rare_choices = {"held": ("yes", "order")}
+    rare_choices = {"held": ("yes", "order", "late")}
     search_fields = ("correlation_id",)
     search_help_text = "Exact SKU or correlation id"
     actions_detail = ("release_hold",)

@@ -39,6 +39,8 @@ BATCH_MAX: Final = 500
 LIFETIME: Final = timedelta(minutes=15)
 LIFETIME_MAX: Final = timedelta(hours=24)
 
+#: From then on a hold is shown as waiting for an order that may never come.
+LATE_ORDER: Final = timedelta(hours=1)
 #: No id is greater: what is, nobody has.
 ID_MAX: Final = 2**63 - 1
 

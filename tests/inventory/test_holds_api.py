@@ -306,5 +306,5 @@ def test_in_the_admin_a_hold_is_released_with_a_reason(client: Client, alder: Tr
     assert alder.stock("MUG").held == 0
     event = AuditEvent.objects.get(action="hold.release")
     assert (event.reason, event.user, event.after) == ("customer rang", user, {"state": "released"})
-    for held in ("yes", "order", "no"):
+    for held in ("yes", "order", "late", "no"):
         assert client.get(reverse("admin:inventory_hold_changelist"), {"held": held}).status_code == 200
