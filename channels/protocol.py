@@ -393,6 +393,13 @@ class EventReader(Protocol):
         """What the event says. Raises MalformedEvent, naming the field, whatever the bytes are."""
         ...
 
+    def read_order_id(self, said: str) -> str:
+        """The id by which events name this order, from however the channel's own APIs write it.
+
+        Raises MalformedEvent when no order can have it.
+        """
+        ...
+
 
 class Connector(Protocol):
     """One channel's API, for one account. Every method raises ChannelError subclasses only."""

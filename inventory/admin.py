@@ -699,13 +699,20 @@ class WaitingFilter(SimpleListFilter):
     parameter_name = "held"
 
     def lookups(self, request: HttpRequest, model_admin: PlainModelAdmin[Any]) -> list[tuple[str, str]]:
-        return [("yes", "Held"), ("order", "Held for an order on its way"), ("no", "No longer held")]
+        return [
+            ("yes", "Held"),
+            ("order", "Held for an order on its way"),
+            ("late", "Held for an order for over an hour"),
+            ("no", "No longer held"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any] | None:
         if self.value() == "yes":
             return queryset.filter(state=HoldState.ACTIVE)
-        if self.value() == "order":
-            return queryset.filter(state=HoldState.COMMITTED, ended_at=None)
+        if self.value() in ("order", "late"):
+            waiting = queryset.filter(state=HoldState.COMMITTED, ended_at=None)
+            since = timezone.now() - holds.LATE_ORDER
+            return waiting.filter(committed_at__lt=since) if self.value() == "late" else waiting
         return queryset.exclude(ended_at=None) if self.value() == "no" else queryset
 
 
@@ -725,14 +732,15 @@ class HoldAdmin(BigTableAdmin):
     )
     list_filter = (WaitingFilter, recent("created_at"), merchant_filter())
     list_select_related = ("sku", "merchant")
-    rare_choices = {"held": ("yes", "order")}
+    rare_choices = {"held": ("yes", "order", "late")}
     search_fields = ("correlation_id",)
     search_help_text = "Exact SKU or correlation id"
     actions_detail = ("release_hold",)
     actions_row = ("release_hold",)
     fieldsets = (
         (None, {"fields": (("sku", "quantity"), ("state", "reference"), "order_shown", "parts_shown")}),
-        ("When", {"fields": (("created_at", "expires_at"), ("ended_at", "story"), "idempotency_key", "merchant")}),
+        ("When", {"fields": (("created_at", "expires_at"), ("committed_at", "ended_at"), ("closed_at", "story"))}),
+        ("By whom", {"fields": (("source", "idempotency_key"), "merchant")}),
     )
     readonly_fields = ("order_shown", "parts_shown", "story")
 
@@ -744,7 +752,7 @@ class HoldAdmin(BigTableAdmin):
     def sku_code(self, hold: Hold) -> str:
         return hold.sku.code
 
-    @column("state", badge={"Active": "info", "Committed": "success"})
+    @column("state", badge={"Active": "info", "Committed": "success", "Fulfilled": "success"})
     def state_badge(self, hold: Hold) -> str:
         return hold.get_state_display()
 

@@ -21,6 +21,7 @@ from inventory.models import Hold, HoldState
 from inventory.recipes import Recipe
 from merchants.api import (
     ApiView,
+    Moment,
     PageQuery,
     Problem,
     StrictBoolean,
@@ -44,7 +45,17 @@ _STATUS: Final = {
     Refusal.UNKNOWN_SKU: 422,
     Refusal.UNKNOWN_WAREHOUSE: 422,
     Refusal.UNKNOWN_CHANNEL: 422,
+    Refusal.NO_ORDER_ID: 422,
+    Refusal.IN_THE_FUTURE: 422,
     Refusal.KEY_REUSED: 422,
+}
+#: Which field is to blame.
+_FIELD: Final = {
+    Refusal.UNKNOWN_SKU: "sku",
+    Refusal.UNKNOWN_WAREHOUSE: "warehouses",
+    Refusal.UNKNOWN_CHANNEL: "order.channel",
+    Refusal.NO_ORDER_ID: "order.id",
+    Refusal.IN_THE_FUTURE: "effective_at",
 }
 _WORDS: Final = {
     Refusal.UNAVAILABLE: "Not so many are available. Ask for what `available` says, or for less.",
@@ -54,10 +65,27 @@ _WORDS: Final = {
     Refusal.NOT_ALONE: "Nothing is wrong with this line; another one was refused.",
     Refusal.UNKNOWN_HOLD: "There is no such hold.",
     Refusal.UNKNOWN_CHANNEL: "The merchant has no such channel. Leave `order` out if the order is in none of its channels.",
+    Refusal.NO_ORDER_ID: "No order of this channel has such an id. Give it as the channel's own API shows it.",
+    Refusal.IN_THE_FUTURE: "This lies in the future. Set the clock of your system, or leave the field out for now.",
     Refusal.EXPIRED: "The hold has expired. Ask for a new one.",
     Refusal.RELEASED: "The hold was released. Ask for a new one.",
-    Refusal.COMMITTED: "The hold was committed to an order; cancel the order to give its units back.",
+    Refusal.NOT_COMMITTED: "The hold is no sale yet. Commit it, with `handed_over` if the goods have left; or release it.",
+    Refusal.COMMITTED: "The hold was sold. Fulfil it when the goods have left, or cancel it to give its units back.",
+    Refusal.FULFILLED: "The goods have left. Report what comes back as a movement of the type `return`.",
+    Refusal.CANCELLED: "The sale was cancelled and its units given back. Ask for a new hold.",
 }
+_COMMITTED_TO_ORDER: Final = (
+    "The hold was committed to an order, of which its channel tells: ship or cancel the order there. If the order never "
+    "comes, somebody can release the hold in the admin."
+)
+
+
+def _words(answer: Answer) -> str:
+    """Why something was not done, and the way out."""
+    assert answer.refusal is not None
+    if answer.refusal is Refusal.COMMITTED and answer.held is not None and answer.held.order_channel_id is not None:
+        return _COMMITTED_TO_ORDER
+    return _WORDS[answer.refusal]
 
 
 # --- what is said -----------------------------------------------------------------------------------------------
@@ -111,11 +139,18 @@ class Extension(StrictSerializer):
     expires_in = Lifetime()
 
 
+class Id(StrictInteger):
+    """One that we gave."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"min_value": 1, "max_value": holds.ID_MAX, **options})
+
+
 class OrderOfChannel(StrictSerializer):
     """An order as one of the merchant's channels tells of it."""
 
-    channel = StrictInteger(min_value=1)
-    id = StrictText(max_length=64)
+    channel = Id()
+    id = StrictText(max_length=64, help_text="As the channel names it, such as 1001 or gid://shopify/Order/1001.")
 
 
 class CommitmentOfHold(StrictSerializer):
@@ -125,9 +160,26 @@ class CommitmentOfHold(StrictSerializer):
         required=False,
         allow_null=True,
         default=None,
-        help_text="The units stay held until this order's own webhook is booked. None: the sale is booked now.",
+        help_text="The units stay held until this order's own webhook is booked. None: the sale is booked now, and you will "
+        "fulfil or cancel it.",
     )
     reference = StrictText(max_length=200, default="", allow_blank=True)
+    handed_over = StrictBoolean(
+        default=False, help_text="The customer has left with the goods: such a sale, of no order, is fulfilled at once."
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """An order is fulfilled by its channel."""
+        if attrs["handed_over"] and attrs["order"]:
+            words = "The order's channel tells when it is shipped. Leave out `order` or `handed_over`."
+            raise exceptions.ValidationError({"handed_over": [words]})
+        return attrs
+
+
+class FulfilmentOfHold(StrictSerializer):
+    """That goods which were sold have left."""
+
+    effective_at = Moment(required=False, default=None, help_text="When they left; now, if left out.")
 
 
 class Nothing(StrictSerializer):
@@ -137,7 +189,7 @@ class Nothing(StrictSerializer):
 class SomeHolds(_Mode):
     """Holds by their ids."""
 
-    holds = serializers.ListField(child=StrictInteger(min_value=1), min_length=1, max_length=holds.BATCH_MAX)
+    holds = serializers.ListField(child=Id(), min_length=1, max_length=holds.BATCH_MAX)
 
 
 class SomeExtensions(SomeHolds):
@@ -149,13 +201,25 @@ class SomeExtensions(SomeHolds):
 class LineOfCommitment(CommitmentOfHold):
     """A hold and the sale it became."""
 
-    id = StrictInteger(min_value=1)
+    id = Id()
 
 
 class SomeCommitments(_Mode):
     """Holds that became sales."""
 
     holds = serializers.ListField(child=LineOfCommitment(), min_length=1, max_length=holds.BATCH_MAX)
+
+
+class LineOfFulfilment(FulfilmentOfHold):
+    """A hold of which the goods have left."""
+
+    id = Id()
+
+
+class SomeFulfilments(_Mode):
+    """Holds of which the goods have left."""
+
+    holds = serializers.ListField(child=LineOfFulfilment(), min_length=1, max_length=holds.BATCH_MAX)
 
 
 class HoldsQuery(PageQuery):
@@ -188,7 +252,9 @@ class HoldAnswer(serializers.Serializer[Any]):
     correlation_id = serializers.UUIDField()
     created_at = serializers.DateTimeField()
     expires_at = serializers.DateTimeField()
+    committed_at = serializers.DateTimeField(allow_null=True)
     ended_at = serializers.DateTimeField(allow_null=True, help_text="When its units were no longer held.")
+    closed_at = serializers.DateTimeField(allow_null=True, help_text="When its sale was fulfilled or cancelled.")
     parts = HoldPartAnswer(many=True)
 
 
@@ -228,7 +294,9 @@ def said_of(held: Held) -> dict[str, Any]:
         "correlation_id": str(held.correlation_id),
         "created_at": held.created_at.isoformat(),
         "expires_at": held.expires_at.isoformat(),
+        "committed_at": held.committed_at.isoformat() if held.committed_at else None,
         "ended_at": held.ended_at.isoformat() if held.ended_at else None,
+        "closed_at": held.closed_at.isoformat() if held.closed_at else None,
         "parts": [{"sku": part.sku, "warehouse": part.warehouse, "quantity": part.quantity} for part in held.parts],
     }
 
@@ -238,7 +306,9 @@ def _refused(answer: Answer) -> Problem:
     more: dict[str, Any] = {} if answer.available is None else {"available": answer.available}
     if answer.held is not None:
         more["hold"] = said_of(answer.held)
-    return Problem(_STATUS.get(answer.refusal, 409), answer.refusal.value, _WORDS[answer.refusal], more=more)
+    words, field = _words(answer), _FIELD.get(answer.refusal)
+    errors = [{"field": field, "detail": words}] if field else None
+    return Problem(_STATUS.get(answer.refusal, 409), answer.refusal.value, words, errors=errors, more=more)
 
 
 def _line(answer: Answer) -> dict[str, Any]:
@@ -246,7 +316,7 @@ def _line(answer: Answer) -> dict[str, Any]:
     if answer.held is not None:
         line["hold"] = said_of(answer.held)
     if answer.refusal is not None:
-        line |= {"reason": answer.refusal.value, "detail": _WORDS[answer.refusal]}
+        line |= {"reason": answer.refusal.value, "detail": _words(answer)}
     if answer.available is not None:
         line["available"] = answer.available
     return line
@@ -297,7 +367,7 @@ class HoldsView(ApiView):
         the same request may be sent again. Requests that come at the same time share a commit.
         """
         asked = read(NewHold, request.data)
-        ask = _ask(asked, key=idempotency_key(request))
+        ask = _ask(asked, self.key.prefix, key=idempotency_key(request))
         [answer] = holding.hold([ask], merchant_id=self.merchant.pk, now=timezone.now())
         if answer.held is None:
             raise _refused(answer)
@@ -305,7 +375,7 @@ class HoldsView(ApiView):
         return Response(said_of(answer.held), status=201, headers=headers)
 
 
-def _ask(asked: Mapping[str, Any], *, key: str = "") -> holds.Ask:
+def _ask(asked: Mapping[str, Any], source: str, *, key: str = "") -> holds.Ask:
     return holds.Ask(
         sku=asked["sku"],
         quantity=asked["quantity"],
@@ -314,6 +384,7 @@ def _ask(asked: Mapping[str, Any], *, key: str = "") -> holds.Ask:
         split=asked["split"],
         reference=asked["reference"],
         lifetime=timedelta(seconds=asked["expires_in"]),
+        source=source,
     )
 
 
@@ -369,16 +440,42 @@ class CommitView(_ActView):
     def post(self, request: Request, hold_id: int) -> HttpResponse:
         """Make a hold a sale: of a channel's order, or, without one, booked at once.
 
-        A hold that has expired is committed if its units are still there, else refused with 409.
+        A sale without an order takes its units until it is fulfilled or cancelled; a till says `handed_over` and is done. A
+        hold that has expired is committed if its units are still there, else refused with 409.
         """
         commitment = _commitment(hold_id, read(CommitmentOfHold, request.data))
-        merchant_id, now = self.merchant.pk, timezone.now()
-        return self.answer(request, lambda: holds.commit([commitment], merchant_id=merchant_id, now=now))
+        merchant_id, now, source = self.merchant.pk, timezone.now(), self.key.prefix
+        return self.answer(request, lambda: holds.commit([commitment], merchant_id=merchant_id, now=now, source=source))
 
 
 def _commitment(hold_id: int, asked: Mapping[str, Any]) -> holds.Commitment:
     order = asked["order"] or {"channel": None, "id": ""}
-    return holds.Commitment(hold_id, order["channel"], order["id"], asked["reference"])
+    return holds.Commitment(hold_id, order["channel"], order["id"], asked["reference"], asked["handed_over"])
+
+
+class FulfilView(_ActView):
+    """The goods have left."""
+
+    @extend_schema(request=FulfilmentOfHold, responses=HoldAnswer)
+    def post(self, request: Request, hold_id: int) -> HttpResponse:
+        """Say that the goods of a sale without an order have left the warehouse: they are on hand no more.
+
+        Say when, if a count may have missed them: what left before the newest count is not taken off it.
+        """
+        fulfilment = holds.Fulfilment(hold_id, read(FulfilmentOfHold, request.data)["effective_at"])
+        merchant_id, now, source = self.merchant.pk, timezone.now(), self.key.prefix
+        return self.answer(request, lambda: holds.fulfil([fulfilment], merchant_id=merchant_id, now=now, source=source))
+
+
+class CancelView(_ActView):
+    """No sale after all."""
+
+    @extend_schema(request=Nothing, responses=HoldAnswer)
+    def post(self, request: Request, hold_id: int) -> HttpResponse:
+        """Cancel a sale without an order of which the goods have not left: they can be sold again."""
+        read(Nothing, request.data)
+        merchant_id, now, source = self.merchant.pk, timezone.now(), self.key.prefix
+        return self.answer(request, lambda: holds.cancel([hold_id], merchant_id=merchant_id, now=now, source=source))
 
 
 class ReleaseView(_ActView):
@@ -388,8 +485,8 @@ class ReleaseView(_ActView):
     def post(self, request: Request, hold_id: int) -> HttpResponse:
         """Give the units of a hold back."""
         read(Nothing, request.data)
-        merchant_id, now = self.merchant.pk, timezone.now()
-        return self.answer(request, lambda: holds.release([hold_id], merchant_id=merchant_id, now=now))
+        merchant_id, now, source = self.merchant.pk, timezone.now(), self.key.prefix
+        return self.answer(request, lambda: holds.release([hold_id], merchant_id=merchant_id, now=now, source=source))
 
 
 class HoldBatchView(ApiView):
@@ -404,7 +501,7 @@ class HoldBatchView(ApiView):
         merchant_id, mode = self.merchant.pk, asked["mode"]
 
         def act() -> tuple[int, Any]:
-            asks = [_ask(line) for line in asked["holds"]]
+            asks = [_ask(line, self.key.prefix) for line in asked["holds"]]
             answers = holding.hold(
                 asks, merchant_id=merchant_id, now=timezone.now(), all_or_nothing=mode == ALL_OR_NOTHING
             )
@@ -458,6 +555,47 @@ class CommitBatchView(_BatchActView):
                 [_commitment(line["id"], line) for line in asked["holds"]],
                 merchant_id=self.merchant.pk,
                 now=timezone.now(),
+                source=self.key.prefix,
+                all_or_nothing=asked["mode"] == ALL_OR_NOTHING,
+            ),
+        )
+
+
+class FulfilBatchView(_BatchActView):
+    """Many that have left."""
+
+    @extend_schema(request=SomeFulfilments, responses=BatchAnswer)
+    def post(self, request: Request) -> HttpResponse:
+        """Fulfil up to 500 sales without an order."""
+        asked = read(SomeFulfilments, request.data)
+        return self.answer(
+            request,
+            asked["mode"],
+            lambda: holds.fulfil(
+                [holds.Fulfilment(line["id"], line["effective_at"]) for line in asked["holds"]],
+                merchant_id=self.merchant.pk,
+                now=timezone.now(),
+                source=self.key.prefix,
+                all_or_nothing=asked["mode"] == ALL_OR_NOTHING,
+            ),
+        )
+
+
+class CancelBatchView(_BatchActView):
+    """Many that were none."""
+
+    @extend_schema(request=SomeHolds, responses=BatchAnswer)
+    def post(self, request: Request) -> HttpResponse:
+        """Cancel up to 500 sales without an order."""
+        asked = read(SomeHolds, request.data)
+        return self.answer(
+            request,
+            asked["mode"],
+            lambda: holds.cancel(
+                asked["holds"],
+                merchant_id=self.merchant.pk,
+                now=timezone.now(),
+                source=self.key.prefix,
                 all_or_nothing=asked["mode"] == ALL_OR_NOTHING,
             ),
         )
@@ -477,6 +615,7 @@ class ReleaseBatchView(_BatchActView):
                 asked["holds"],
                 merchant_id=self.merchant.pk,
                 now=timezone.now(),
+                source=self.key.prefix,
                 all_or_nothing=asked["mode"] == ALL_OR_NOTHING,
             ),
         )

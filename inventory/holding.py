@@ -434,6 +434,7 @@ class _Desk:
         held = Held(
             hold_id=next(self._ids),
             sku=ask.sku,
+            sku_id=recipe.sku_id,
             quantity=ask.quantity,
             state=HoldState.ACTIVE,
             reference=ask.reference,
@@ -442,7 +443,6 @@ class _Desk:
             correlation_id=ask.correlation_id,
             expires_at=now + ask.lifetime,
             created_at=now,
-            ended_at=None,
             parts=tuple(parts),
         )
         if ask.key:
@@ -471,15 +471,15 @@ class _Desk:
         sql.execute(
             """
             INSERT INTO inventory_hold (merchant_id, id, sku_id, quantity, idempotency_key, asked_sha256, reference,
-                correlation_id, expires_at, created_at)
+                correlation_id, expires_at, created_at, source)
             SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::bytea[], %s::text[],
-                %s::uuid[], %s::timestamptz[], %s::timestamptz[]) AS asked (id, sku_id, quantity, key)
+                %s::uuid[], %s::timestamptz[], %s::timestamptz[], %s::text[]) AS asked (id, sku_id, quantity, key)
             ORDER BY asked.key
             """,
             [
                 merchant_id,
                 [held.hold_id for held in self.made],
-                [self._known[held.sku].sku_id for held in self.made],
+                [held.sku_id for held in self.made],
                 [held.quantity for held in self.made],
                 [ask.key or f"unkeyed:{held.hold_id}" for ask, held in zip(self._asks, self.made, strict=True)],
                 [ask.fingerprint() if ask.key else b"" for ask in self._asks],
@@ -487,6 +487,7 @@ class _Desk:
                 [held.correlation_id for held in self.made],
                 [held.expires_at for held in self.made],
                 [held.created_at for held in self.made],
+                [ask.source for ask in self._asks],
             ],
         )
         parts = [(held, part) for held in self.made for part in held.parts]
@@ -504,8 +505,9 @@ class _Desk:
             ],
         )
         return [
-            entry_of(held, part, "taken", held.created_at, held=part.quantity, quota=-part.quantity)
-            for held, part in parts
+            entry_of(held, part, "taken", held.created_at, held=part.quantity, quota=-part.quantity, source=ask.source)
+            for ask, held in zip(self._asks, self.made, strict=True)
+            for part in held.parts
         ]
 
 

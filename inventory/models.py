@@ -473,18 +473,20 @@ class WebhookDelivery(models.Model):
 
 
 class HoldState(models.TextChoices):
-    """A hold ends once: committed to an order or released."""
+    """A hold ends once: released, or committed to an order or to a sale of its own, which ends fulfilled or cancelled."""
 
     ACTIVE = "active"
     COMMITTED = "committed"
     RELEASED = "released"
+    FULFILLED = "fulfilled"
+    CANCELLED = "cancelled"
 
 
 class Hold(models.Model):
     """Units reserved through the API for an order that does not exist yet. Expiry is a predicate, not a timer.
 
     Its units stay on the account `held` until `ended_at`: a hold committed to an order that no channel has told us of
-    yet is committed and not ended.
+    yet is committed and not ended. Those of a sale without an order are committed units until `closed_at`.
     """
 
     merchant = models.ForeignKey(
@@ -502,10 +504,15 @@ class Hold(models.Model):
     #: The order it was committed to, as its channel names it. A number: this app does not know channels.
     order_channel_id = models.BigIntegerField("channel of the order", null=True, blank=True)
     order_id = models.CharField("order", max_length=64, blank=True, db_default="")
+    source = models.CharField(
+        max_length=20, blank=True, db_default="", help_text="How the API key begins that made it."
+    )
     correlation_id = models.UUIDField()
     expires_at = models.DateTimeField()
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    committed_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField("its units were no longer held", null=True, blank=True)
+    closed_at = models.DateTimeField("its sale was fulfilled or cancelled", null=True, blank=True)
 
     class Meta:
         constraints = [
@@ -518,8 +525,14 @@ class Hold(models.Model):
             models.CheckConstraint(
                 condition=Q(state="active", ended_at=None)
                 | Q(state="released", ended_at__isnull=False)
-                | Q(state="committed") & (Q(ended_at__isnull=False) | Q(order_channel_id__isnull=False)),
+                | Q(state="committed") & (Q(ended_at__isnull=False) | Q(order_channel_id__isnull=False))
+                | Q(state__in=["fulfilled", "cancelled"], ended_at__isnull=False, order_channel_id=None),
                 name="hold_ends_with_its_state",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["fulfilled", "cancelled"], closed_at__isnull=False)
+                | ~Q(state__in=["fulfilled", "cancelled"]) & Q(closed_at=None),
+                name="hold_closed_exactly_when_dated",
             ),
             models.CheckConstraint(
                 condition=Q(order_channel_id=None, order_id="")

@@ -21,9 +21,10 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, Operational
 
 from channels import protocol
 from channels.protocol import CatalogueTouched, LevelTouched, OrderDeleted, OrderState, OrderTouched, RefundMade
+from inventory.ledger import Entry
 from sync import catalogue
-from sync.decide import DEAD, IGNORED, Line, LineKey, Outcome, Verdict, World, decide
-from sync.ports import Claimed, Engine, Locked, Mappings, Mentioned, OrderKey
+from sync.decide import DEAD, IGNORED, Line, LineKey, Outcome, Verdict, World, decide, ends_hold
+from sync.ports import Claimed, Engine, Locked, Mappings, Mentioned, OrderKey, Waiting
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 from synctec.lib.failpoints import failpoint
 
@@ -326,10 +327,10 @@ def _decide_all(
     held_for = books.held_for_orders(merchant_id, mentioned.orders)
     taken = {level for line in lines.values() for level in line.taken_from}
     stock_level_ids, balances = books.lock_stock(merchant_id, mappings, sku_ids, selling, taken | held_for)
-    # A hold that was committed to an order and the order are one sale: what was held is what is sold.
-    freed = books.end_holds(merchant_id, mentioned.orders, balances, now) if held_for else []
+    # A hold that was committed to an order and the order are one sale: what is held may be what is sold.
+    waiting = books.lock_holds(merchant_id, mentioned.orders, balances, now) if held_for else []
     available = {level: balance.available for level, balance in balances.items()}
-    for entry in freed:
+    for entry in _given_back(waiting):
         available[entry.stock_level_id] -= entry.held
     levels = books.lock_levels(merchant_id, _level_pairs(batch, mappings, lines, selling))
     world = World(
@@ -356,7 +357,10 @@ def _decide_all(
                 verdict = decide(event, claimed.envelope, world, outcome)
                 verdicts[claimed.envelope.event_id] = verdict
         verdicts.setdefault(claimed.envelope.event_id, Verdict(IGNORED, "the order is no longer there to be read"))
-    books.post(merchant_id, balances, [*freed, *outcome.entries], now)
+    ended = _ended(waiting, world.lines)
+    if ended:
+        books.end_holds(merchant_id, ended, balances, now)
+    books.post(merchant_id, balances, [*_given_back(ended), *outcome.entries], now)
     books.write_lines(merchant_id, outcome.touched_lines.values(), now)
     books.write_order_effects(levels.values(), now)
     books.write_level_changes(levels.values(), now, CHECK_AFTER)
@@ -365,6 +369,20 @@ def _decide_all(
         {sku: (envelope.correlation_id, envelope.received_at) for sku, envelope in outcome.dirty.items()},
     )
     return verdicts
+
+
+def _given_back(holds: Iterable[Waiting]) -> list[Entry]:
+    return [entry for hold in holds for entry in hold.gives_back]
+
+
+def _ended(holds: Sequence[Waiting], lines: Mapping[LineKey, Line]) -> list[Waiting]:
+    """The holds whose orders, all of whose lines these are, have been booked or have nothing left to book."""
+    if not holds:
+        return []
+    by_order: dict[OrderKey, list[Line]] = defaultdict(list)
+    for (channel, order_id, _), line in lines.items():
+        by_order[channel, order_id].append(line)
+    return [hold for hold in holds if ends_hold(hold.sku_id, by_order[hold.order])]
 
 
 def _mentioned(batch: Iterable[Claimed]) -> Mentioned:

@@ -18,6 +18,7 @@ from typing import Any
 from django.db import connection
 
 from channels.models import Channel, ChannelState, EventState, InboxEvent
+from inventory import holds
 from inventory.models import SkuKind
 from locations.models import LocationGroup
 from sync import words
@@ -189,6 +190,7 @@ class Counts:
     unpublished: int = 0
     dead: int = 0
     waiting_lines: int = 0
+    waiting_holds: int = 0
     shortages: int = 0
 
 
@@ -593,6 +595,12 @@ _PULSE = f"""
                 WHERE line.channel_id IN (SELECT channel_id FROM places) AND line.waiting_for <> ''
                 LIMIT %(limit)s) AS counted),
            (SELECT count(*) FROM (
+               SELECT 1 FROM inventory_hold AS hold
+                WHERE hold.order_channel_id IN (SELECT channel_id FROM places)
+                  AND hold.state = 'committed' AND hold.ended_at IS NULL
+                  AND hold.committed_at < now() - %(late_order)s
+                LIMIT %(limit)s) AS counted),
+           (SELECT count(*) FROM (
                SELECT 1 FROM inventory_shortage AS shortage
                  JOIN inventory_stocklevel AS level ON level.id = shortage.stock_level_id
                  JOIN locations_groupwarehouse AS member ON member.warehouse_id = level.warehouse_id
@@ -621,8 +629,10 @@ def _pulse(view: View, sku_ids: list[int]) -> tuple[Counts, tuple[Any, ...]]:
         "group": view.group_id,
         "skus": sku_ids,
         "limit": COUNT_LIMIT,
+        "late_order": holds.LATE_ORDER,
     }
-    moving, suspect, stuck, pending, dirty, dead, waiting, shortages, *digests = _fetch(_PULSE, parameters)[0]
+    row = _fetch(_PULSE, parameters)[0]
+    moving, suspect, stuck, pending, dirty, dead, waiting, waiting_holds, shortages, *digests = row
     counts = Counts(
         moving=moving,
         suspect=suspect,
@@ -631,6 +641,7 @@ def _pulse(view: View, sku_ids: list[int]) -> tuple[Counts, tuple[Any, ...]]:
         unpublished=dirty,
         dead=dead,
         waiting_lines=waiting,
+        waiting_holds=waiting_holds,
         shortages=shortages,
     )
     return counts, tuple(digests)
@@ -684,6 +695,11 @@ def _needs(counts: Counts, columns: Iterable[Column]) -> tuple[Need, ...]:
     if counts.waiting_lines:
         text = f"{words.count(counts.waiting_lines, 'order line', limit=COUNT_LIMIT)} wait for a mapping"
         needs.append(Need("warning", text, "sync_orderline"))
+    if counts.waiting_holds:
+        late = words.count(counts.waiting_holds, "hold", limit=COUNT_LIMIT)
+        verb = "waits" if counts.waiting_holds == 1 else "wait"
+        text = f"{late} {verb} for an order that has not come for an hour"
+        needs.append(Need("warning", text, "inventory_hold", "held=late"))
     return tuple(sorted(needs, key=lambda need: need.tone != "danger"))
 
 

@@ -171,6 +171,18 @@ def decide(
     return _order(event.order_id, "", news, envelope, world, outcome)
 
 
+def ends_hold(sku_id: int, lines: Collection[Line]) -> bool:
+    """Whether nothing need be held for an order's units of a SKU any more, by all the lines known of the order.
+
+    A line of the SKU was booked, and what was held is what it has taken; or the order is told and nothing of it waits, so
+    that none will be. That an order is merely named, as by a refund told ahead of it, says neither.
+    """
+    if any(line.postings and line.sku_id == sku_id for line in lines):
+        return True
+    is_told = any(line.register.says or line.register.is_deleted for line in lines)
+    return is_told and not any(line.waiting_for for line in lines)
+
+
 def _order(
     order_id: str, name: str, news: Mapping[str, Register], envelope: Envelope, world: World, outcome: Outcome
 ) -> Verdict:

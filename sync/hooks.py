@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -10,11 +11,12 @@ from functools import partial
 from django.db import transaction
 from django.db.models.functions import Now
 
-from channels import inbox, mapping, onboarding, steering
+from channels import connect, inbox, mapping, onboarding, protocol, steering
 from channels.models import Channel, EventState, InboxEvent, Listing, ListingLevel
 from inventory import holds, stock
 from locations import matrix
-from sync import tasks
+from sync import register, tasks
+from sync.decide import Line, ends_hold
 from sync.models import OrderLine
 from sync.tables import upkeep
 from synctec.lib.ids import uuid7
@@ -25,6 +27,7 @@ def attach() -> None:
     inbox.on_received.append(tasks.ring_apply)
     stock.on_change.append(_stock_changed)
     holds.order_is_booked.append(_booked)
+    holds.order_ids.append(_order_ids)
     stock.on_changes.append(_stocks_changed)
     matrix.on_change.append(_matrix_changed)
     mapping.on_mapped.append(_listings_mapped)
@@ -42,13 +45,35 @@ def _stocks_changed(merchant_id: int, changes: Sequence[tuple[int, uuid.UUID]], 
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
 
 
-def _booked(merchant_id: int, orders: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Those of the orders of which something was booked."""
-    channels = {channel for channel, _ in orders}
-    if Channel.objects.filter(merchant_id=merchant_id, pk__in=channels).count() < len(channels):
-        raise holds.UnknownChannel
-    lines = OrderLine.objects.filter(channel__in=channels, order_id__in={order for _, order in orders}, postings__gt=0)
-    return set(lines.values_list("channel_id", "order_id")) & set(orders)
+def _order_ids(merchant_id: int, orders: Collection[holds.Order]) -> dict[holds.Order, str | None]:
+    """By which id the channels' events name these orders."""
+    channels = Channel.objects.filter(merchant_id=merchant_id, pk__in={channel for channel, _ in orders})
+    kinds = dict(channels.values_list("pk", "kind"))
+    return {order: _read_order_id(kinds[order[0]], order[1]) for order in orders if order[0] in kinds}
+
+
+def _read_order_id(kind: str, said: str) -> str | None:
+    try:
+        return connect.reader_for(kind).read_order_id(said)
+    except protocol.MalformedEvent:
+        return None
+
+
+def _booked(merchant_id: int, waits: Collection[holds.Wait]) -> set[holds.Wait]:
+    """Those that wait for nothing any more."""
+    rows = OrderLine.objects.filter(
+        merchant_id=merchant_id,
+        channel__in={channel for channel, _, _ in waits},
+        order_id__in={order_id for _, order_id, _ in waits},
+    )
+    by_order: dict[holds.Order, list[Line]] = defaultdict(list)
+    for row in rows:
+        line = Line(
+            (row.channel_id, row.order_id, row.line_id), sku_id=row.sku_id, register=register.from_json(row.facts)
+        )
+        line.postings, line.waiting_for = row.postings, row.waiting_for
+        by_order[row.channel_id, row.order_id].append(line)
+    return {wait for wait in waits if ends_hold(wait[2], by_order[wait[:2]])}
 
 
 def _matrix_changed(merchant_id: int, sku_ids: Sequence[int] | None, now: datetime) -> None:

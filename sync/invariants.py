@@ -179,6 +179,27 @@ ALWAYS = (
         """,
     ),
     Check(
+        "holds_end_with_what_they_wait_for",
+        "a hold committed to an order ends once a line of its SKU is booked or nothing of the order is open",
+        """
+        SELECT hold.id AS hold, hold.order_id, hold.ended_at FROM inventory_hold hold
+        WHERE hold.state = 'committed' AND hold.order_channel_id IS NOT NULL AND hold.ended_at IS NOT NULL
+            AND NOT EXISTS (
+                SELECT 1 FROM sync_orderline line
+                WHERE line.channel_id = hold.order_channel_id AND line.order_id = hold.order_id
+                    AND line.sku_id = hold.sku_id AND line.postings > 0)
+            AND (NOT EXISTS (
+                    SELECT 1 FROM sync_orderline line
+                    WHERE line.channel_id = hold.order_channel_id AND line.order_id = hold.order_id
+                        AND (line.facts ? 'says' OR line.facts ? 'deleted'))
+                OR EXISTS (
+                    SELECT 1 FROM sync_orderline line
+                    WHERE line.channel_id = hold.order_channel_id AND line.order_id = hold.order_id
+                        -- One that an edit added later is no reason.
+                        AND line.waiting_for <> '' AND line.postings = 0 AND line.created_at < hold.ended_at))
+        """,
+    ),
+    Check(
         "shortages_are_declared",
         "every unit sold beyond stock is an open shortage, and no other is",
         """
@@ -234,6 +255,19 @@ WHEN_QUIET = (
         "every_push_is_answered",
         "no push is open",
         "SELECT id AS push, listing_level_id, batch_id, from_quantity, to_quantity FROM channels_push WHERE state = 'open'",
+    ),
+    Check(
+        "no_hold_waits_in_vain",
+        "no hold waits for an order whose line of its SKU is booked, or of which nothing is open",
+        """
+        SELECT hold.id AS hold, hold.order_id, hold.committed_at FROM inventory_hold hold
+        JOIN LATERAL (
+            SELECT bool_or(line.sku_id = hold.sku_id AND line.postings > 0) AS is_booked,
+                bool_or(line.facts ? 'says' OR line.facts ? 'deleted') AND bool_and(line.waiting_for = '') AS is_settled
+            FROM sync_orderline line
+            WHERE line.channel_id = hold.order_channel_id AND line.order_id = hold.order_id) AS known ON true
+        WHERE hold.state = 'committed' AND hold.ended_at IS NULL AND (known.is_booked OR known.is_settled)
+        """,
     ),
     Check(
         "reported_is_desired",

@@ -80,6 +80,15 @@ class Mappings(NamedTuple):
         return {component for sku in sku_ids for component in self.parts[sku]}
 
 
+class Waiting(NamedTuple):
+    """A hold that waits for an order's line of its SKU, and what ending it gives back."""
+
+    hold_id: int
+    order: OrderKey
+    sku_id: int
+    gives_back: tuple[Entry, ...]
+
+
 class InboxBooks(Protocol):
     """The inbox: every acknowledged event, in exactly one state."""
 
@@ -161,10 +170,16 @@ class StockBooks(Protocol):
         """The stock levels of holds that wait for one of these orders."""
         ...
 
-    def end_holds(
+    def lock_holds(
         self, merchant_id: int, orders: Collection[OrderKey], balances: Mapping[int, Balance], now: datetime
-    ) -> list[Entry]:
-        """End the holds that wait for these orders, which are about to be booked; returns what that gives back."""
+    ) -> list[Waiting]:
+        """Lock the holds on these stock levels that wait for one of these orders."""
+        ...
+
+    def end_holds(
+        self, merchant_id: int, ended: Sequence[Waiting], balances: Mapping[int, Balance], now: datetime
+    ) -> None:
+        """End locked holds, whose orders are booked, and mark their SKUs for publishing. What they give back is posted."""
         ...
 
     def write_lines(self, merchant_id: int, lines: Collection[Line], now: datetime) -> None:

@@ -201,6 +201,9 @@ class Reader:
     def read_delivery(self, headers: Mapping[str, str]) -> protocol.Delivery:
         raise NotImplementedError
 
+    def read_order_id(self, said: str) -> str:
+        return said
+
     def interpret(self, *, topic: str, body: bytes) -> tuple[protocol.Event, ...]:
         return (body if isinstance(body, Told) else self.said[body]).events
 

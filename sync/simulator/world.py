@@ -745,6 +745,9 @@ class Reader:
     def read_delivery(self, headers: Mapping[str, str]) -> protocol.Delivery:
         raise NotImplementedError
 
+    def read_order_id(self, said: str) -> str:
+        return said
+
     def interpret(self, *, topic: str, body: bytes) -> tuple[protocol.Event, ...]:
         assert isinstance(body, Told)
         return body.events

@@ -16,7 +16,7 @@ from locations.pace import RUSH_SECONDS, USUAL_SECONDS, Propagation
 from locations.routing import Routing
 from sync import register
 from sync.decide import Level, Line, LineKey, ListingFacts, Taken, explained
-from sync.ports import Mappings, Mentioned, OrderKey
+from sync.ports import Mappings, Mentioned, OrderKey, Waiting
 from sync.register import Effect
 from synctec.lib import sql
 
@@ -245,10 +245,27 @@ class StockTables:
     def held_for_orders(self, merchant_id: int, orders: Collection[OrderKey]) -> set[int]:
         return holds.levels_held_for_orders(merchant_id=merchant_id, orders=orders) if orders else set()
 
-    def end_holds(
+    def lock_holds(
         self, merchant_id: int, orders: Collection[OrderKey], balances: Mapping[int, Balance], now: datetime
-    ) -> list[Entry]:
-        return holds.taken_over_by_orders(merchant_id=merchant_id, orders=orders, balances=balances, now=now)
+    ) -> list[Waiting]:
+        return [
+            Waiting(held.hold_id, (channel, order_id), sku_id, holds.taken_over(held, now))
+            for (channel, order_id, sku_id), held in holds.lock_waiting(
+                merchant_id=merchant_id, orders=orders, balances=balances
+            )
+        ]
+
+    def end_holds(
+        self, merchant_id: int, ended: Sequence[Waiting], balances: Mapping[int, Balance], now: datetime
+    ) -> None:
+        if ended:
+            holds.end_waiting(
+                merchant_id=merchant_id,
+                hold_ids=[waiting.hold_id for waiting in ended],
+                entries=[entry for waiting in ended for entry in waiting.gives_back],
+                balances=balances,
+                now=now,
+            )
 
     def write_lines(self, merchant_id: int, lines: Collection[Line], now: datetime) -> None:
         touched = list(lines)

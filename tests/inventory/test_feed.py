@@ -161,6 +161,17 @@ def test_an_integration_can_leave_out_its_own_echo(alder: Trade) -> None:
     assert len(wms.get("changes", cursor=own["next"], skip_own="true").json()["changes"]) == 1
 
 
+def test_holds_of_its_own_are_left_out_too(alder: Trade) -> None:
+    till, other = Program(alder.merchant), Program(alder.merchant)
+    start = till.get("changes").json()["next"]
+    for acts in (("commit", "cancel"), ("commit", "fulfil"), ("release",)):
+        hold_id = till.post("holds", {"sku": "MUG", "quantity": 1}).json()["id"]
+        assert [till.post(f"holds/{hold_id}/{act}", {}).status_code for act in acts] == [200] * len(acts)
+
+    assert till.get("changes", cursor=start, skip_own="true").json()["changes"] == []
+    assert other.get("changes", cursor=start, skip_own="true").json()["changes"] != []
+
+
 def test_a_bad_cursor_is_refused_and_one_from_before_a_restore_too(alder: Trade) -> None:
     wms = Program(alder.merchant)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,8 +15,9 @@ import redis
 from django.conf import settings
 from django.db import connection, transaction
 
-from inventory import availability, holding, holds, recipes, stock
-from inventory.holds import Answer, Ask, Commitment, Order, Refusal
+from channels.models import Listing
+from inventory import availability, counts, holding, holds, recipes, stock
+from inventory.holds import Answer, Ask, Commitment, Fulfilment, Order, Refusal
 from inventory.ledger import Entry
 from inventory.models import (
     BomLine,
@@ -32,9 +33,14 @@ from inventory.models import (
     Strategy,
     Warehouse,
 )
+from inventory.movements import Reporter
+from locations.models import Mapping
+from sync import hooks
+from sync.apply import apply_batch
 from sync.invariants import violations
 from sync.models import DirtySku
-from tests.factories import NOON, Trade, later, make_trade
+from tests.engine import engine
+from tests.factories import NOON, Trade, deliver, later, make_trade, order_body, refund_body
 
 pytestmark = pytest.mark.django_db
 
@@ -56,20 +62,6 @@ def _sound(db: None) -> Iterator[None]:
     assert list(violations(when_quiet=False)) == []
 
 
-@pytest.fixture
-def booked(monkeypatch: pytest.MonkeyPatch) -> set[Order]:
-    """The orders that the engine says it has booked."""
-    known: set[Order] = set()
-
-    def is_booked(merchant_id: int, orders: Collection[Order]) -> set[Order]:
-        if any(channel == 404 for channel, _ in orders):
-            raise holds.UnknownChannel
-        return known & set(orders)
-
-    monkeypatch.setattr(holds, "order_is_booked", [is_booked])
-    return known
-
-
 def hold(trade: Trade, *asks: Ask, at: float = 0, all_or_nothing: bool = False) -> list[Answer]:
     return holding.hold(asks, merchant_id=trade.merchant.pk, now=later(at), all_or_nothing=all_or_nothing)
 
@@ -80,9 +72,40 @@ def held(trade: Trade, *ask: Any, at: float = 0, **more: Any) -> holds.Held:
     return answer.held
 
 
-def commit(trade: Trade, hold_id: int, order: Order | None = None, *, at: float = 1) -> Answer:
+def commit(
+    trade: Trade, hold_id: int, order: Order | None = None, *, at: float = 1, is_handed_over: bool = False
+) -> Answer:
     channel, order_id = order or (None, "")
-    return holds.commit([Commitment(hold_id, channel, order_id)], merchant_id=trade.merchant.pk, now=later(at))[0]
+    commitment = Commitment(hold_id, channel, order_id, is_handed_over=is_handed_over)
+    return holds.commit([commitment], merchant_id=trade.merchant.pk, now=later(at))[0]
+
+
+def fulfil(trade: Trade, hold_id: int, *, at: float = 2, effective_at: datetime | None = None) -> Answer:
+    fulfilment = Fulfilment(hold_id, effective_at)
+    return holds.fulfil([fulfilment], merchant_id=trade.merchant.pk, now=later(at))[0]
+
+
+def cancel(trade: Trade, hold_id: int, *, at: float = 2) -> Answer:
+    return holds.cancel([hold_id], merchant_id=trade.merchant.pk, now=later(at))[0]
+
+
+def north_order(trade: Trade, order_id: str = "1001") -> Order:
+    """An order of the shop North."""
+    return trade.shops["north"].channel.pk, order_id
+
+
+def tell(trade: Trade, topic: str, body: dict[str, Any]) -> None:
+    """North tells of something, and it is applied."""
+    deliver(trade.shops["north"], topic, body)
+    apply_batch(engine(later(60)), merchant_id=trade.merchant.pk)
+
+
+def tell_order(trade: Trade, *lines: tuple[str, int], **how: Any) -> None:
+    tell(trade, "orders/updated", order_body(trade.shops["north"], 1001, *lines, **how))
+
+
+def ended_at(hold_id: int) -> datetime | None:
+    return Hold.objects.get(pk=hold_id).ended_at
 
 
 def use(trade: Trade, *strategies: str) -> None:
@@ -355,58 +378,186 @@ def test_without_an_order_a_commit_books_the_sale(alder: Trade) -> None:
     assert Movement.objects.filter(cause=Cause.SALE, correlation_id=first.correlation_id).count() == 2
 
 
-def test_committed_to_an_order_it_stays_held_until_the_order_is_booked(alder: Trade, booked: set[Order]) -> None:
-    order = (alder.shops["north"].channel.pk, "1001")
+@committed
+def test_committed_to_an_order_it_stays_held_until_the_order_is_booked(alder: Trade) -> None:
     first = held(alder, "MUG", 4)
-    assert commit(alder, first.hold_id, order).held is not None
+    assert commit(alder, first.hold_id, north_order(alder)).held is not None
     assert (alder.stock("MUG").held, alder.stock("MUG").available) == (4, 6)
     holds.sweep(now=later(86400))
-    assert Hold.objects.get(pk=first.hold_id).ended_at is None
+    assert ended_at(first.hold_id) is None
 
-    levels = holds.levels_held_for_orders(merchant_id=alder.merchant.pk, orders=[order])
-    with transaction.atomic():
-        balances = stock.lock_balances(levels)
-        entries = holds.taken_over_by_orders(
-            merchant_id=alder.merchant.pk, orders=[order, (1, "2")], balances=balances, now=later(5)
-        )
-        stock.post(merchant_id=alder.merchant.pk, balances=balances, entries=entries, now=later(5))
-        booked.add(order)
-        again = holds.taken_over_by_orders(
-            merchant_id=alder.merchant.pk, orders=[order], balances=balances, now=later(5)
-        )
+    tell_order(alder, ("MUG", 4))
 
-    assert again == []
-    assert (alder.stock("MUG").held, alder.stock("MUG").available) == (0, 10)
-    assert commit(alder, first.hold_id, order).is_replay
+    assert ended_at(first.hold_id) == later(60)
+    level = alder.stock("MUG")
+    assert (level.held, level.committed, level.available) == (0, 4, 6)
+    assert commit(alder, first.hold_id, north_order(alder)).is_replay
 
 
-def test_an_order_booked_before_the_commit_leaves_nothing_held(alder: Trade, booked: set[Order]) -> None:
-    order = (alder.shops["north"].channel.pk, "1001")
+@committed
+def test_an_order_booked_before_the_commit_leaves_nothing_held(alder: Trade) -> None:
     first = held(alder, "MUG", 4)
-    booked.add(order)
+    tell_order(alder, ("MUG", 4))
 
-    done = commit(alder, first.hold_id, order)
+    done = commit(alder, first.hold_id, north_order(alder))
 
     assert done.held is not None
     assert done.held.ended_at == later(1)
-    assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (0, 0)
+    assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (0, 4)
 
 
-def test_the_sweep_ends_a_hold_whose_order_was_booked_past_it(alder: Trade, booked: set[Order]) -> None:
-    order = (alder.shops["north"].channel.pk, "1001")
+@committed
+def test_a_refund_that_is_told_before_its_order_ends_no_hold(alder: Trade) -> None:
     first = held(alder, "MUG", 4)
-    commit(alder, first.hold_id, order)
-    elsewhere = alder.stock("TEE").pk
-    with transaction.atomic():
-        taken = holds.taken_over_by_orders(
-            merchant_id=alder.merchant.pk, orders=[order], balances=stock.lock_balances([elsewhere]), now=later(2)
-        )
-    assert taken == []
-    booked.add(order)
+    commit(alder, first.hold_id, north_order(alder))
+
+    tell(alder, "refunds/create", refund_body(1001, 0, 1, "no_restock"))
+    assert (alder.stock("MUG").held, alder.stock("MUG").available) == (4, 6)
+
+    tell_order(alder, ("MUG", 4))
+    assert (alder.stock("MUG").held, alder.stock("MUG").available) == (0, 6)
+
+
+@committed
+def test_an_order_that_cannot_be_placed_ends_its_hold_once_it_can(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id, north_order(alder))
+    cells = list(Mapping.objects.filter(store_location=alder.shops["north"].location))
+    Mapping.objects.filter(store_location=alder.shops["north"].location).delete()
+
+    tell_order(alder, ("MUG", 4))
+    holds.sweep(now=later(60))
+    assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (4, 0)
+
+    Mapping.objects.bulk_create(cells)
+    hooks.replay_waiting(alder.merchant.pk)
+    apply_batch(engine(later(60)), merchant_id=alder.merchant.pk)
+    assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (0, 4)
+
+
+@committed
+@pytest.mark.parametrize("is_told_first", [False, True])
+def test_of_two_lines_the_one_that_waits_ends_no_hold(alder: Trade, is_told_first: bool) -> None:
+    mugs, tees = held(alder, "MUG", 1), held(alder, "TEE", 4)
+    Listing.objects.filter(pk=alder.shops["north"].listings["TEE"].pk).update(sku=None)
+    if is_told_first:
+        tell_order(alder, ("MUG", 1), ("TEE", 4))
+    for each in (mugs, tees):
+        commit(alder, each.hold_id, north_order(alder))
+    if not is_told_first:
+        tell_order(alder, ("MUG", 1), ("TEE", 4))
+    holds.sweep(now=later(60))
+
+    assert ended_at(mugs.hold_id) is not None
+    assert ended_at(tees.hold_id) is None
+    assert (alder.stock("MUG").held, alder.stock("TEE").held) == (0, 4)
+
+
+@committed
+@pytest.mark.parametrize("is_told_first", [False, True])
+@pytest.mark.parametrize("how", ["cancelled", "deleted"])
+def test_an_order_of_which_nothing_is_left_to_book_ends_its_hold(alder: Trade, how: str, is_told_first: bool) -> None:
+    """Bought and cancelled while webhooks were lost: the first that is heard of it is its end."""
+    make_bundle(alder, "SET", {"MUG": 2})
+    first = held(alder, "MUG", 4)
+    DirtySku.objects.all().delete()
+
+    def tell_end() -> None:
+        if how == "deleted":
+            tell(alder, "orders/delete", {"id": 1001})
+        else:
+            tell_order(alder, ("MUG", 4), at=20, cancelled=True, refunds=(refund_body(1001, 0, 4, "cancel"),))
+
+    if is_told_first:
+        tell_end()
+    commit(alder, first.hold_id, north_order(alder))
+    if not is_told_first:
+        tell_end()
+
+    assert ended_at(first.hold_id) is not None
+    assert (alder.stock("MUG").held, alder.stock("MUG").available) == (0, 10)
+    assert set(DirtySku.objects.values_list("sku__code", flat=True)) == {"MUG", "SET"}
+
+
+@committed
+def test_what_is_held_for_an_order_elsewhere_is_published_when_it_is_given_back(alder: Trade) -> None:
+    """The order takes what its store's warehouse has; the hold had taken it from another."""
+    second_warehouse(alder, {"MUG": 6})
+    first = held(alder, "MUG", 4, warehouses=("EAST",))
+    commit(alder, first.hold_id, north_order(alder))
+    DirtySku.objects.all().delete()
+
+    tell_order(alder, ("MUG", 4))
+
+    east = StockLevel.objects.get(sku=alder.skus["MUG"], warehouse__code="EAST")
+    assert (east.held, east.available, alder.stock("MUG").committed) == (0, 6, 4)
+    assert DirtySku.objects.filter(correlation_id=first.correlation_id, sku=alder.skus["MUG"]).exists()
+
+
+@pytest.fixture
+def _apply_that_overlooks_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that had asked for them a moment before they were committed."""
+    monkeypatch.setattr(holds, "levels_held_for_orders", lambda **_: set())
+
+
+@committed
+@pytest.mark.usefixtures("_apply_that_overlooks_holds")
+def test_the_sweep_ends_a_hold_whose_order_was_booked_past_it(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id, north_order(alder))
+    tell_order(alder, ("MUG", 4))
+    assert alder.stock("MUG").held == 4
+    assert "no_hold_waits_in_vain" in [violation.name for violation in violations(when_quiet=True)]
 
     assert holds.sweep(now=later(3)) == 1
 
     assert alder.stock("MUG").held == 0
+    assert "no_hold_waits_in_vain" not in [violation.name for violation in violations(when_quiet=True)]
+
+
+@committed
+@pytest.mark.usefixtures("_apply_that_overlooks_holds")
+def test_holds_that_wait_for_good_keep_the_sweep_from_no_other(alder: Trade) -> None:
+    first = held(alder, "MUG", 1)
+    commit(alder, first.hold_id, north_order(alder))
+    for number in (1, 2, 3, 2001, 2002, 2003):
+        commit(alder, held(alder, "MUG", 1).hold_id, north_order(alder, str(number)))
+    tell_order(alder, ("MUG", 1))
+
+    assert sum(holds.sweep(now=later(3), limit=2) for _ in range(4)) == 1
+
+    assert ended_at(first.hold_id) is not None
+    assert alder.stock("MUG").held == 6
+
+
+@committed
+def test_the_sweep_leaves_a_hold_that_was_committed_while_it_was_on_its_way(
+    alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = held(alder, "MUG", 4)
+    sweep_merchant = holds._sweep_merchant
+
+    def commit_and_sweep(merchant_id: int, hold_ids: Sequence[int], now: datetime) -> int:
+        assert hold_ids == [first.hold_id]
+        assert commit(alder, first.hold_id, north_order(alder), at=901).refusal is None
+        return sweep_merchant(merchant_id, hold_ids, now)
+
+    monkeypatch.setattr(holds, "_sweep_merchant", commit_and_sweep)
+
+    assert holds.sweep(now=later(900)) == 0
+
+    assert ended_at(first.hold_id) is None
+    assert alder.stock("MUG").held == 4
+
+
+def test_the_auditor_sees_a_hold_that_ended_before_its_order_was_booked(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id, north_order(alder))
+    Hold.objects.update(ended_at=later(2))
+
+    assert "holds_end_with_what_they_wait_for" in [violation.name for violation in violations(when_quiet=False)]
+
+    Hold.objects.update(ended_at=None)
 
 
 @pytest.mark.parametrize("is_swept", [False, True])
@@ -421,11 +572,11 @@ def test_an_expired_hold_is_committed_if_its_units_are_still_there(alder: Trade,
     assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (0, 8)
 
 
-def test_an_expired_hold_is_held_again_for_an_order_on_its_way(alder: Trade, booked: set[Order]) -> None:
+def test_an_expired_hold_is_held_again_for_an_order_on_its_way(alder: Trade) -> None:
     first = held(alder, "MUG", 8)
     holds.sweep(now=later(900))
 
-    assert commit(alder, first.hold_id, (7, "1001"), at=901).held is not None
+    assert commit(alder, first.hold_id, north_order(alder), at=901).held is not None
 
     assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (8, 0)
 
@@ -440,26 +591,193 @@ def test_an_expired_hold_whose_units_are_gone_is_refused(alder: Trade) -> None:
     assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (5, 0)
 
 
-def test_a_hold_ends_once(alder: Trade, booked: set[Order]) -> None:
+def test_a_hold_ends_once(alder: Trade) -> None:
     released, sold = held(alder, "MUG", 1), held(alder, "MUG", 1)
     ids = [released.hold_id, sold.hold_id]
     holds.release(ids[:1], merchant_id=alder.merchant.pk, now=later(1))
-    commit(alder, ids[1], (7, "1"))
+    commit(alder, ids[1], north_order(alder, "1"))
 
     assert commit(alder, ids[0]).refusal is Refusal.RELEASED
-    assert commit(alder, ids[1], (7, "2")).refusal is Refusal.COMMITTED
+    assert commit(alder, ids[1], north_order(alder, "2")).refusal is Refusal.COMMITTED
     assert commit(alder, ids[1]).refusal is Refusal.COMMITTED
     assert commit(alder, 10**9).refusal is Refusal.UNKNOWN_HOLD
-    assert commit(alder, ids[1], (404, "1")).refusal is Refusal.UNKNOWN_CHANNEL
+    assert commit(alder, ids[1], (10**9, "1")).refusal is Refusal.UNKNOWN_CHANNEL
+    assert commit(alder, ids[1], north_order(alder, "order one")).refusal is Refusal.NO_ORDER_ID
     again, refused = holds.release(ids, merchant_id=alder.merchant.pk, now=later(2))
     assert (again.is_replay, refused.refusal) == (True, Refusal.COMMITTED)
     extended = holds.extend(ids, merchant_id=alder.merchant.pk, now=later(2))
     assert [answer.refusal for answer in extended] == [Refusal.RELEASED, Refusal.COMMITTED]
 
 
+@pytest.mark.parametrize("said", ["1001", "gid://shopify/Order/1001"])
+def test_however_an_order_is_named_it_is_the_same(alder: Trade, said: str) -> None:
+    first = held(alder, "MUG", 1)
+
+    done = commit(alder, first.hold_id, north_order(alder, said))
+
+    assert done.held is not None
+    assert done.held.order_id == "1001"
+    assert commit(alder, first.hold_id, north_order(alder, "gid://shopify/Order/1001")).is_replay
+
+
+@pytest.mark.parametrize("said", ["#1001", "gid://shopify/DraftOrder/1001", "0", "-1", "9" * 20, "1001 "])
+def test_what_no_order_can_be_called_is_refused(alder: Trade, said: str) -> None:
+    first = held(alder, "MUG", 1)
+
+    assert commit(alder, first.hold_id, north_order(alder, said)).refusal is Refusal.NO_ORDER_ID
+    assert Hold.objects.get().state == HoldState.ACTIVE
+
+
 def test_an_order_needs_its_channel(alder: Trade) -> None:
     with pytest.raises(ValueError, match="channel"):
         holds.commit([Commitment(1, None, "1001")], merchant_id=alder.merchant.pk, now=NOON)
+
+
+def test_an_order_is_not_handed_over_by_us(alder: Trade) -> None:
+    with pytest.raises(ValueError, match="shipped"):
+        commit(alder, 1, north_order(alder), is_handed_over=True)
+
+
+# --- sales without an order -------------------------------------------------------------------------------------
+
+
+def count(trade: Trade, units: int, *, at: float) -> None:
+    counted = counts.Counted(f"count at {at}", "MUG", "MAIN", units, later(at))
+    counts.take(
+        merchant_id=trade.merchant.pk, counts=[counted], reporter=Reporter(), all_or_nothing=False, now=later(at)
+    )
+
+
+def test_what_was_sold_leaves_with_its_fulfilment(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id)
+
+    done = fulfil(alder, first.hold_id)
+
+    assert done.held is not None
+    assert (done.held.state, done.held.closed_at) == (HoldState.FULFILLED, later(2))
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.available) == (6, 0, 6)
+    shipped = Movement.objects.filter(cause=Cause.SHIPMENT, correlation_id=first.correlation_id)
+    assert {(each.account, each.delta, each.effective_at) for each in shipped} == {
+        ("on_hand", -4, later(2)),
+        ("committed", -4, later(2)),
+    }
+    assert fulfil(alder, first.hold_id, at=3).is_replay
+    assert commit(alder, first.hold_id, at=3).is_replay
+
+
+def test_a_till_sells_and_hands_over_at_once_and_a_count_afterwards_agrees(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+
+    done = commit(alder, first.hold_id, is_handed_over=True)
+
+    assert done.held is not None
+    assert (done.held.state, done.held.committed_at, done.held.closed_at) == (HoldState.FULFILLED, later(1), later(1))
+    count(alder, 6, at=100)
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.held, level.available) == (6, 0, 0, 6)
+    assert not Movement.objects.filter(cause=Cause.COUNT).exists()
+    assert commit(alder, first.hold_id, at=3, is_handed_over=True).is_replay
+
+
+def test_a_sale_may_turn_out_to_be_handed_over_with_the_next_commit(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id)
+
+    done = commit(alder, first.hold_id, is_handed_over=True)
+
+    assert done.held is not None
+    assert done.held.state == HoldState.FULFILLED
+    assert alder.stock("MUG").on_hand == 6
+
+
+def test_an_expired_hold_that_is_there_still_is_handed_over(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    holds.sweep(now=later(900))
+
+    commit(alder, first.hold_id, at=901, is_handed_over=True)
+
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.held, level.available) == (6, 0, 0, 6)
+
+
+def test_what_had_left_before_a_count_is_not_taken_off_it(alder: Trade) -> None:
+    """The till was offline; meanwhile somebody counted the shelf."""
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id)
+    count(alder, 6, at=100)
+
+    fulfil(alder, first.hold_id, at=200, effective_at=later(50))
+
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.available) == (6, 0, 6)
+
+
+def test_a_clock_that_is_a_little_ahead_means_now_and_one_far_ahead_is_refused(alder: Trade) -> None:
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id)
+
+    assert fulfil(alder, first.hold_id, effective_at=later(2000)).refusal is Refusal.IN_THE_FUTURE
+    fulfil(alder, first.hold_id, effective_at=later(60))
+
+    assert {each.effective_at for each in Movement.objects.filter(cause=Cause.SHIPMENT)} == {later(2)}
+
+
+def test_a_cancelled_sale_gives_its_units_back_with_their_quota(alder: Trade) -> None:
+    StockLevel.objects.filter(pk=alder.stock("MUG").pk).update(quota=4)
+    first = held(alder, "MUG", 4)
+    commit(alder, first.hold_id)
+    DirtySku.objects.all().delete()
+
+    done = cancel(alder, first.hold_id)
+
+    assert done.held is not None
+    assert (done.held.state, done.held.closed_at) == (HoldState.CANCELLED, later(2))
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.available, level.quota) == (10, 0, 10, 4)
+    assert Movement.objects.filter(cause=Cause.CANCEL, correlation_id=first.correlation_id).count() == 1
+    assert DirtySku.objects.filter(sku=alder.skus["MUG"]).exists()
+    assert cancel(alder, first.hold_id, at=3).is_replay
+
+
+def test_a_sale_ends_once_and_only_what_was_sold_without_an_order_ends_here(alder: Trade) -> None:
+    active, ordered, shipped, cancelled, released = (held(alder, "MUG", 1).hold_id for _ in range(5))
+    commit(alder, ordered, north_order(alder))
+    commit(alder, shipped, is_handed_over=True)
+    commit(alder, cancelled)
+    cancel(alder, cancelled)
+    holds.release([released], merchant_id=alder.merchant.pk, now=later(2))
+    ids = [active, ordered, shipped, cancelled, released]
+
+    assert [fulfil(alder, hold_id).refusal for hold_id in (*ids, 10**9, 2**63)] == [
+        Refusal.NOT_COMMITTED,
+        Refusal.COMMITTED,
+        None,
+        Refusal.CANCELLED,
+        Refusal.RELEASED,
+        Refusal.UNKNOWN_HOLD,
+        Refusal.UNKNOWN_HOLD,
+    ]
+    assert [cancel(alder, hold_id).refusal for hold_id in (*ids, 2**63)] == [
+        Refusal.NOT_COMMITTED,
+        Refusal.COMMITTED,
+        Refusal.FULFILLED,
+        None,
+        Refusal.RELEASED,
+        Refusal.UNKNOWN_HOLD,
+    ]
+    assert commit(alder, cancelled).refusal is Refusal.CANCELLED
+    assert commit(alder, shipped, north_order(alder)).refusal is Refusal.FULFILLED
+    extended = holds.extend([shipped, cancelled], merchant_id=alder.merchant.pk, now=later(3))
+    assert [answer.refusal for answer in extended] == [Refusal.FULFILLED, Refusal.CANCELLED]
+    freed = holds.release([shipped, cancelled], merchant_id=alder.merchant.pk, now=later(3))
+    assert [answer.refusal for answer in freed] == [Refusal.FULFILLED, Refusal.CANCELLED]
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.held) == (9, 0, 2)
+
+
+# --- together ---------------------------------------------------------------------------------------------------
 
 
 def test_all_or_nothing_holds_for_endings_too(alder: Trade) -> None:
@@ -534,9 +852,9 @@ def test_an_optimistic_decision_is_taken_anew_when_something_moved(
     assert (answer.refusal, answer.available) == (Refusal.UNAVAILABLE, 1)
 
 
-def test_a_release_by_hand_leaves_a_trace_and_frees_what_waits_for_an_order(alder: Trade, booked: set[Order]) -> None:
+def test_a_release_by_hand_leaves_a_trace_and_frees_what_waits_for_an_order(alder: Trade) -> None:
     first = held(alder, "MUG", 4)
-    commit(alder, first.hold_id, (7, "1001"))
+    commit(alder, first.hold_id, north_order(alder))
 
     def by_hand() -> bool:
         return holds.release_by_hand(
@@ -546,7 +864,7 @@ def test_a_release_by_hand_leaves_a_trace_and_frees_what_waits_for_an_order(alde
     assert by_hand()
     assert not by_hand()
     assert alder.stock("MUG").held == 0
-    assert commit(alder, first.hold_id, (7, "1001"), at=1000).refusal is Refusal.RELEASED
+    assert commit(alder, first.hold_id, north_order(alder), at=1000).refusal is Refusal.RELEASED
 
 
 def test_held_units_are_never_below_those_of_a_check(alder: Trade) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,14 +12,19 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
-from inventory.models import BomLine, Hold, Sku, SkuKind
+from inventory import holding, holds
+from inventory.holds import Ask
+from inventory.models import BomLine, Hold, Movement, Sku, SkuKind
 from merchants import keys
-from merchants.models import AuditEvent, Member, Role, Scope, User
-from tests.factories import Trade, make_trade
+from merchants.models import ApiKey, AuditEvent, Member, Role, Scope, User
+from tests.factories import NOON, Trade, later, make_trade
 
 pytestmark = pytest.mark.django_db
 
 _count = itertools.count()
+
+#: What can be done with a hold.
+ACTS = ("extend", "commit", "fulfil", "cancel", "release")
 
 
 @pytest.fixture
@@ -62,6 +68,98 @@ def test_a_hold_is_made_shown_extended_and_committed(alder: Trade, till: Till) -
     assert (sold["state"], sold["reference"]) == ("committed", "receipt 7")
     assert till.post(f"holds/{hold['id']}/release").status_code == 409
     assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (0, 4)
+
+
+def test_a_sale_without_an_order_is_fulfilled_or_cancelled(alder: Trade, till: Till) -> None:
+    lines = [{"sku": "MUG", "quantity": 1} for _ in range(4)]
+    ids = [line["hold"]["id"] for line in till.post("holds/batch", {"holds": lines}).json()["results"]]
+    till.post("holds/batch/commit", {"holds": [{"id": hold_id} for hold_id in ids[:3]]})
+
+    handed_over = till.post(f"holds/{ids[3]}/commit", {"handed_over": True}).json()
+    shipped = till.post(f"holds/{ids[0]}/fulfil", {"effective_at": "2026-01-01T00:00:00+01:00"}).json()
+    cancelled = till.post(f"holds/{ids[1]}/cancel").json()
+    fulfil_lines = [{"id": hold_id} for hold_id in ids]
+    many = till.post("holds/batch/fulfil", {"holds": fulfil_lines}).json()["results"]
+    none = till.post("holds/batch/cancel", {"holds": [ids[1], ids[2]], "mode": "all_or_nothing"})
+
+    assert (handed_over["state"], handed_over["closed_at"]) == ("fulfilled", handed_over["committed_at"])
+    assert (shipped["state"], cancelled["state"]) == ("fulfilled", "cancelled")
+    assert [line.get("reason") for line in many] == [None, "hold-cancelled", None, None]
+    assert [line["reason"] for line in none.json()["results"]] == ["another-was-refused", "hold-fulfilled"]
+    level = alder.stock("MUG")
+    assert (level.on_hand, level.committed, level.held) == (7, 0, 0)
+
+
+def test_refusals_say_the_way_out(till: Till) -> None:
+    hold_id = till.post("holds", {"sku": "MUG", "quantity": 1}).json()["id"]
+
+    early = till.post(f"holds/{hold_id}/cancel").json()
+    till.post(f"holds/{hold_id}/commit")
+    sold = till.post(f"holds/{hold_id}/release").json()
+    tomorrow = till.post(f"holds/{hold_id}/fulfil", {"effective_at": "2099-01-01T00:00:00Z"})
+
+    assert (early["type"], "release it" in early["detail"]) == ("urn:synctec:problem:hold-not-committed", True)
+    assert (sold["type"], "cancel it" in sold["detail"]) == ("urn:synctec:problem:hold-committed", True)
+    assert (tomorrow.status_code, tomorrow.json()["errors"][0]["field"]) == (422, "effective_at")
+
+
+def test_an_order_is_named_as_its_channel_does() -> None:
+    north = make_trade("Cedar")
+    till = Till(north)
+    channel = north.shops["north"].channel.pk
+    hold_id = till.post("holds", {"sku": "MUG", "quantity": 1}).json()["id"]
+
+    def commit(order: dict[str, Any], **more: Any) -> Any:
+        return till.post(f"holds/{hold_id}/commit", {"order": order} | more)
+
+    no_order = commit({"channel": channel, "id": "#1001"})
+    no_channel = commit({"channel": 2**63 - 1, "id": "1001"})
+    handed_over = commit({"channel": channel, "id": "1001"}, handed_over=True)
+    done = commit({"channel": channel, "id": "gid://shopify/Order/1001"})
+    released = till.post(f"holds/{hold_id}/release")
+
+    assert (no_order.status_code, no_order.json()["errors"][0]["field"]) == (422, "order.id")
+    assert (no_channel.status_code, no_channel.json()["errors"][0]["field"]) == (422, "order.channel")
+    assert (handed_over.status_code, handed_over.json()["errors"][0]["field"]) == (400, "handed_over")
+    assert done.json()["order"] == {"channel": channel, "id": "1001"}
+    assert "ship or cancel the order there" in released.json()["detail"]
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, 2**63, 10**30])
+def test_a_number_that_no_hold_has_is_not_found(till: Till, number: int) -> None:
+    assert till.get(f"holds/{number}").status_code == 404
+    for act in ACTS:
+        assert till.post(f"holds/{number}/{act}").status_code == 404
+
+
+def test_ids_of_holds_may_have_63_bits(till: Till) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT setval('inventory_hold_id_seq', %s)", [2**31])
+    hold_id = till.post("holds", {"sku": "MUG", "quantity": 1}).json()["id"]
+    lines = {"commit": [{"id": hold_id}], "fulfil": [{"id": hold_id}]}
+
+    for act in ACTS:
+        answer = till.post(f"holds/batch/{act}", {"holds": lines.get(act, [hold_id])})
+        assert answer.json()["results"][0]["hold"]["id"] == hold_id
+    assert till.post("holds/batch/release", {"holds": [2**63]}).status_code == 400
+
+
+def test_the_ledger_says_which_key_made_and_ended_a_hold(till: Till) -> None:
+    for end in ({"handed_over": True}, None):
+        hold_id = till.post("holds", {"sku": "MUG", "quantity": 1}).json()["id"]
+        till.post(f"holds/{hold_id}/commit", end)
+    till.post(f"holds/{hold_id}/cancel")
+    till.post(f"holds/{till.post('holds', {'sku': 'MUG', 'quantity': 1}).json()['id']}/release")
+    expired = holding.hold(
+        [Ask("MUG", 1, source="st_other")], merchant_id=Hold.objects.get(pk=hold_id).merchant_id, now=NOON
+    )
+    assert expired[0].held is not None
+    holds.sweep(now=later(901))
+
+    prefix = ApiKey.objects.get().prefix
+    assert set(Hold.objects.values_list("source", flat=True)) == {prefix, "st_other"}
+    by_source = Counter(Movement.objects.exclude(cause="opening").values_list("source", flat=True))
+    assert by_source == {prefix: 11, "st_other": 1, "": 1}
 
 
 def test_what_is_not_there_is_refused_with_how_many_are(till: Till) -> None:
@@ -169,7 +267,7 @@ def test_nobody_reaches_another_merchants_holds(till: Till) -> None:
     hold_id = till.post("holds", {"sku": "MUG", "quantity": 1}).json()["id"]
 
     assert stranger.get(f"holds/{hold_id}").status_code == 404
-    for act in ("extend", "commit", "release"):
+    for act in ACTS:
         assert stranger.post(f"holds/{hold_id}/{act}").status_code == 404
     assert stranger.get("holds").json()["holds"] == []
     assert Hold.objects.get().state == "active"
@@ -208,5 +306,5 @@ def test_in_the_admin_a_hold_is_released_with_a_reason(client: Client, alder: Tr
     assert alder.stock("MUG").held == 0
     event = AuditEvent.objects.get(action="hold.release")
     assert (event.reason, event.user, event.after) == ("customer rang", user, {"state": "released"})
-    for held in ("yes", "order", "no"):
+    for held in ("yes", "order", "late", "no"):
         assert client.get(reverse("admin:inventory_hold_changelist"), {"held": held}).status_code == 200

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from inventory import holding, holds, stock
-from inventory.holds import Ask, Commitment, Refusal
+from inventory.holds import Ask, Commitment, Fulfilment, Refusal
 from inventory.models import BomLine, Sku, SkuKind, StockLevel, Strategy
 from sync.invariants import violations
 from tests.factories import NOON, Trade, make_trade
@@ -39,6 +39,7 @@ class Machine(RuleBasedStateMachine):
         self.free = {code: self.trade.stock(code).available for code in ("MUG", "TEE")}
         self.alive: dict[int, tuple[str, int, Any]] = {}
         self.ended: dict[int, str] = {}
+        self.sold: dict[int, tuple[str, int]] = {}
 
     def teardown(self) -> None:
         self.valkey.close()
@@ -96,7 +97,8 @@ class Machine(RuleBasedStateMachine):
             self.end(hold_id, "released" if until > self.now else "expired")
             self.give(code, quantity)
             assert answer.held is not None
-        assert (answer.refusal is Refusal.COMMITTED) == (self.ended[hold_id] == "sold")
+        sold = {Refusal.COMMITTED, Refusal.FULFILLED, Refusal.CANCELLED}
+        assert (answer.refusal in sold) == (self.ended[hold_id] == "sold")
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
@@ -110,10 +112,27 @@ class Machine(RuleBasedStateMachine):
         if self.alive[hold_id][2] > self.now:
             assert answer.refusal is None
         if answer.refusal is None:
+            self.sold[hold_id] = (self.alive[hold_id][0], self.alive[hold_id][1])
             self.end(hold_id, "sold")
         else:
             code, quantity, _ = self.alive[hold_id]
             self.end(hold_id, "expired")
+            self.give(code, quantity)
+
+    @precondition(lambda self: self.sold)
+    @rule(data=st.data(), is_shipped=st.booleans(), minutes_ago=st.integers(0, 10))
+    def close(self, data: st.DataObject, is_shipped: bool, minutes_ago: int) -> None:
+        """What was sold leaves, or comes back; saying so twice changes nothing."""
+        hold_id = data.draw(st.sampled_from(sorted(self.sold)))
+        code, quantity = self.sold.pop(hold_id)
+        fulfilment = Fulfilment(hold_id, self.now - timedelta(minutes=minutes_ago))
+        for is_replay in (False, True):
+            if is_shipped:
+                [answer] = holds.fulfil([fulfilment], merchant_id=self.merchant_id, now=self.now)
+            else:
+                [answer] = holds.cancel([hold_id], merchant_id=self.merchant_id, now=self.now)
+            assert (answer.refusal, answer.is_replay) == (None, is_replay)
+        if not is_shipped:
             self.give(code, quantity)
 
     @rule(minutes=st.integers(1, 20))

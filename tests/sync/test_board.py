@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,6 +24,8 @@ from channels.models import (
     PushBatch,
     PushState,
 )
+from inventory import holding, holds
+from inventory.holds import Ask, Commitment
 from inventory.models import BomLine, Sku, SkuKind, StockLevel, Warehouse
 from locations.models import GroupWarehouse, LocationGroup, PublishingRule
 from merchants.models import Member, Merchant, Role, User
@@ -257,6 +259,18 @@ class TestVerdict:
         Channel.objects.filter(pk=trade.shops["south"].channel.pk).update(state=ChannelState.NEEDS_AUTH)
 
         assert [need.text for need in shown(trade).needs] == ["South needs to be authorized again"]
+
+    def test_a_hold_whose_order_does_not_come_needs_somebody(self, trade: Trade) -> None:
+        for age in (61, 59):
+            then = datetime.now(UTC) - timedelta(minutes=age)
+            (answer,) = holding.hold([Ask("MUG", 1)], merchant_id=trade.merchant.pk, now=then)
+            assert answer.held is not None
+            commitment = Commitment(answer.held.hold_id, trade.shops["north"].channel.pk, "1001")
+            holds.commit([commitment], merchant_id=trade.merchant.pk, now=then)
+
+        (need,) = [need for need in shown(trade).needs if need.admin_page == "inventory_hold"]
+
+        assert need.text == "1 hold waits for an order that has not come for an hour"
 
     def test_an_event_that_could_not_be_applied_needs_somebody(self, trade: Trade) -> None:
         event = deliver(trade.shops["north"], "orders/create", b"{}")

@@ -51,6 +51,13 @@ _PRINTABLE = re.compile(r"[!-~]+")
 class ShopifyEventReader:
     """The inbound half of the connector."""
 
+    def read_order_id(self, said: str) -> str:
+        """The bare number, from 1001 or gid://shopify/Order/1001. Raises MalformedEvent."""
+        order_id = read_remote_id(said, "order", kind="Order")
+        if int(order_id) <= 0:
+            raise MalformedEvent("order: expected the id of an Order", code="malformed")
+        return order_id
+
     def authenticate(self, *, headers: Mapping[str, str], body: bytes, secrets: Sequence[Secret | str]) -> bool:
         """Whether the raw bytes are signed with any of the app's secrets (two while they are rotated)."""
         return verify_base64(body, _header(headers, "hmac-sha256"), secrets)

@@ -11,7 +11,7 @@ from inventory import ledger
 from inventory.ledger import Balance, Entry
 from locations.routing import Routing
 from sync.decide import Level, Line, LineKey, ListingFacts, Taken, explained
-from sync.ports import Mappings, Mentioned, OrderKey
+from sync.ports import Mappings, Mentioned, OrderKey, Waiting
 from sync.simulator.memory.kept import Kept, later
 from sync.simulator.memory.rows import LevelRow, LineRow, ShortageRow, StockRow
 
@@ -280,10 +280,15 @@ class StockMemory(Kept):
     def held_for_orders(self, merchant_id: int, orders: Collection[OrderKey]) -> set[int]:
         return set()  # these books keep no holds: nobody asks for one here
 
-    def end_holds(
+    def lock_holds(
         self, merchant_id: int, orders: Collection[OrderKey], balances: Mapping[int, Balance], now: datetime
-    ) -> list[Entry]:
+    ) -> list[Waiting]:
         return []
+
+    def end_holds(
+        self, merchant_id: int, ended: Sequence[Waiting], balances: Mapping[int, Balance], now: datetime
+    ) -> None:
+        return None
 
     def write_lines(self, merchant_id: int, lines: Collection[Line], now: datetime) -> None:
         for line in lines:

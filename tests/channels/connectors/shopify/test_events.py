@@ -62,6 +62,17 @@ def interpret_order(topic: str, document: object) -> OrderState:
     return event
 
 
+@pytest.mark.parametrize("said", ["1001", "gid://shopify/Order/1001"])
+def test_an_order_is_known_by_its_number(said: str) -> None:
+    assert READER.read_order_id(said) == "1001"
+
+
+@pytest.mark.parametrize("said", ["", "#1001", "gid://shopify/Product/1001", "0", "-1001", "9" * 19 + "9", "\u0661"])
+def test_what_is_no_order_is_refused(said: str) -> None:
+    with pytest.raises(MalformedEvent, match="order"):
+        READER.read_order_id(said)
+
+
 class TestAuthenticate:
     BODY = b'{"id": 1}'
 
