@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
@@ -13,7 +14,7 @@ from django.db.models.functions import Coalesce, Now
 from inventory.models import Sku, StockLevel
 from merchants.models import Merchant
 from merchants.tenancy import SameMerchant, in_choices, tenant_identity
-from synctec.lib.compression import CompressedField
+from synctec.lib.compression import compress, decompress
 
 
 def new_webhook_token() -> str:
@@ -361,6 +362,18 @@ class EventState(models.TextChoices):
     APPLIED = "applied"
     IGNORED = "ignored"
     DEAD = "dead"
+
+
+class CompressedField(models.BinaryField[Any, Any]):
+    """Bytes, kept compressed. Raw SQL sees the frame."""
+
+    def get_prep_value(self, value: Any) -> Any:
+        """What is written."""
+        return super().get_prep_value(None if value is None else compress(bytes(value)))
+
+    def from_db_value(self, value: Any, expression: object, connection: object) -> bytes | None:
+        """What was given to be written."""
+        return None if value is None else decompress(bytes(value))
 
 
 class InboxEvent(models.Model):

@@ -1,6 +1,6 @@
 from django.db import migrations
 
-import synctec.lib.compression
+import channels.models
 
 
 class Migration(migrations.Migration):
@@ -13,7 +13,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='inboxevent',
             name='body',
-            field=synctec.lib.compression.CompressedField(),
+            field=channels.models.CompressedField(),
         ),
         # It arrives compressed: the server need not try.
         migrations.RunSQL(

@@ -7,10 +7,9 @@ is written and every one that is read. A column for them has `STORAGE EXTERNAL`,
 from __future__ import annotations
 
 import threading
-from typing import Any, Final
+from typing import Final
 
 import zstandard
-from django.db import models
 
 #: The fastest. Higher levels save a tenth of the space for twice the time.
 LEVEL: Final = 1
@@ -36,15 +35,3 @@ def decompress(kept: bytes) -> bytes:
         return bytes(decompressor.decompress(kept))
     except zstandard.ZstdError:
         return kept
-
-
-class CompressedField(models.BinaryField[Any, Any]):
-    """Bytes, kept compressed. Raw SQL sees the frame."""
-
-    def get_prep_value(self, value: Any) -> Any:
-        """What is written."""
-        return super().get_prep_value(None if value is None else compress(bytes(value)))
-
-    def from_db_value(self, value: Any, expression: object, connection: object) -> bytes | None:
-        """What was given to be written."""
-        return None if value is None else decompress(bytes(value))
