@@ -47,6 +47,7 @@ class Claimed:
     topic: str
     body: bytes
     attempts: int
+    leased_until: datetime
     events: tuple[protocol.Event, ...] = ()
     is_read: bool = False  # its order was asked for in this claim
 
@@ -81,8 +82,11 @@ class Mappings(NamedTuple):
 class InboxBooks(Protocol):
     """The inbox: every acknowledged event, in exactly one state."""
 
-    def claim_events(self, merchant_id: int, limit: int, lease: timedelta) -> list[Claimed]:
-        """Take due events, oldest first: count the attempt and keep others away for `lease`. A commit of its own."""
+    def claim_events(self, merchant_id: int, limit: int, leases: Sequence[timedelta]) -> list[Claimed]:
+        """Take due events, oldest first: count the attempt and keep others away. A commit of its own.
+
+        The first attempt keeps them away for the first of `leases` and so on; the last is for all further attempts.
+        """
         ...
 
     def take_events(self, event_ids: Collection[int]) -> set[int]:
@@ -99,6 +103,10 @@ class InboxBooks(Protocol):
 
     def put_off_events(self, event_ids: Collection[int], after: timedelta, reason: str) -> None:
         """Leave pending events alone for a while at no cost of an attempt; an empty reason leaves the one there is."""
+        ...
+
+    def give_back_events(self, claims: Collection[Claimed], after: timedelta, reason: str) -> None:
+        """Put off events whose claims have neither ended nor passed to anybody else. A commit of its own."""
         ...
 
 

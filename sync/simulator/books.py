@@ -216,8 +216,11 @@ class WatchedBooks(MemoryBooks):
         self._committed(None)
         return is_news
 
-    def claim_events(self, merchant_id: int, limit: int, lease: timedelta) -> list[Claimed]:
-        return self._by_itself(super().claim_events, merchant_id, limit, lease)
+    def claim_events(self, merchant_id: int, limit: int, leases: Sequence[timedelta]) -> list[Claimed]:
+        return self._by_itself(super().claim_events, merchant_id, limit, leases)
+
+    def give_back_events(self, claims: Collection[Claimed], after: timedelta, reason: str) -> None:
+        self._by_itself(super().give_back_events, claims, after, reason)
 
     def claim_repeat(self, channel_id: int, lease: timedelta) -> Batch | None:
         self._world.ask_database()

@@ -209,7 +209,7 @@ class Reader:
 
 #: Operations that are a commit of their own outside of transactions: if they find something, if they are given something.
 _FINDING = frozenset({"claim_events", "claim_repeat", "claim_suspects", "store_orders"})
-_GIVEN = frozenset({"orders_read", "suspect_unsuspected", "settle_events"})
+_GIVEN = frozenset({"orders_read", "suspect_unsuspected", "settle_events", "give_back_events"})
 
 
 class TableBooks(Tables):
