@@ -235,6 +235,8 @@ class ReconcileRun(models.Model):
     orders_recovered = models.PositiveIntegerField("orders no webhook had told of", default=0, db_default=0)
     levels_read = models.PositiveIntegerField(default=0, db_default=0)
     levels_suspect = models.PositiveIntegerField("levels found to differ", default=0, db_default=0)
+    #: The listing whose levels were compared last: should the pass be cut short, the next begins behind it.
+    compared_to = models.BigIntegerField(default=0, db_default=0, editable=False)
     error = models.CharField(max_length=500, blank=True, db_default="")
 
     class Meta:

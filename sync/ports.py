@@ -560,11 +560,20 @@ class CheckBooks(Protocol):
         ...
 
 
+class Reached(NamedTuple):
+    """How far a channel's order list was read, by the store's clock."""
+
+    #: Orders changed up to then are in the inbox; but lists lag, and some may still be added to it before that moment.
+    watermark: datetime | None
+    #: The latest poll got so far, and not to the end. Everything before has been at rest, and is in the inbox.
+    cut_short_at: datetime | None = None
+
+
 class PollBooks(Protocol):
     """What was read of a channel's orders and levels."""
 
-    def orders_watermark(self, channel_id: int) -> datetime | None:
-        """Orders changed up to this moment, by the store's clock, are in the inbox."""
+    def orders_reached(self, channel_id: int) -> Reached:
+        """Where the next poll begins. A channel that was never polled has its opening as the watermark."""
         ...
 
     def store_orders(
@@ -572,10 +581,13 @@ class PollBooks(Protocol):
         channel: ChannelRef,
         topic: str,
         orders: Sequence[protocol.PolledOrder],
-        watermark: datetime | None,
+        reached: Reached,
         now: datetime,
     ) -> int:
-        """Store one page and move the watermark in one commit; returns how many of the orders were news."""
+        """Store one page and how far that reaches in one commit; returns how many of the orders were news.
+
+        The watermark never moves back.
+        """
         ...
 
     def orders_read(self, channel_id: int, at: datetime) -> None:
