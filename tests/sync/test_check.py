@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from django.db import transaction
 from django.db.models.functions import Now
 from pytest_django.fixtures import Settings
 
@@ -18,11 +19,12 @@ from channels.protocol import LevelState, OrderPage, Paced, PolledOrder, Unavail
 from inventory.models import Movement, StockLevel
 from locations.models import Mapping
 from sync.check import Checked, check_channel
-from sync.models import Drift, DriftAction
+from sync.models import Drift, DriftAction, OrderLine
 from sync.passes import reconcile
 from sync.publish import publish_batch
 from sync.reconcile import compare_levels, poll_orders
 from sync.tables.upkeep import mark_dirty
+from synctec.lib import sql
 from tests.engine import engine, ref
 from tests.factories import NOON, Shop, Trade, deliver, later, level_body, make_trade, order_body, polled_body
 from tests.fakes import FakeChannel
@@ -232,6 +234,32 @@ def test_a_comparison_that_is_cut_short_goes_round_from_there_the_next_time(nort
     run = reconcile(engine(NOON, {north.channel: store}), channel=north.channel)
 
     assert (asked[2:], run.state, run.levels_read) == ([mug, tee], "done", 2)
+
+
+def test_an_audit_reads_no_order_of_long_ago(alder: Trade, north: Shop) -> None:
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
+    apply(alder)
+    OrderLine.objects.update(updated_at=NOON)
+    sql.execute(
+        """
+        INSERT INTO sync_orderline (merchant_id, channel_id, order_id, line_id, order_name, remote_variant_id, listing_id,
+            sku_id, listing_level_id, store_location_id, facts, desired_committed, desired_on_hand, applied_committed,
+            applied_on_hand, postings, waiting_for, correlation_id, updated_at)
+        SELECT merchant_id, channel_id, 'old ' || n, line_id, order_name, remote_variant_id, listing_id, sku_id,
+            listing_level_id, store_location_id, facts, 0, 0, 0, 0, 1, '', correlation_id, %s
+        FROM sync_orderline, generate_series(1, 500) n
+        """,
+        [NOON - timedelta(days=400)],
+    )
+    sql.execute("ANALYZE sync_orderline")
+    read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'sync_orderline'"
+
+    with transaction.atomic():
+        [(before,)] = sql.rows(read)
+        taken, _ = engine().books.taken_since(north.level("MUG").pk, later(-60), later(-30))
+        [(after,)] = sql.rows(read)
+
+    assert (taken, after - before) == (1, 1)
 
 
 def test_a_reading_during_which_an_order_is_applied_waits_for_the_next(
