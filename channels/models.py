@@ -74,6 +74,8 @@ class Channel(models.Model):
         editable=False,
         help_text="Orders changed up to this moment, by the store's clock, are in the inbox.",
     )
+    #: How far a poll that was cut short has read the order list, by the store's clock: there the next one goes on.
+    orders_cut_short_at = models.DateTimeField(null=True, blank=True, editable=False)
     #: When the latest poll that read the order list to its end began, by our clock.
     orders_read_at = models.DateTimeField(null=True, blank=True, editable=False)
     #: Set after a failure of the whole account (outage, throttling): nothing is sent before.

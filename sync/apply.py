@@ -1,6 +1,6 @@
 """Applying events: from the inbox to registers, ledger and stock, in batches.
 
-1. claim a batch (its own small commit, so that a message that kills the process cannot do so for ever);
+1. claim a batch (its own small commit, so that a message that kills the process cannot do so over and over);
 2. interpret the bytes; read orders whose message does not tell enough;
 3. try-lock the SKUs concerned (Redlock); events of busy SKUs are left for the next batch;
 4. one transaction: lock rows, decide, write, settle the events.
@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from time import monotonic
+from datetime import datetime, timedelta
 
 import structlog
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
@@ -33,12 +32,21 @@ log = structlog.get_logger(__name__)
 BATCH_EVENTS = 1000
 #: The first try and the retries after 1, 2, 4, 8 and 16 seconds.
 CLAIMS_MAX = 1 + MAX_ATTEMPTS
-#: Claimed so often without a word of what went wrong, an event may have killed its workers: it is applied alone then,
-#: and if that does not end it either, it is dead.
-SUSPECT_CLAIMS = CLAIMS_MAX
-POISON_CLAIMS = 2 * CLAIMS_MAX
 #: How long a claimed event is left alone: a worker that died with it loses no more time than this.
 CLAIM_LEASE = timedelta(seconds=8)
+#: Claimed so often without a word of what became of it, an event may have killed its workers. It is applied alone then,
+#: and each claim keeps the next one off for twice as long, so that it costs a worker every four minutes at most.
+SUSPECT_CLAIMS = CLAIMS_MAX
+LEASES = (*[CLAIM_LEASE] * SUSPECT_CLAIMS, *(CLAIM_LEASE * 2**times for times in range(1, 6)))
+#: A claim that ends in an error is given back, and while the database is away none is made. Those that are left count
+#: processes that died, or a database that went away between a claim and its end: it takes a whole day of nothing else
+#: until a sale that was acknowledged is taken for what kills them.
+POISON_CLAIMS = 360
+#: The database has had trouble: so long what was claimed is left alone.
+TROUBLE = timedelta(seconds=1)
+#: An event with which the database has trouble even when it is applied alone waits for as long as it has waited before,
+#: up to this.
+TROUBLE_MAX = timedelta(seconds=60)
 #: A webhook that shows an unexpected level is mostly ahead of its order: that long the order may take to arrive.
 CHECK_AFTER = timedelta(milliseconds=800)
 #: Another worker is busy with these SKUs: so long their events are left alone.
@@ -73,13 +81,39 @@ def apply_batch(engine: Engine, *, merchant_id: int) -> Applied:
     """Apply one batch of a merchant's pending events; `.claimed` tells whether there may be more.
 
     Raises:
-        OperationalError: the database is away; nothing is lost, the claim runs out by itself.
+        OperationalError, InterfaceError: the database is away or has trouble. Nothing is lost and no event is blamed: what
+            was claimed is given back, or the claim runs out by itself.
     """
-    batch = engine.books.claim_events(merchant_id, BATCH_EVENTS, CLAIM_LEASE)
+    batch = engine.books.claim_events(merchant_id, BATCH_EVENTS, LEASES)
     done = Applied(claimed=len(batch))
     if not batch:
         return done
     failpoint("apply.after_claim")
+    try:
+        late_at = engine.now() + CLAIM_LEASE / 2
+        suspects = [claimed for claimed in batch if claimed.attempts > SUSPECT_CLAIMS]
+        _apply_claimed(
+            engine, merchant_id, [claimed for claimed in batch if claimed.attempts <= SUSPECT_CLAIMS], late_at, done
+        )
+        # What comes behind the one that kills is claimed in vain along with it: in no order, others get past it.
+        engine.rng.shuffle(suspects)
+        while suspects:
+            _apply_claimed(engine, merchant_id, [suspects.pop()], late_at, done)
+            if suspects and engine.now() > late_at:
+                _hand_back(engine, suspects, done)
+                break
+    except (OperationalError, InterfaceError):
+        _give_back(engine, batch, TROUBLE, "")
+        raise
+    return done
+
+
+def _apply_claimed(
+    engine: Engine, merchant_id: int, batch: Sequence[Claimed], late_at: datetime, done: Applied
+) -> None:
+    """Apply these. From `late_at` on no channel is asked any more, and what that leaves is handed back."""
+    if not batch:
+        return
     verdicts: dict[int, Verdict] = {}
     stock_events: list[Claimed] = []
     others: list[Claimed] = []
@@ -102,17 +136,9 @@ def apply_batch(engine: Engine, *, merchant_id: int) -> Applied:
     untold = _untold(engine, stock_events)
     readers = {claimed.envelope.event_id for orders in untold.values() for told in orders.values() for claimed in told}
     told = [claimed for claimed in stock_events if claimed.envelope.event_id not in readers]
-    _apply_stock_events(engine, merchant_id, [claimed for claimed in told if not _is_suspect(claimed)], done)
-    for claimed in told:
-        if _is_suspect(claimed):
-            _apply_stock_events(engine, merchant_id, [claimed], done)
-    _apply_stock_events(engine, merchant_id, _read_untold(engine, untold, done), done)
-    _apply_others(engine, others, done)
-    return done
-
-
-def _is_suspect(claimed: Claimed) -> bool:
-    return claimed.attempts > SUSPECT_CLAIMS
+    _apply_stock_events(engine, merchant_id, told, done)
+    _apply_stock_events(engine, merchant_id, _read_untold(engine, untold, late_at, done), done)
+    _apply_others(engine, others, late_at, done)
 
 
 # --- orders whose message does not tell enough ------------------------------------------------------------------
@@ -162,38 +188,67 @@ def _untold(engine: Engine, batch: list[Claimed]) -> dict[int, dict[str, list[Cl
     return wanted
 
 
-def _read_untold(engine: Engine, untold: dict[int, dict[str, list[Claimed]]], done: Applied) -> list[Claimed]:
-    """Read these orders; those of a channel that does not answer are left for later."""
+def _read_untold(
+    engine: Engine, untold: Mapping[int, Mapping[str, list[Claimed]]], late_at: datetime, done: Applied
+) -> list[Claimed]:
+    """Read these orders, for as long as the claim lasts. What was read is applied, whatever becomes of the rest."""
     read: list[Claimed] = []
     for channel_id, orders in untold.items():
-        unread = {claimed.envelope.event_id: claimed for readers in orders.values() for claimed in readers}
-        try:
-            _read_orders(engine, channel_id, orders)
-            for claimed in unread.values():
-                claimed.is_read = True
-            read += unread.values()
-        except protocol.ChannelError as error:
-            if isinstance(error, protocol.MalformedEvent | protocol.Refused):
-                for claimed in unread.values():
-                    _fail(engine, claimed, error, done)
-            else:
-                _defer_for_channel(engine, list(unread.values()), error)
-                done.failed += len(unread)
+        read += _read_orders(engine, channel_id, orders, late_at, done)
     return sorted(read, key=lambda claimed: claimed.envelope.event_id)
 
 
-def _read_orders(engine: Engine, channel_id: int, orders: dict[str, list[Claimed]]) -> None:
-    connector = engine.channels.connector(channel_id)
-    kind = next(claimed.kind for readers in orders.values() for claimed in readers)
-    reader = engine.channels.reader(kind)
-    ids = list(orders)
-    step = connector.capabilities.orders_per_read
-    for start in range(0, len(ids), step):
-        for order in connector.read_orders(ids[start : start + step]):
-            news = reader.interpret(topic="orders/polled", body=order.body)
-            for claimed in orders[order.order_id]:
-                others = [event for event in claimed.events if getattr(event, "order_id", None) != order.order_id]
-                claimed.events = (*others, *news)
+def _read_orders(
+    engine: Engine, channel_id: int, orders: Mapping[str, list[Claimed]], late_at: datetime, done: Applied
+) -> list[Claimed]:
+    """Read these orders of a channel; returns what may be applied now.
+
+    While the channel does not answer, the rest is left for later. A reading that fails for what it asks for is made
+    smaller until the order is found that it fails for: no other pays for it.
+    """
+    read = {claimed.envelope.event_id: claimed for readers in orders.values() for claimed in readers}
+
+    def leave_out(order_ids: Iterable[str]) -> list[Claimed]:
+        events = {claimed.envelope.event_id for order in order_ids for claimed in orders[order]}
+        return [read.pop(event) for event in sorted(events & read.keys())]
+
+    waiting = list(orders)
+    try:
+        connector = engine.channels.connector(channel_id)
+        size = connector.capabilities.orders_per_read
+        while waiting:
+            asked = waiting[:size]
+            try:
+                _read(engine, connector, asked, orders)
+            except (protocol.MalformedEvent, protocol.Refused) as error:
+                if len(asked) > 1:
+                    size = len(asked) // 2
+                    continue
+                for claimed in leave_out(asked):
+                    _fail(engine, claimed, error, done)
+                size = connector.capabilities.orders_per_read
+            del waiting[: len(asked)]
+            if waiting and engine.now() > late_at:
+                _hand_back(engine, leave_out(waiting), done)
+                break
+    except protocol.ChannelError as error:
+        left = leave_out(waiting)
+        _defer_for_channel(engine, left, error)
+        done.failed += len(left)
+    for claimed in read.values():
+        claimed.is_read = True
+    return list(read.values())
+
+
+def _read(
+    engine: Engine, connector: protocol.Connector, order_ids: Sequence[str], orders: Mapping[str, list[Claimed]]
+) -> None:
+    reader = engine.channels.reader(orders[order_ids[0]][0].kind)
+    for order in connector.read_orders(order_ids):
+        news = reader.interpret(topic="orders/polled", body=order.body)
+        for claimed in orders[order.order_id]:
+            others = [event for event in claimed.events if getattr(event, "order_id", None) != order.order_id]
+            claimed.events = (*others, *news)
 
 
 # --- events that move stock -------------------------------------------------------------------------------------
@@ -229,7 +284,11 @@ def _is_free(locked: Locked, sku_ids: Collection[int]) -> bool:
 def _apply_free(
     engine: Engine, merchant_id: int, batch: list[Claimed], done: Applied, around: _Around | None = None
 ) -> None:
-    """Apply all of them in one transaction; should one of them be poison, each on its own."""
+    """Apply all of them in one transaction; should that fail, one half after the other, down to the one it fails for.
+
+    Raises:
+        OperationalError, InterfaceError: the database had trouble with one alone. That one is left alone for a while.
+    """
     if not batch:
         return
     try:
@@ -238,15 +297,25 @@ def _apply_free(
         except IntegrityError:
             # Another worker was first with a new row of these, which the locks had not kept off: now it is there.
             _apply_together(engine, merchant_id, batch, done)
-    except (OperationalError, InterfaceError):
-        raise
-    except (DatabaseError, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
-        if len(batch) == 1:
+    except (
+        DatabaseError,
+        InterfaceError,
+        ArithmeticError,
+        AssertionError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
+        if len(batch) > 1:
+            log.warning("apply.batch_split", events=len(batch), error=repr(error)[:300])
+            half = len(batch) // 2
+            _apply_free(engine, merchant_id, batch[:half], done)
+            _apply_free(engine, merchant_id, batch[half:], done)
+        elif isinstance(error, OperationalError | InterfaceError):
+            _set_aside(engine, batch[0], error)
+            raise
+        else:
             _fail(engine, batch[0], error, done)
-            return
-        log.warning("apply.batch_split", events=len(batch), error=repr(error)[:300])
-        for claimed in batch:
-            _apply_free(engine, merchant_id, [claimed], done)
 
 
 def _apply_together(
@@ -465,9 +534,8 @@ def _skus_of(batch: Iterable[Claimed], around: _Around) -> dict[int, set[int]]:
 # --- everything else --------------------------------------------------------------------------------------------
 
 
-def _apply_others(engine: Engine, batch: Sequence[Claimed], done: Applied) -> None:
+def _apply_others(engine: Engine, batch: Sequence[Claimed], late_at: datetime, done: Applied) -> None:
     """Apply what may need an answer of its channel, for as long as the claim lasts; the rest is handed back."""
-    late_at = monotonic() + CLAIM_LEASE.total_seconds() / 2
     waiting = list(batch)
     while waiting:
         claimed = waiting.pop(0)
@@ -480,9 +548,8 @@ def _apply_others(engine: Engine, batch: Sequence[Claimed], done: Applied) -> No
             waiting = [other for other in waiting if not _asks(other, channel)]
             _defer_for_channel(engine, unread, error)
             done.failed += len(unread)
-        if waiting and monotonic() > late_at:
-            engine.books.put_off_events([other.envelope.event_id for other in waiting], BUSY, "")
-            done.busy += len(waiting)
+        if waiting and engine.now() > late_at:
+            _hand_back(engine, waiting, done)
             return
 
 
@@ -507,13 +574,34 @@ def _apply_other(engine: Engine, claimed: Claimed, done: Applied) -> None:
         done.dirty = True
     except (protocol.Refused, protocol.MalformedEvent) as error:
         _fail(engine, claimed, error, done)
-    except (OperationalError, InterfaceError):
+    except (OperationalError, InterfaceError) as error:
+        _set_aside(engine, claimed, error)
         raise
     except (DatabaseError, AssertionError, LookupError, TypeError, ValueError) as error:
         _fail(engine, claimed, error, done)
 
 
-# --- failures ---------------------------------------------------------------------------------------------------
+# --- what is not applied now --------------------------------------------------------------------------------------
+
+
+def _hand_back(engine: Engine, batch: Collection[Claimed], done: Applied) -> None:
+    """The claim does not last for these: the next batch is theirs."""
+    engine.books.put_off_events([claimed.envelope.event_id for claimed in batch], BUSY, "")
+    done.busy += len(batch)
+
+
+def _set_aside(engine: Engine, claimed: Claimed, error: Exception) -> None:
+    """It is the database's fault, or that of what the event asks of it: it waits, so that no other waits for it."""
+    pause = min(TROUBLE_MAX, max(TROUBLE, engine.now() - claimed.envelope.received_at))
+    _give_back(engine, [claimed], pause, f"{type(error).__name__}: {error}"[:400])
+
+
+def _give_back(engine: Engine, batch: Collection[Claimed], after: timedelta, reason: str) -> None:
+    """The database has had trouble, which costs no event an attempt, if the database can be told so."""
+    try:
+        engine.books.give_back_events(batch, after, reason)
+    except (OperationalError, InterfaceError) as error:
+        log.warning("apply.not_given_back", events=len(batch), error=repr(error)[:300])
 
 
 def _fail(engine: Engine, claimed: Claimed, error: Exception, done: Applied) -> None:

@@ -34,7 +34,7 @@ class OrderLine(models.Model):
         Sku, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False, db_index=False
     )
     listing_level = models.ForeignKey(
-        ListingLevel, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False
+        ListingLevel, on_delete=models.PROTECT, null=True, related_name="+", db_constraint=False, db_index=False
     )
     store_location = models.ForeignKey(
         StoreLocation,
@@ -83,6 +83,8 @@ class OrderLine(models.Model):
             models.Index(fields=["correlation_id"], name="order_line_by_correlation"),
             # Orders of a SKU, newest first (page of a SKU).
             models.Index(fields=["sku", "-id"], name="order_line_by_sku"),
+            # The lines that took from a level's counter of late (audit), and all of them (deletion).
+            models.Index(fields=["listing_level", "updated_at"], name="order_line_by_level"),
         ]
 
     def __str__(self) -> str:
@@ -235,6 +237,8 @@ class ReconcileRun(models.Model):
     orders_recovered = models.PositiveIntegerField("orders no webhook had told of", default=0, db_default=0)
     levels_read = models.PositiveIntegerField(default=0, db_default=0)
     levels_suspect = models.PositiveIntegerField("levels found to differ", default=0, db_default=0)
+    #: The listing whose levels were compared last: should the pass be cut short, the next begins behind it.
+    compared_to = models.BigIntegerField(default=0, db_default=0, editable=False)
     error = models.CharField(max_length=500, blank=True, db_default="")
 
     class Meta:

@@ -49,6 +49,7 @@ class Claimed:
     topic: str
     body: bytes
     attempts: int
+    leased_until: datetime
     events: tuple[protocol.Event, ...] = ()
     is_read: bool = False  # its order was asked for in this claim
 
@@ -92,8 +93,11 @@ class Waiting(NamedTuple):
 class InboxBooks(Protocol):
     """The inbox: every acknowledged event, in exactly one state."""
 
-    def claim_events(self, merchant_id: int, limit: int, lease: timedelta) -> list[Claimed]:
-        """Take due events, oldest first: count the attempt and keep others away for `lease`. A commit of its own."""
+    def claim_events(self, merchant_id: int, limit: int, leases: Sequence[timedelta]) -> list[Claimed]:
+        """Take due events, oldest first: count the attempt and keep others away. A commit of its own.
+
+        The first attempt keeps them away for the first of `leases` and so on; the last is for all further attempts.
+        """
         ...
 
     def take_events(self, event_ids: Collection[int]) -> set[int]:
@@ -110,6 +114,10 @@ class InboxBooks(Protocol):
 
     def put_off_events(self, event_ids: Collection[int], after: timedelta, reason: str) -> None:
         """Leave pending events alone for a while at no cost of an attempt; an empty reason leaves the one there is."""
+        ...
+
+    def give_back_events(self, claims: Collection[Claimed], after: timedelta, reason: str) -> None:
+        """Put off events whose claims have neither ended nor passed to anybody else. A commit of its own."""
         ...
 
 
@@ -578,11 +586,20 @@ class CheckBooks(Protocol):
         ...
 
 
+class Reached(NamedTuple):
+    """How far a channel's order list was read, by the store's clock."""
+
+    #: Orders changed up to then are in the inbox; but lists lag, and some may still be added to it before that moment.
+    watermark: datetime | None
+    #: The latest poll got so far, and not to the end. Everything before has been at rest, and is in the inbox.
+    cut_short_at: datetime | None = None
+
+
 class PollBooks(Protocol):
     """What was read of a channel's orders and levels."""
 
-    def orders_watermark(self, channel_id: int) -> datetime | None:
-        """Orders changed up to this moment, by the store's clock, are in the inbox."""
+    def orders_reached(self, channel_id: int) -> Reached:
+        """Where the next poll begins. A channel that was never polled has its opening as the watermark."""
         ...
 
     def store_orders(
@@ -590,10 +607,13 @@ class PollBooks(Protocol):
         channel: ChannelRef,
         topic: str,
         orders: Sequence[protocol.PolledOrder],
-        watermark: datetime | None,
+        reached: Reached,
         now: datetime,
     ) -> int:
-        """Store one page and move the watermark in one commit; returns how many of the orders were news."""
+        """Store one page and how far that reaches in one commit; returns how many of the orders were news.
+
+        The watermark never moves back.
+        """
         ...
 
     def orders_read(self, channel_id: int, at: datetime) -> None:

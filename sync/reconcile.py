@@ -3,8 +3,8 @@
 1. orders changed since the watermark, minus an overlap, go to the inbox like webhooks (known ones are duplicates);
 2. all levels are read and compared with what they must show; those that differ become suspect and are checked.
 
-Invariant: the watermark moves only in the transaction that stored the page, so a crash at any point reads a page again
-and loses none.
+Invariant: how far the list was read moves only in the transaction that stored the page, so a crash at any point reads a
+page again and loses none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from channels.protocol import LevelState
 from sync import outage
-from sync.ports import ChannelRef, Engine, Seen
+from sync.ports import ChannelRef, Engine, Reached, Seen
 from synctec.lib.failpoints import failpoint
 
 POLLED_TOPIC = "orders/polled"
@@ -27,8 +27,10 @@ def poll_orders(engine: Engine, *, channel: ChannelRef) -> tuple[int, int]:
     """
     began_at = engine.now()
     connector = engine.channels.connector(channel.channel_id)
-    watermark = newest = engine.books.orders_watermark(channel.channel_id) or began_at
-    since = watermark - engine.poll_overlap
+    watermark, cut_short_at = engine.books.orders_reached(channel.channel_id)
+    newest = watermark or began_at
+    # No overlap with what was at rest: where more orders changed within it than one poll can read, none would get further.
+    since = at_rest = cut_short_at or newest - engine.poll_overlap
     read = recovered = 0
     cursor: str | None = None
     while True:
@@ -38,9 +40,9 @@ def poll_orders(engine: Engine, *, channel: ChannelRef) -> tuple[int, int]:
         newest = max([newest, *versions])
         # Indexes lag: an order changed just now may still be listed where it stood before, ahead of others that were not
         # read yet. How far the list was read, before it was to its end, is told by what has been at rest for a while.
-        at_rest = [version for version in versions if version <= began_at - engine.poll_overlap]
-        watermark = newest if page.cursor is None else max([watermark, *at_rest])
-        recovered += engine.books.store_orders(channel, POLLED_TOPIC, page.orders, watermark, engine.now())
+        at_rest = max([at_rest, *(version for version in versions if version <= began_at - engine.poll_overlap)])
+        reached = Reached(newest) if page.cursor is None else Reached(watermark, at_rest)
+        recovered += engine.books.store_orders(channel, POLLED_TOPIC, page.orders, reached, engine.now())
         read += len(page.orders)
         cursor = page.cursor
         if cursor is None:
@@ -52,23 +54,38 @@ def poll_orders(engine: Engine, *, channel: ChannelRef) -> tuple[int, int]:
     return read, recovered
 
 
-def compare_levels(engine: Engine, *, channel: ChannelRef, on_page: Callable[[int, int], object] | None = None) -> int:
+def compare_levels(
+    engine: Engine,
+    *,
+    channel: ChannelRef,
+    begin_behind: int = 0,
+    on_page: Callable[[int, int, int], object] | None = None,
+) -> int:
     """Read every mapped level of the channel; those that differ become suspect. Returns how many did.
 
-    `on_page` is told after each page how many levels were read and how many of them differ.
+    It goes round once, from behind the listing `begin_behind`: where one that was cut short has ended. `on_page` is told
+    after each page how many levels were read, how many of them differ, and of which listing the last one is.
+
+    Raises:
+        ChannelError: the channel could not be asked to the end.
     """
     connector = engine.channels.connector(channel.channel_id)
-    suspects = after = 0
+    suspects, after, has_turned = 0, begin_behind, not begin_behind
     while True:
         after, page = engine.books.levels_page(channel.channel_id, after, connector.capabilities.levels_per_read)
         if not after:
-            return suspects
+            if has_turned:
+                return suspects
+            has_turned = True
+            continue
         states = connector.read_levels(sorted({seen.inventory_item_id for seen in page}))
         differing = _differing(engine, page, states)
         engine.books.suspect_unsuspected(differing, "reconciliation differs", engine.now())
         suspects += len(differing)
         if on_page is not None:
-            on_page(len(page), len(differing))
+            on_page(len(page), len(differing), after)
+        if has_turned and begin_behind and after >= begin_behind:
+            return suspects
 
 
 def _differing(engine: Engine, page: Sequence[Seen], states: Sequence[LevelState]) -> list[int]:

@@ -292,7 +292,7 @@ class Auditor:
         for event in books.events.values():
             if event.state not in ("applied", "ignored", "dead"):
                 self.blame("event settled once", f"event {event.envelope.event_id} is {event.state}")
-            if event.state == "dead" and not event.reason.startswith("poison"):
+            if event.state == "dead":
                 self.blame("no event dies", f"event {event.envelope.event_id} is dead: {event.reason}")
             if not event.webhook_id.startswith("poll:"):
                 rows += 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channels import protocol
 from sync.decide import LineKey, Verdict
-from sync.ports import Batch, Books, ChannelRef, Claimed, DriftFound, Due, OrderKey
+from sync.ports import Batch, Books, ChannelRef, Claimed, DriftFound, Due, OrderKey, Reached
 from sync.simulator.memory import MemoryBooks
 from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
 from sync.simulator.scheduler import EPOCH
@@ -216,8 +216,11 @@ class WatchedBooks(MemoryBooks):
         self._committed(None)
         return is_news
 
-    def claim_events(self, merchant_id: int, limit: int, lease: timedelta) -> list[Claimed]:
-        return self._by_itself(super().claim_events, merchant_id, limit, lease)
+    def claim_events(self, merchant_id: int, limit: int, leases: Sequence[timedelta]) -> list[Claimed]:
+        return self._by_itself(super().claim_events, merchant_id, limit, leases)
+
+    def give_back_events(self, claims: Collection[Claimed], after: timedelta, reason: str) -> None:
+        self._by_itself(super().give_back_events, claims, after, reason)
 
     def claim_repeat(self, channel_id: int, lease: timedelta) -> Batch | None:
         self._world.ask_database()
@@ -234,10 +237,10 @@ class WatchedBooks(MemoryBooks):
         channel: ChannelRef,
         topic: str,
         orders: Sequence[protocol.PolledOrder],
-        watermark: datetime | None,
+        reached: Reached,
         now: datetime,
     ) -> int:
-        return self._by_itself(super().store_orders, channel, topic, orders, watermark, now, is_flushed=True)
+        return self._by_itself(super().store_orders, channel, topic, orders, reached, now, is_flushed=True)
 
     def orders_read(self, channel_id: int, at: datetime) -> None:
         self._by_itself(super().orders_read, channel_id, at)

@@ -18,7 +18,7 @@ from channels.protocol import PolledOrder, QuantityChange, RowOutcome, WriteResu
 from inventory.ledger import Entry, OpenShortage
 from sync import check, decide, register
 from sync.decide import Level, Line
-from sync.ports import Batch, ChannelRef, GivenBack
+from sync.ports import Batch, ChannelRef, GivenBack, Reached
 from sync.register import Effect, Register
 from sync.simulator import world as simulated
 from sync.simulator.books import WatchedBooks
@@ -133,11 +133,12 @@ def _move_watermark_first(store_orders: Any) -> Any:
         channel: ChannelRef,
         topic: str,
         orders: Sequence[PolledOrder],
-        watermark: datetime | None,
+        reached: Reached,
         now: datetime,
     ) -> int:
         # A watermark that runs ahead by as much as the overlap takes back, stored in a commit of its own.
-        ahead = watermark and watermark + simulated.POLL_OVERLAP
+        watermark, cut_short_at = (moment and moment + simulated.POLL_OVERLAP for moment in reached)
+        ahead = Reached(watermark, cut_short_at)
         store_orders(self, channel, topic, (), ahead, now)
         return int(store_orders(self, channel, topic, orders, ahead, now))
 

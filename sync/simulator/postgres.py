@@ -40,7 +40,7 @@ from locations.models import Mapping as Cell
 from merchants.models import Merchant
 from sync import invariants
 from sync.decide import Envelope, LineKey, Taken
-from sync.ports import ChannelRef, DriftFound, OrderKey
+from sync.ports import ChannelRef, DriftFound, OrderKey, Reached
 from sync.register import Effect, Register
 from sync.simulator.auditor import Auditor
 from sync.simulator.books import GROUP, WAREHOUSE
@@ -212,7 +212,7 @@ class Reader:
 
 #: Operations that are a commit of their own outside of transactions: if they find something, if they are given something.
 _FINDING = frozenset({"claim_events", "claim_repeat", "claim_suspects", "store_orders"})
-_GIVEN = frozenset({"orders_read", "suspect_unsuspected", "settle_events"})
+_GIVEN = frozenset({"orders_read", "suspect_unsuspected", "settle_events", "give_back_events"})
 
 
 class TableBooks(Tables):
@@ -331,12 +331,12 @@ class TableBooks(Tables):
         channel: ChannelRef,
         topic: str,
         orders: Sequence[protocol.PolledOrder],
-        watermark: datetime | None,
+        reached: Reached,
         now: datetime,
     ) -> int:
         for order in orders:
             self._world.remember(cast(Told, order.body))
-        return super().store_orders(channel, topic, orders, watermark, now)
+        return super().store_orders(channel, topic, orders, reached, now)
 
     # --- rows, as the auditor knows them --------------------------------------------------------------------------
 

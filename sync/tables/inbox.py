@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from django.db import transaction
@@ -16,14 +16,15 @@ from synctec.lib.compression import decompress
 class InboxTables:
     """Claims, verdicts and delays of events."""
 
-    def claim_events(self, merchant_id: int, limit: int, lease: timedelta) -> list[Claimed]:
+    def claim_events(self, merchant_id: int, limit: int, leases: Sequence[timedelta]) -> list[Claimed]:
         with transaction.atomic():
             sql.forgo_flush()  # without the claim, the event is simply pending again
             sql.keep_to_index()
             found = sql.rows(
                 """
                 UPDATE channels_inboxevent event
-                SET attempts = event.attempts + 1, next_attempt_at = now() + %s
+                SET attempts = event.attempts + 1,
+                    next_attempt_at = now() + (%s::interval[])[least(event.attempts + 1, %s)]
                 FROM channels_channel channel
                 WHERE channel.id = event.channel_id AND event.id = ANY(ARRAY(
                     SELECT id FROM channels_inboxevent
@@ -32,14 +33,21 @@ class InboxTables:
                     ORDER BY merchant_id, id LIMIT %s FOR UPDATE SKIP LOCKED
                 ))
                 RETURNING event.id, event.channel_id, event.correlation_id, event.received_at, channel.kind, event.topic,
-                    event.body, event.attempts
+                    event.body, event.attempts, event.next_attempt_at
                 """,
-                [lease, merchant_id, merchant_id, limit],
+                [list(leases), len(leases), merchant_id, merchant_id, limit],
                 binary=True,
             )
         claimed = [
-            Claimed(Envelope(event_id, channel, correlation, received), kind, topic, decompress(body), attempts)
-            for event_id, channel, correlation, received, kind, topic, body, attempts in found
+            Claimed(
+                Envelope(event_id, channel, correlation, received),
+                kind,
+                topic,
+                decompress(body),
+                attempts,
+                leased_until,
+            )
+            for event_id, channel, correlation, received, kind, topic, body, attempts, leased_until in found
         ]
         return sorted(claimed, key=lambda event: event.envelope.event_id)
 
@@ -95,3 +103,27 @@ class InboxTables:
                 """,
                 [list(event_ids), after, reason],
             )
+
+    def give_back_events(self, claims: Collection[Claimed], after: timedelta, reason: str) -> None:
+        sql.give_back()  # the connection may be what broke
+        sql.execute(
+            """
+            WITH ours AS (
+                -- Whatever was said of an event since it was claimed has moved the moment when it is due.
+                SELECT event.id FROM unnest(%s::bigint[], %s::timestamptz[]) AS told (id, leased_until)
+                JOIN channels_inboxevent event ON event.id = told.id AND event.next_attempt_at = told.leased_until
+                WHERE event.state = 'pending' AND event.attempts > 0
+                ORDER BY event.id FOR UPDATE OF event SKIP LOCKED
+            )
+            UPDATE channels_inboxevent event
+            SET attempts = event.attempts - 1, next_attempt_at = now() + %s,
+                reason = coalesce(nullif(%s, ''), event.reason)
+            FROM ours WHERE event.id = ours.id
+            """,
+            [
+                [claimed.envelope.event_id for claimed in claims],
+                [claimed.leased_until for claimed in claims],
+                after,
+                reason,
+            ],
+        )

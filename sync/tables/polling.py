@@ -8,25 +8,28 @@ from datetime import datetime
 from django.db import connection, transaction
 
 from channels import inbox, protocol
-from sync.ports import ChannelRef, Seen
+from sync.ports import ChannelRef, Reached, Seen
 from synctec.lib import sql
 
 
 class PollTables:
     """The watermark moves only in the transaction that stored the page."""
 
-    def orders_watermark(self, channel_id: int) -> datetime | None:
-        [(watermark,)] = sql.rows(
-            "SELECT coalesce(orders_watermark, orders_counted_from) FROM channels_channel WHERE id = %s", [channel_id]
+    def orders_reached(self, channel_id: int) -> Reached:
+        [row] = sql.rows(
+            """
+            SELECT coalesce(orders_watermark, orders_counted_from), orders_cut_short_at FROM channels_channel WHERE id = %s
+            """,
+            [channel_id],
         )
-        return watermark  # type: ignore[no-any-return]
+        return Reached(*row)
 
     def store_orders(
         self,
         channel: ChannelRef,
         topic: str,
         orders: Sequence[protocol.PolledOrder],
-        watermark: datetime | None,
+        reached: Reached,
         now: datetime,
     ) -> int:
         with transaction.atomic(), connection.cursor() as cursor:
@@ -39,8 +42,11 @@ class PollTables:
                 now=now,
             )
             sql.execute(
-                "UPDATE channels_channel SET orders_watermark = greatest(orders_watermark, %s) WHERE id = %s",
-                [watermark, channel.channel_id],
+                """
+                UPDATE channels_channel SET orders_watermark = greatest(orders_watermark, %s), orders_cut_short_at = %s
+                WHERE id = %s
+                """,
+                [reached.watermark, reached.cut_short_at, channel.channel_id],
             )
         return news
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from itertools import permutations
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import OperationalError, transaction
+from django.db.models.functions import Now
 
 from channels import mapping
 from channels.models import Channel, EventState, InboxEvent, Listing, StoreLocation
-from channels.protocol import Connector, PolledOrder, Unavailable
+from channels.protocol import Connector, Paced, PolledOrder, Refused, Unavailable
 from inventory.models import BomLine, Movement, Shortage, Sku, SkuKind
 from locations.models import GroupLocation
 from locations.models import Mapping as Draws
 from sync import apply as applying
 from sync import catalogue, hooks, sweep
 from sync.apply import Applied, apply_batch
-from sync.decide import Verdict
+from sync.decide import Envelope, Verdict
 from sync.invariants import violations
 from sync.models import DirtySku, OrderLine
+from sync.tables import Tables
 from synctec.lib import sql
 from tests.engine import engine
 from tests.factories import (
@@ -286,6 +289,119 @@ def test_an_event_that_kills_its_workers_is_tried_alone_and_dead_in_the_end(
     assert (outcome(suspect)[0], outcome(sale)[0], batches) == (EventState.APPLIED, EventState.APPLIED, [1, 1])
 
 
+def test_an_event_that_may_kill_its_workers_is_left_alone_for_longer_each_time(alder: Trade) -> None:
+    north = alder.shops["north"]
+    claims = [
+        0,
+        applying.SUSPECT_CLAIMS - 1,
+        applying.SUSPECT_CLAIMS,
+        applying.SUSPECT_CLAIMS + 1,
+        applying.POISON_CLAIMS,
+    ]
+    for order, attempts in enumerate(claims, 1):
+        event = deliver(north, "orders/create", order_body(north, order, ("MUG", 1)))
+        InboxEvent.objects.filter(pk=event.pk).update(attempts=attempts)
+
+    with transaction.atomic():
+        [(now,)] = sql.rows("SELECT now()")
+        claimed = engine().books.claim_events(alder.merchant.pk, 10, applying.LEASES)
+
+    assert [(event.leased_until - now).total_seconds() for event in claimed] == [8, 8, 16, 32, 256]
+
+
+def test_sales_survive_two_minutes_of_a_database_that_cannot_write(
+    alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north = alder.shops["north"]
+    events = [deliver(north, "orders/create", order_body(north, order, ("MUG", 1))) for order in range(1, 4)]
+
+    def full(*_: object) -> None:
+        raise OperationalError("could not extend file: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "post", full)
+        for _ in range(15):  # as leases run out, every 8 s
+            InboxEvent.objects.filter(state="pending").update(next_attempt_at=Now())
+            with pytest.raises(OperationalError):
+                apply_batch(engine(), merchant_id=alder.merchant.pk)
+        assert set(InboxEvent.objects.values_list("state", "attempts")) == {("pending", 0)}
+    InboxEvent.objects.filter(state="pending").update(next_attempt_at=Now())
+
+    apply(alder)
+
+    assert [outcome(event) for event in events] == [("applied", "")] * 3
+    assert alder.stock("MUG").available == 7
+
+
+def test_an_event_that_the_database_cannot_apply_holds_up_no_other(
+    alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north = alder.shops["north"]
+    events = [deliver(north, "orders/create", order_body(north, order, ("MUG", 1))) for order in range(1, 8)]
+    write_lines = Tables.write_lines
+
+    def cancelled(self: Tables, merchant: int, lines: Any, now: datetime) -> None:
+        if any(line.key[1] == "4" for line in lines):
+            raise OperationalError("canceling statement due to statement timeout")
+        write_lines(self, merchant, lines, now)
+
+    monkeypatch.setattr(Tables, "write_lines", cancelled)
+    minutes = timedelta(minutes=5)
+
+    with pytest.raises(OperationalError):
+        apply_batch(engine(NOON + minutes), merchant_id=alder.merchant.pk)
+    InboxEvent.objects.filter(next_attempt_at__lt=Now() + timedelta(seconds=30)).update(next_attempt_at=Now())
+    apply_batch(engine(NOON + minutes), merchant_id=alder.merchant.pk)
+
+    states = [outcome(event)[0] for event in events]
+    assert states == ["applied"] * 3 + ["pending"] + ["applied"] * 3
+    assert outcome(events[3])[1] == "OperationalError: canceling statement due to statement timeout"
+    assert InboxEvent.objects.get(pk=events[3].pk).attempts == 0
+
+
+def test_a_product_that_the_database_cannot_take_holds_up_no_other(
+    alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north = alder.shops["north"]
+    sick, sound = (deliver(north, "products/update", {"id": number}) for number in (1, 2))
+
+    def apply_product(events: object, envelope: Envelope, now: datetime) -> Verdict:
+        if envelope.event_id == sick.pk:
+            raise OperationalError("canceling statement due to statement timeout")
+        return Verdict(EventState.APPLIED)
+
+    monkeypatch.setattr(catalogue, "read_untold", lambda events, channel_id: events)
+    monkeypatch.setattr(catalogue, "apply", apply_product)
+    much_later = engine(NOON + timedelta(minutes=5))
+
+    with pytest.raises(OperationalError):
+        apply_batch(much_later, merchant_id=alder.merchant.pk)
+    InboxEvent.objects.filter(next_attempt_at__lt=Now() + timedelta(seconds=30)).update(next_attempt_at=Now())
+    apply_batch(much_later, merchant_id=alder.merchant.pk)
+
+    assert (outcome(sick)[0], outcome(sound)[0]) == (EventState.PENDING, EventState.APPLIED)
+
+
+def test_only_claims_that_nothing_became_of_are_given_back(alder: Trade) -> None:
+    north = alder.shops["north"]
+    ours, failed, taken_over = (
+        deliver(north, "orders/create", order_body(north, order, ("MUG", 1))) for order in range(1, 4)
+    )
+    books = engine().books
+    claims = books.claim_events(alder.merchant.pk, 10, applying.LEASES)
+    books.retry_event(failed.pk, timedelta(seconds=1), "failed")
+    InboxEvent.objects.filter(pk=taken_over.pk).update(next_attempt_at=Now())
+    assert len(books.claim_events(alder.merchant.pk, 10, applying.LEASES)) == 1
+
+    books.give_back_events(claims, timedelta(), "")
+
+    attempts = dict(InboxEvent.objects.values_list("id", "attempts"))
+    assert attempts == {ours.pk: 0, failed.pk: 1, taken_over.pk: 2}
+    assert [claim.envelope.event_id for claim in books.claim_events(alder.merchant.pk, 10, applying.LEASES)] == [
+        ours.pk
+    ]
+
+
 def test_a_topic_nobody_uses_is_ignored_visibly(alder: Trade) -> None:
     event = deliver(alder.shops["north"], "themes/publish", {"id": 1})
 
@@ -464,13 +580,17 @@ def test_slow_readings_of_products_hand_back_what_their_claim_does_not_cover(
     alder: Trade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     north = alder.shops["north"]
-    moments = iter(range(0, 1000, 2))
-    monkeypatch.setattr(applying, "monotonic", lambda: float(next(moments)))
-    monkeypatch.setattr(catalogue, "read_untold", lambda events, channel_id: events)
+    clock = Clock()
+
+    def slow(events: object, channel_id: int) -> object:
+        clock.now += timedelta(seconds=2)
+        return events
+
+    monkeypatch.setattr(catalogue, "read_untold", slow)
     monkeypatch.setattr(catalogue, "apply", lambda *told: Verdict(EventState.APPLIED))
     products = [deliver(north, "products/update", {"id": number}) for number in range(1, 6)]
 
-    done = apply_batch(engine(), merchant_id=alder.merchant.pk)
+    done = apply_batch(replace(engine(), now=clock), merchant_id=alder.merchant.pk)
 
     assert (done.claimed, done.settled, done.busy) == (5, 3, 2)
     assert [outcome(product)[0] for product in products] == ["applied"] * 3 + ["pending"] * 2
@@ -495,6 +615,118 @@ def test_sales_do_not_wait_for_an_order_that_must_be_read_first(alder: Trade) ->
     assert outcome(edited)[0] == EventState.PENDING
 
 
+@dataclass
+class Clock:
+    """A clock that others move."""
+
+    now: datetime = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class Readable(FakeChannel):
+    """A store with an order of one mug under any number that is asked for."""
+
+    shop: Shop | None = None
+
+    def read_orders(self, order_ids: Sequence[str]) -> tuple[PolledOrder, ...]:
+        assert self.shop is not None
+        return tuple(PolledOrder(order, later(10), polled_body(self.shop, int(order), "MUG", 1)) for order in order_ids)
+
+
+def _to_be_read(trade: Trade, shop: Shop, orders: int) -> list[InboxEvent]:
+    """Sales of a store with two locations, which do not tell where they are taken from."""
+    _second_location(trade, shop)
+    return [deliver(shop, "orders/create", order_body(shop, order, ("MUG", 1))) for order in range(1, orders + 1)]
+
+
+def test_orders_that_were_read_before_the_budget_ended_are_applied(alder: Trade) -> None:
+    north = alder.shops["north"]
+    budget = 0
+
+    class Tight(Readable):
+        def read_orders(self, order_ids: Sequence[str]) -> tuple[PolledOrder, ...]:
+            nonlocal budget
+            if not budget:
+                raise Paced("The channel's budget is used up for 2.3 s.", code="PACED", retry_after=2.3)
+            budget -= 1
+            return super().read_orders(order_ids)
+
+    store = Tight(shop=north, capabilities=replace(FakeChannel.capabilities, orders_per_read=2))
+    _to_be_read(alder, north, 5)
+    pending = []
+
+    for _ in range(3):  # each time the budget has grown back for one reading
+        budget = 1
+        InboxEvent.objects.filter(state="pending").update(next_attempt_at=Now())
+        apply_batch(engine(NOON, {north.channel: store}), merchant_id=alder.merchant.pk)
+        pending.append(list(InboxEvent.objects.filter(state="pending").values_list("attempts", flat=True)))
+
+    assert pending == [[0, 0, 0], [0], []]
+
+
+def test_an_order_that_cannot_be_read_fails_no_other(alder: Trade) -> None:
+    north = alder.shops["north"]
+
+    class Choosy(Readable):
+        def read_orders(self, order_ids: Sequence[str]) -> tuple[PolledOrder, ...]:
+            if "6" in order_ids:
+                raise Refused("Order 6 cannot be shown.")
+            return super().read_orders(order_ids)
+
+    store = Choosy(shop=north)
+    events = _to_be_read(alder, north, 9)
+
+    done = apply_batch(engine(NOON, {north.channel: store}), merchant_id=alder.merchant.pk)
+
+    assert [outcome(event)[0] for event in events] == ["applied"] * 5 + ["pending"] + ["applied"] * 3
+    assert outcome(events[5])[1] == "Refused: Order 6 cannot be shown."
+    assert (done.settled, done.failed) == (8, 1)
+
+
+def test_slow_readings_of_orders_hand_back_what_their_claim_does_not_cover(alder: Trade) -> None:
+    north = alder.shops["north"]
+    clock = Clock()
+
+    class Slow(Readable):
+        def read_orders(self, order_ids: Sequence[str]) -> tuple[PolledOrder, ...]:
+            clock.now += timedelta(seconds=3)
+            return super().read_orders(order_ids)
+
+    store = Slow(shop=north, capabilities=replace(FakeChannel.capabilities, orders_per_read=1))
+    events = _to_be_read(alder, north, 5)
+
+    done = apply_batch(replace(engine(NOON, {north.channel: store}), now=clock), merchant_id=alder.merchant.pk)
+
+    assert (done.claimed, done.settled, done.busy) == (5, 2, 3)
+    assert [outcome(event)[0] for event in events] == ["applied"] * 2 + ["pending"] * 3
+    assert set(InboxEvent.objects.filter(state="pending").values_list("attempts", flat=True)) == {0}
+
+
+def test_events_are_not_dead_while_their_orders_are_being_read(alder: Trade) -> None:
+    """A reading that outlasts its claim: others claim the same events, again and again."""
+    north = alder.shops["north"]
+    readers = 0
+
+    class Slow(Readable):
+        def read_orders(self, order_ids: Sequence[str]) -> tuple[PolledOrder, ...]:
+            nonlocal readers
+            readers += 1
+            if readers < 14:
+                InboxEvent.objects.filter(state="pending").update(next_attempt_at=Now())
+                apply_batch(engine(NOON, {north.channel: self}), merchant_id=alder.merchant.pk)
+            return super().read_orders(order_ids)
+
+    store = Slow(shop=north)
+    [event] = _to_be_read(alder, north, 1)
+
+    apply_batch(engine(NOON, {north.channel: store}), merchant_id=alder.merchant.pk)
+
+    assert (outcome(event)[0], readers) == (EventState.APPLIED, 14)
+
+
 def test_a_claim_reads_the_pending_events_and_not_the_whole_inbox(alder: Trade) -> None:
     north = alder.shops["north"]
     for number in range(30):
@@ -504,7 +736,7 @@ def test_a_claim_reads_the_pending_events_and_not_the_whole_inbox(alder: Trade) 
 
     with transaction.atomic():
         [(scans_before, _)] = sql.rows(read_whole)
-        assert len(engine(NOON).books.claim_events(alder.merchant.pk, 20, timedelta(seconds=8))) == 20
+        assert len(engine(NOON).books.claim_events(alder.merchant.pk, 20, applying.LEASES)) == 20
         [(scans_after, by_index)] = sql.rows(read_whole)
 
     assert scans_after == scans_before

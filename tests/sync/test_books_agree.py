@@ -397,6 +397,16 @@ def puts_off(life: Life, engine: Engine, dice: random.Random) -> object:
     return None
 
 
+def gives_back(life: Life, engine: Engine, dice: random.Random) -> object:
+    """Of some claimed events, something may be said of one; others may be claimed again; what is left is given back."""
+    claims = engine.books.claim_events(MERCHANT, dice.choice([1, 3, 10]), apply.LEASES)
+    if claims and dice.random() < 0.5:
+        engine.books.retry_event(dice.choice(claims).envelope.event_id, timedelta(), "failed")
+        engine.books.claim_events(MERCHANT, 1, apply.LEASES)
+    engine.books.give_back_events(claims, timedelta(seconds=dice.choice([0, 2])), dice.choice(["", "trouble"]))
+    return None
+
+
 def rests(life: Life, engine: Engine, dice: random.Random) -> object:
     """A channel is left alone, or set going again."""
     channel = dice.choice(CHANNELS)
@@ -563,22 +573,8 @@ OUTSIDE: tuple[Callable[[History, random.Random], None], ...] = (
     *(sells, sells, tells_of_a_level, is_edited_by_hand, waits, waits),
 )
 ENGINE: tuple[Callable[[Life, Engine, random.Random], object], ...] = (
-    *(
-        applies,
-        applies,
-        applies,
-        publishes,
-        publishes,
-        asks_what_is_divided,
-        pushes,
-        pushes,
-        checks,
-        checks,
-        polls,
-        compares,
-        goes_round,
-    ),
-    *(goes_round, puts_off, rests, breaks_a_rule),
+    *(applies, applies, applies, publishes, publishes, pushes, pushes, checks, checks, polls, compares, goes_round),
+    *(goes_round, asks_what_is_divided, puts_off, gives_back, rests, breaks_a_rule),
 )
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from django.db import transaction
 from django.db.models.functions import Now
 from pytest_django.fixtures import Settings
 
 from channels import mapping
 from channels.models import BatchState, Channel, InboxEvent, ListingLevel, Push, PushBatch, PushState
-from channels.protocol import OrderPage, PolledOrder, Unavailable
+from channels.protocol import LevelState, OrderPage, Paced, PolledOrder, Unavailable
 from inventory.models import Movement, StockLevel
 from locations.models import Mapping
 from sync.check import Checked, check_channel
-from sync.models import Drift, DriftAction
+from sync.models import Drift, DriftAction, OrderLine
 from sync.passes import reconcile
 from sync.publish import publish_batch
 from sync.reconcile import compare_levels, poll_orders
 from sync.tables.upkeep import mark_dirty
+from synctec.lib import sql
 from tests.engine import engine, ref
 from tests.factories import NOON, Shop, Trade, deliver, later, level_body, make_trade, order_body, polled_body
 from tests.fakes import FakeChannel
@@ -149,7 +154,112 @@ def test_an_order_that_changed_just_now_does_not_tell_how_far_the_list_was_read(
         poll_orders(engine(later(5_001), {north.channel: torn}), channel=ref(north.channel))
 
     assert InboxEvent.objects.filter(topic="orders/polled").count() == 2
-    assert Channel.objects.get(pk=north.channel.pk).orders_watermark == later(10)
+    channel = Channel.objects.get(pk=north.channel.pk)
+    assert (channel.orders_watermark, channel.orders_cut_short_at) == (NOON, later(10))
+
+
+def test_a_poll_that_is_cut_short_gets_further_the_next_time(north: Shop) -> None:
+    """More orders within the overlap than a poll can read at a stretch, then peace."""
+    pages_left = 0
+
+    class Paged(FakeChannel):
+        def read_orders_since(self, since: datetime, *, cursor: str | None) -> OrderPage:
+            nonlocal pages_left
+            if not pages_left:
+                raise Paced("The channel's budget is used up for 3.1 s.", code="PACED", retry_after=3.1)
+            pages_left -= 1
+            found = [order for order in self.orders if order.version >= since]
+            start = int(cursor or 0)
+            return OrderPage(tuple(found[start : start + 5]), str(start + 5) if start + 5 < len(found) else None)
+
+    store = Paged.of(north)
+    store.orders = [
+        PolledOrder(str(order), later(order), polled_body(north, order, "MUG", 1, at=order)) for order in range(1, 31)
+    ]
+    stored = []
+    for attempt in range(1, 5):
+        pages_left = 2
+        with nullcontext() if attempt == 4 else pytest.raises(Paced):
+            poll_orders(engine(later(3600 * attempt), {north.channel: store}), channel=ref(north.channel))
+        stored.append(InboxEvent.objects.filter(topic="orders/polled").count())
+
+    # Each begins with the order that the one before it has ended with.
+    assert stored == [10, 19, 28, 30]
+    channel = Channel.objects.get(pk=north.channel.pk)
+    assert (channel.orders_watermark, channel.orders_cut_short_at) == (later(30), None)
+    assert channel.orders_read_at == later(3600 * 4)
+
+
+def test_a_poll_that_is_cut_short_within_the_overlap_reads_the_rest_of_it(north: Shop) -> None:
+    store = FakeChannel.of(north)
+    store.orders = [PolledOrder("1", later(500), polled_body(north, 1, "MUG", 1, at=500))]
+    poll_orders(engine(later(510), {north.channel: store}), channel=ref(north.channel))
+    torn = TornList.of(north)
+    torn.orders = [PolledOrder("2", later(100), polled_body(north, 2, "MUG", 1, at=100))]  # listed late
+    with pytest.raises(Unavailable):
+        poll_orders(engine(later(4_000), {north.channel: torn}), channel=ref(north.channel))
+    late = PolledOrder("3", later(200), polled_body(north, 3, "MUG", 1, at=200))  # before the watermark
+    store.orders = [*torn.orders, late, *store.orders]
+
+    read, recovered = poll_orders(engine(later(8_000), {north.channel: store}), channel=ref(north.channel))
+
+    assert (read, recovered) == (3, 1)
+
+
+def test_a_comparison_that_is_cut_short_goes_round_from_there_the_next_time(north: Shop) -> None:
+    reads_left = 1
+    asked: list[str] = []
+
+    class Tired(FakeChannel):
+        def read_levels(self, inventory_item_ids: Sequence[str]) -> tuple[LevelState, ...]:
+            nonlocal reads_left
+            if not reads_left:
+                raise Paced("The channel's budget is used up for 3.1 s.", code="PACED", retry_after=3.1)
+            reads_left -= 1
+            asked.extend(inventory_item_ids)
+            return super().read_levels(inventory_item_ids)
+
+    store = Tired.of(north)
+    store.capabilities = replace(store.capabilities, levels_per_read=1)
+    store.sell(north, "TEE", 1)
+    mug, tee = (north.listings[code].inventory_item_id for code in ("MUG", "TEE"))
+    with pytest.raises(Paced):
+        reconcile(engine(NOON, {north.channel: store}), channel=north.channel)
+
+    reads_left = 1
+    with pytest.raises(Paced):
+        reconcile(engine(NOON, {north.channel: store}), channel=north.channel)
+    assert (asked, north.level("TEE").suspect_reason) == ([mug, tee], "reconciliation differs")
+    reads_left = 2
+    run = reconcile(engine(NOON, {north.channel: store}), channel=north.channel)
+
+    assert (asked[2:], run.state, run.levels_read) == ([mug, tee], "done", 2)
+
+
+def test_an_audit_reads_no_order_of_long_ago(alder: Trade, north: Shop) -> None:
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
+    apply(alder)
+    OrderLine.objects.update(updated_at=NOON)
+    sql.execute(
+        """
+        INSERT INTO sync_orderline (merchant_id, channel_id, order_id, line_id, order_name, remote_variant_id, listing_id,
+            sku_id, listing_level_id, store_location_id, facts, desired_committed, desired_on_hand, applied_committed,
+            applied_on_hand, postings, waiting_for, correlation_id, updated_at)
+        SELECT merchant_id, channel_id, 'old ' || n, line_id, order_name, remote_variant_id, listing_id, sku_id,
+            listing_level_id, store_location_id, facts, 0, 0, 0, 0, 1, '', correlation_id, %s
+        FROM sync_orderline, generate_series(1, 500) n
+        """,
+        [NOON - timedelta(days=400)],
+    )
+    sql.execute("ANALYZE sync_orderline")
+    read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'sync_orderline'"
+
+    with transaction.atomic():
+        [(before,)] = sql.rows(read)
+        taken, _ = engine().books.taken_since(north.level("MUG").pk, later(-60), later(-30))
+        [(after,)] = sql.rows(read)
+
+    assert (taken, after - before) == (1, 1)
 
 
 def test_a_reading_during_which_an_order_is_applied_waits_for_the_next(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
 
@@ -49,7 +49,7 @@ class InboxMemory(Kept):
         self._delivered[channel_id, topic, webhook_id] = event
         self._pending[merchant_id][event_id] = event
 
-    def claim_events(self, merchant_id: int, limit: int, lease: timedelta) -> list[Claimed]:
+    def claim_events(self, merchant_id: int, limit: int, leases: Sequence[timedelta]) -> list[Claimed]:
         self._commits_itself("a claim")
         now = self._now()
         due = [event for event in self._pending[merchant_id].values() if event.next_attempt_at <= now]
@@ -58,9 +58,11 @@ class InboxMemory(Kept):
         claimed = []
         for event in due:
             event.attempts += 1
-            event.next_attempt_at = now + lease
+            event.next_attempt_at = now + leases[min(event.attempts, len(leases)) - 1]
             kind = self.channels[event.envelope.channel_id].kind
-            claimed.append(Claimed(event.envelope, kind, event.topic, event.body, event.attempts))
+            claimed.append(
+                Claimed(event.envelope, kind, event.topic, event.body, event.attempts, event.next_attempt_at)
+            )
         return claimed
 
     def take_events(self, event_ids: Collection[int]) -> set[int]:
@@ -99,3 +101,9 @@ class InboxMemory(Kept):
                 event.attempts -= 1
                 event.next_attempt_at = due_at
                 event.reason = reason or event.reason
+
+    def give_back_events(self, claims: Collection[Claimed], after: timedelta, reason: str) -> None:
+        for claimed in claims:
+            event = self._pending_event(claimed.envelope.event_id)
+            if event is not None and event.next_attempt_at == claimed.leased_until:
+                self.put_off_events([claimed.envelope.event_id], after, reason)

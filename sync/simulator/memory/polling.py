@@ -7,7 +7,7 @@ from datetime import datetime
 
 from channels import protocol
 from channels.inbox import polled_id
-from sync.ports import ChannelRef, Seen
+from sync.ports import ChannelRef, Reached, Seen
 from sync.simulator.memory.inbox import InboxMemory
 from sync.simulator.memory.kept import later
 
@@ -15,16 +15,16 @@ from sync.simulator.memory.kept import later
 class PollMemory(InboxMemory):
     """`sync.ports.PollBooks`."""
 
-    def orders_watermark(self, channel_id: int) -> datetime | None:
+    def orders_reached(self, channel_id: int) -> Reached:
         channel = self.channels[channel_id]
-        return channel.orders_watermark or channel.orders_counted_from
+        return Reached(channel.orders_watermark or channel.orders_counted_from, channel.orders_cut_short_at)
 
     def store_orders(
         self,
         channel: ChannelRef,
         topic: str,
         orders: Sequence[protocol.PolledOrder],
-        watermark: datetime | None,
+        reached: Reached,
         now: datetime,
     ) -> int:
         self._commits_itself("storing orders")
@@ -42,7 +42,8 @@ class PollMemory(InboxMemory):
                 self._pending[known.merchant_id][known.envelope.event_id] = known
                 news += 1
         row = self.channels[channel.channel_id]
-        row.orders_watermark = later(row.orders_watermark, watermark)
+        row.orders_watermark = later(row.orders_watermark, reached.watermark)
+        row.orders_cut_short_at = reached.cut_short_at
         return news
 
     def orders_read(self, channel_id: int, at: datetime) -> None:

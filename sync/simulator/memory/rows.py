@@ -27,6 +27,7 @@ class ChannelRow:
     inbound: Propagation = field(default_factory=Propagation)
     outbound: Propagation = field(default_factory=Propagation)
     orders_watermark: datetime | None = None
+    orders_cut_short_at: datetime | None = None
     orders_read_at: datetime | None = None
     failures: int = 0
     failing_since: datetime | None = None
