@@ -419,7 +419,10 @@ def _level(event: LevelTouched, envelope: Envelope, world: World) -> Verdict:
 
 
 def _compare(event: LevelTouched, level: Level) -> Verdict:
-    if event.source_at is not None and level.source_at is not None and event.source_at < level.source_at:
+    becomes = level.becomes  # by an earlier event of this batch
+    is_doubted = becomes.is_suspect if becomes else level.suspect_since is not None
+    newest = max(filter(None, (level.source_at, becomes.source_at if becomes else None)), default=None)
+    if event.source_at is not None and newest is not None and event.source_at < newest:
         return Verdict(IGNORED, "superseded: newer than this is known")
     if event.is_stocked is not None:
         level.becomes = LevelChange(is_suspect=True, source_at=event.source_at)
@@ -430,7 +433,9 @@ def _compare(event: LevelTouched, level: Level) -> Verdict:
     if event.available == level.open_push_to:
         return Verdict(IGNORED, "echo: of a write of ours under way")
     if event.available == level.reported:
-        if level.sample is None and level.open_push_to is None and not level.held:
+        # Moments are whole seconds at some channels: of two within one, nobody can tell which is the later.
+        is_newer = event.source_at is not None and (newest is None or event.source_at > newest)
+        if (is_newer or not is_doubted) and level.sample is None and level.open_push_to is None and not level.held:
             level.becomes = LevelChange(is_suspect=False, source_at=event.source_at)
         return Verdict(IGNORED, "echo: as expected")
     level.becomes = LevelChange(is_suspect=True, source_at=event.source_at, available=event.available)

@@ -246,6 +246,44 @@ def test_a_level_webhook_older_than_what_is_known_is_superseded(alder: Trade) ->
     assert outcome(event) == (EventState.IGNORED, "superseded: newer than this is known")
 
 
+def test_an_older_echo_after_a_newer_difference_in_one_batch_clears_nothing(alder: Trade) -> None:
+    north = alder.shops["north"]
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 4, at=30))  # somebody took 6 away
+    late = deliver(north, "inventory_levels/update", level_body(north, "MUG", 10, at=20))
+
+    apply(alder)
+
+    assert outcome(late) == (EventState.IGNORED, "superseded: newer than this is known")
+    assert north.level("MUG").suspect_since is not None
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+def test_an_echo_of_the_same_second_clears_nothing(alder: Trade, in_one_batch: bool) -> None:
+    north = alder.shops["north"]
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 4, at=30))
+    if not in_one_batch:
+        apply(alder)
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 10, at=30))  # earlier within that second
+
+    apply(alder)
+
+    level = north.level("MUG")
+    assert (level.suspect_since is not None, level.suspect_available) == (True, 4)
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+def test_an_echo_of_a_later_second_clears_the_suspicion(alder: Trade, in_one_batch: bool) -> None:
+    north = alder.shops["north"]
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 4, at=30))
+    if not in_one_batch:
+        apply(alder)
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 10, at=31))
+
+    apply(alder)
+
+    assert north.level("MUG").suspect_since is None
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"\x00\xff", b"[]", b"{}", b'{"id": 1e400}', b'{"id": true, "line_items": 3}', b"[" * 5000]
 )
