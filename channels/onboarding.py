@@ -145,17 +145,22 @@ _CREATE_LEVELS = """
 #: Run before `_CREATE_LEVELS`. A level known already has its history: a reading that differs is the engine's
 #: to judge.
 _DOUBT_LEVELS = """
+    WITH differing AS (
+        SELECT level.id
+          FROM unnest(%(items)s::text[], %(locations)s::text[], %(available)s::int[], %(stocked)s::boolean[])
+            AS found (item_id, location_id, available, is_stocked)
+          JOIN channels_listing AS listing
+            ON listing.channel_id = %(channel)s AND listing.inventory_item_id = found.item_id
+          JOIN channels_storelocation AS location
+            ON location.channel_id = %(channel)s AND location.remote_id = found.location_id
+          JOIN channels_listinglevel AS level
+            ON level.listing_id = listing.id AND level.store_location_id = location.id
+         WHERE (level.shown, level.is_stocked) IS DISTINCT FROM (found.available, found.is_stocked)
+         ORDER BY level.id FOR NO KEY UPDATE OF level)
     UPDATE channels_listinglevel AS level
        SET suspect_since = coalesce(level.suspect_since, %(now)s), next_check_at = %(now)s,
            suspect_reason = CASE WHEN level.suspect_since IS NULL THEN 'import' ELSE level.suspect_reason END
-      FROM unnest(%(items)s::text[], %(locations)s::text[], %(available)s::int[], %(stocked)s::boolean[])
-        AS found (item_id, location_id, available, is_stocked)
-      JOIN channels_listing AS listing
-        ON listing.channel_id = %(channel)s AND listing.inventory_item_id = found.item_id
-      JOIN channels_storelocation AS location
-        ON location.channel_id = %(channel)s AND location.remote_id = found.location_id
-     WHERE level.listing_id = listing.id AND level.store_location_id = location.id
-       AND (level.shown, level.is_stocked) IS DISTINCT FROM (found.available, found.is_stocked)
+      FROM differing WHERE level.id = differing.id
 """
 
 
