@@ -41,6 +41,9 @@ _HANDLES_RESERVED = ("shop", "admin", "bulk")
 #: Rows of one statement while importing.
 BATCH_ROWS = 500
 
+#: Why levels are doubted whose items the channel begins to count, or counts no longer.
+COUNTED_OTHERWISE = "counted anew, or no longer"
+
 
 class OnboardingError(Exception):
     """A channel could not be brought in. The text says why and what to do."""
@@ -163,6 +166,16 @@ _DOUBT_LEVELS = """
       FROM differing WHERE level.id = differing.id
 """
 
+#: An older suspicion keeps its reason; but no order explains it any more, it takes a reading.
+_DOUBT_LEVELS_OF = """
+    WITH doubted AS (
+        SELECT id FROM channels_listinglevel WHERE listing_id = ANY(%s) ORDER BY id FOR NO KEY UPDATE)
+    UPDATE channels_listinglevel AS level
+       SET suspect_since = coalesce(level.suspect_since, now()), suspect_available = NULL, next_check_at = now(),
+           suspect_reason = CASE WHEN level.suspect_since IS NULL THEN %s ELSE level.suspect_reason END
+      FROM doubted WHERE level.id = doubted.id
+"""
+
 
 def import_locations(channel: Channel) -> int:
     """Bring the channel's store locations up to date; those it no longer names become inactive. Returns their
@@ -237,8 +250,14 @@ def import_levels(channel: Channel) -> LevelsReport:
 
 
 def save_listings(channel: Channel, variants: Sequence[protocol.VariantState]) -> None:
-    """Write what the channel says of these variants; a listing that was taken for deleted is back."""
-    with connection.cursor() as cursor:
+    """Write what the channel says of these variants; a listing that was taken for deleted is back.
+
+    Where the channel counts an item anew, or no longer, its levels are to be read.
+    """
+    is_tracked = {variant.variant_id: variant.is_tracked for variant in variants}
+    known = Listing.objects.filter(channel=channel, remote_variant_id__in=is_tracked)
+    with transaction.atomic(), connection.cursor() as cursor:
+        before = list(known.values_list("pk", "remote_variant_id", "is_tracked"))
         cursor.execute(
             _UPSERT_LISTINGS,
             (
@@ -255,6 +274,15 @@ def save_listings(channel: Channel, variants: Sequence[protocol.VariantState]) -
                 [variant.sells_when_out_of_stock for variant in variants],
             ),
         )
+        changed = [pk for pk, variant_id, was_tracked in before if was_tracked != is_tracked[variant_id]]
+        doubt_levels(changed, reason=COUNTED_OTHERWISE)
+
+
+def doubt_levels(listing_ids: Sequence[int], *, reason: str) -> None:
+    """Have all levels of these listings read at once, in the caller's transaction."""
+    if listing_ids:
+        with connection.cursor() as cursor:
+            cursor.execute(_DOUBT_LEVELS_OF, (list(listing_ids), reason))
 
 
 def map_listings(channel: Channel) -> int:

@@ -81,7 +81,9 @@ def _item(event: protocol.ItemTouched, channel: Channel, envelope: Envelope, now
     if event.is_deleted:
         changed = listings.filter(deleted_at__isnull=True).update(deleted_at=now)
     elif event.is_tracked is not None:
-        changed = listings.exclude(is_tracked=event.is_tracked).update(is_tracked=event.is_tracked)
+        counted_otherwise = list(listings.exclude(is_tracked=event.is_tracked).values_list("pk", flat=True))
+        changed = Listing.objects.filter(pk__in=counted_otherwise).update(is_tracked=event.is_tracked)
+        onboarding.doubt_levels(counted_otherwise, reason=onboarding.COUNTED_OTHERWISE)
     else:
         changed = 0
     if not changed:

@@ -100,6 +100,7 @@ class Level:
     sample: int | None
     open_push_to: int | None
     held: int = 0
+    is_stocked: bool = True
     order_effects_added: int = 0
     becomes: LevelChange | None = None
 
@@ -427,7 +428,8 @@ def _compare(event: LevelTouched, level: Level) -> Verdict:
     if event.is_stocked is not None:
         level.becomes = LevelChange(is_suspect=True, source_at=event.source_at)
         return Verdict(APPLIED, f"{'' if event.is_stocked else 'no longer '}stocked there: to be read")
-    if event.available is None:
+    if event.available is None or not level.is_stocked:
+        # A number where nothing was counted: what it was before says nothing of it.
         level.becomes = LevelChange(is_suspect=True, source_at=event.source_at)
         return Verdict(APPLIED, "to be read")
     if event.available == level.open_push_to:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Self
 
 from channels.protocol import (
     Capabilities,
@@ -48,7 +49,7 @@ class FakeChannel:
     _answers: dict[str, WriteResult] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shop: Shop) -> FakeChannel:
+    def of(cls, shop: Shop) -> Self:
         """A store that shows what the engine believes it shows."""
         fake = cls()
         for code in shop.listings:

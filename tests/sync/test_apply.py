@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from channels import mapping
-from channels.models import Channel, EventState, InboxEvent, Listing, StoreLocation
+from channels import connect, credentials, mapping
+from channels.models import (
+    Channel,
+    ChannelState,
+    Credential,
+    EventState,
+    InboxEvent,
+    Listing,
+    ListingLevel,
+    StoreLocation,
+)
 from channels.protocol import Connector, PolledOrder, Unavailable
 from inventory.models import BomLine, Movement, Shortage, Sku, SkuKind
 from locations.models import GroupLocation
@@ -282,6 +291,17 @@ def test_an_echo_of_a_later_second_clears_the_suspicion(alder: Trade, in_one_bat
     apply(alder)
 
     assert north.level("MUG").suspect_since is None
+
+
+def test_a_number_told_of_a_level_that_was_not_stocked_is_read(alder: Trade) -> None:
+    north = alder.shops["north"]
+    ListingLevel.objects.filter(pk=north.level("MUG").pk).update(is_stocked=False)
+    event = deliver(north, "inventory_levels/update", level_body(north, "MUG", 10, at=30))
+
+    apply(alder)
+
+    assert outcome(event) == (EventState.APPLIED, "to be read")
+    assert north.level("MUG").suspect_since is not None
 
 
 @pytest.mark.parametrize(
