@@ -16,6 +16,7 @@ from channels.protocol import (
     ChannelError,
     LevelState,
     LocationState,
+    NotAuthorized,
     OrderPage,
     OutcomeUnknown,
     PolledOrder,
@@ -41,6 +42,7 @@ class FakeChannel:
     faults: list[str | ChannelError] = field(default_factory=list)
     refused: set[Where] = field(default_factory=set)
     forgets_keys: bool = False
+    is_installed: bool = True
     while_reading: Callable[[], None] | None = None
     clock: datetime | None = None
     capabilities: Capabilities = Capabilities(
@@ -127,3 +129,8 @@ class FakeChannel:
 
     def ensure_webhooks(self, callback_url: str) -> SubscriptionReport:
         return SubscriptionReport()
+
+    def read_scopes(self) -> frozenset[str]:
+        if not self.is_installed:
+            raise NotAuthorized("the app was removed")
+        return frozenset({"read_orders"})

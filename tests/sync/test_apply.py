@@ -32,6 +32,7 @@ from sync.decide import Verdict
 from sync.invariants import violations
 from sync.models import DirtySku, OrderLine
 from synctec.lib import sql
+from synctec.lib.secret import Secret
 from tests.engine import engine
 from tests.factories import (
     NOON,
@@ -302,6 +303,57 @@ def test_a_number_told_of_a_level_that_was_not_stocked_is_read(alder: Trade) -> 
 
     assert outcome(event) == (EventState.APPLIED, "to be read")
     assert north.level("MUG").suspect_since is not None
+
+
+@pytest.fixture
+def store(alder: Trade, monkeypatch: pytest.MonkeyPatch) -> FakeChannel:
+    """What stands behind the shop North's connector, with a token to it."""
+    north = alder.shops["north"]
+    credentials.store(north.channel, client_id="app", access_token=Secret("shpat_new"))
+    store = FakeChannel.of(north)
+    monkeypatch.setattr(connect, "connector_for", lambda channel: store)
+    return store
+
+
+def test_an_uninstalled_app_stops_the_channel_once_its_token_is_refused(alder: Trade, store: FakeChannel) -> None:
+    north = alder.shops["north"]
+    store.is_installed = False
+    event = deliver(north, "app/uninstalled", {"id": 1})
+
+    apply(alder)
+
+    assert outcome(event)[0] == EventState.APPLIED
+    assert Channel.objects.get(pk=north.channel.pk).state == ChannelState.UNINSTALLED
+    assert not Credential.objects.get(channel=north.channel).sealed_access_token
+
+
+def test_a_late_uninstall_does_not_wipe_what_was_installed_since(alder: Trade, store: FakeChannel) -> None:
+    north = alder.shops["north"]
+    event = deliver(north, "app/uninstalled", {"id": 1})  # repeated by Shopify, for up to four hours
+
+    apply(alder)
+
+    state, reason = outcome(event)
+    assert (state, reason.split(":")[0]) == (EventState.IGNORED, "superseded")
+    assert Channel.objects.get(pk=north.channel.pk).state == ChannelState.ACTIVE
+    assert Credential.objects.get(channel=north.channel).sealed_access_token
+
+
+def test_an_uninstall_waits_while_the_store_does_not_say_whether_it_is_so(
+    alder: Trade, store: FakeChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north = alder.shops["north"]
+
+    def silent() -> frozenset[str]:
+        raise Unavailable("timed out")
+
+    monkeypatch.setattr(store, "read_scopes", silent)
+    event = deliver(north, "app/uninstalled", {"id": 1})
+
+    apply(alder)
+
+    assert outcome(event) == (EventState.PENDING, "waits for the channel: timed out")
+    assert Channel.objects.get(pk=north.channel.pk).state == ChannelState.ACTIVE
 
 
 @pytest.mark.parametrize(
