@@ -432,11 +432,17 @@ class InboxEvent(models.Model):
             models.Index(fields=["merchant", "id"], condition=Q(state="pending"), name="inbox_event_pending"),
             # The inbox of one merchant, newest first (admin list, live page).
             models.Index(fields=["merchant", "-id"], name="inbox_event_by_merchant"),
-            # What waits for a mapping on a channel (replay), and the dead (admin).
+            # What was set aside on a channel, and the dead (admin).
             models.Index(
                 fields=["channel", "state", "id"],
                 condition=Q(state__in=["ignored", "dead"]),
                 name="inbox_event_set_aside",
+            ),
+            # What waits for a certain mapping (replay). Levels are read instead.
+            models.Index(
+                fields=["channel", "reason"],
+                condition=Q(state="ignored", reason__startswith="unmapped ") & ~Q(topic__startswith="inventory"),
+                name="inbox_event_unmapped",
             ),
             # From any step of a story back to the event.
             models.Index(fields=["correlation_id"], name="inbox_event_by_correlation"),

@@ -41,6 +41,9 @@ _HANDLES_RESERVED = ("shop", "admin", "bulk")
 #: Rows of one statement while importing.
 BATCH_ROWS = 500
 
+#: Why levels are doubted whose items the channel begins to count, or counts no longer.
+COUNTED_OTHERWISE = "counted anew, or no longer"
+
 
 class OnboardingError(Exception):
     """A channel could not be brought in. The text says why and what to do."""
@@ -145,17 +148,32 @@ _CREATE_LEVELS = """
 #: Run before `_CREATE_LEVELS`. A level known already has its history: a reading that differs is the engine's
 #: to judge.
 _DOUBT_LEVELS = """
+    WITH differing AS (
+        SELECT level.id
+          FROM unnest(%(items)s::text[], %(locations)s::text[], %(available)s::int[], %(stocked)s::boolean[])
+            AS found (item_id, location_id, available, is_stocked)
+          JOIN channels_listing AS listing
+            ON listing.channel_id = %(channel)s AND listing.inventory_item_id = found.item_id
+          JOIN channels_storelocation AS location
+            ON location.channel_id = %(channel)s AND location.remote_id = found.location_id
+          JOIN channels_listinglevel AS level
+            ON level.listing_id = listing.id AND level.store_location_id = location.id
+         WHERE (level.shown, level.is_stocked) IS DISTINCT FROM (found.available, found.is_stocked)
+         ORDER BY level.id FOR NO KEY UPDATE OF level)
     UPDATE channels_listinglevel AS level
        SET suspect_since = coalesce(level.suspect_since, %(now)s), next_check_at = %(now)s,
            suspect_reason = CASE WHEN level.suspect_since IS NULL THEN 'import' ELSE level.suspect_reason END
-      FROM unnest(%(items)s::text[], %(locations)s::text[], %(available)s::int[], %(stocked)s::boolean[])
-        AS found (item_id, location_id, available, is_stocked)
-      JOIN channels_listing AS listing
-        ON listing.channel_id = %(channel)s AND listing.inventory_item_id = found.item_id
-      JOIN channels_storelocation AS location
-        ON location.channel_id = %(channel)s AND location.remote_id = found.location_id
-     WHERE level.listing_id = listing.id AND level.store_location_id = location.id
-       AND (level.shown, level.is_stocked) IS DISTINCT FROM (found.available, found.is_stocked)
+      FROM differing WHERE level.id = differing.id
+"""
+
+#: An older suspicion keeps its reason; but no order explains it any more, it takes a reading.
+_DOUBT_LEVELS_OF = """
+    WITH doubted AS (
+        SELECT id FROM channels_listinglevel WHERE listing_id = ANY(%s) ORDER BY id FOR NO KEY UPDATE)
+    UPDATE channels_listinglevel AS level
+       SET suspect_since = coalesce(level.suspect_since, now()), suspect_available = NULL, next_check_at = now(),
+           suspect_reason = CASE WHEN level.suspect_since IS NULL THEN %s ELSE level.suspect_reason END
+      FROM doubted WHERE level.id = doubted.id
 """
 
 
@@ -232,8 +250,14 @@ def import_levels(channel: Channel) -> LevelsReport:
 
 
 def save_listings(channel: Channel, variants: Sequence[protocol.VariantState]) -> None:
-    """Write what the channel says of these variants; a listing that was taken for deleted is back."""
-    with connection.cursor() as cursor:
+    """Write what the channel says of these variants; a listing that was taken for deleted is back.
+
+    Where the channel counts an item anew, or no longer, its levels are to be read.
+    """
+    is_tracked = {variant.variant_id: variant.is_tracked for variant in variants}
+    known = Listing.objects.filter(channel=channel, remote_variant_id__in=is_tracked)
+    with transaction.atomic(), connection.cursor() as cursor:
+        before = list(known.values_list("pk", "remote_variant_id", "is_tracked"))
         cursor.execute(
             _UPSERT_LISTINGS,
             (
@@ -250,6 +274,15 @@ def save_listings(channel: Channel, variants: Sequence[protocol.VariantState]) -
                 [variant.sells_when_out_of_stock for variant in variants],
             ),
         )
+        changed = [pk for pk, variant_id, was_tracked in before if was_tracked != is_tracked[variant_id]]
+        doubt_levels(changed, reason=COUNTED_OTHERWISE)
+
+
+def doubt_levels(listing_ids: Sequence[int], *, reason: str) -> None:
+    """Have all levels of these listings read at once, in the caller's transaction."""
+    if listing_ids:
+        with connection.cursor() as cursor:
+            cursor.execute(_DOUBT_LEVELS_OF, (list(listing_ids), reason))
 
 
 def map_listings(channel: Channel) -> int:

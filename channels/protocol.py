@@ -180,7 +180,9 @@ class LocationTouched:
 
 @dataclass(frozen=True, slots=True)
 class AppUninstalled:
-    """The merchant removed us from the store: our token is dead."""
+    """The merchant removed us from the store: our token is dead, unless we were installed again since."""
+
+    is_so: bool | None = None  # as the store answers when it is asked now; None: it was not
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,3 +441,7 @@ class Connector(Protocol):
     def activate_level(self, *, inventory_item_id: str, location_id: str, key: str) -> None: ...
 
     def ensure_webhooks(self, callback_url: str) -> SubscriptionReport: ...
+
+    def read_scopes(self) -> frozenset[str]:
+        """What our token allows, in the channel's own words. Raises NotAuthorized when the app is not installed."""
+        ...

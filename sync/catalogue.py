@@ -13,21 +13,33 @@ from sync.tables import upkeep
 
 
 def read_untold(events: tuple[protocol.Event, ...], channel_id: int) -> tuple[protocol.Event, ...]:
-    """Read the variants of products that were only said to have changed. Talks to the channel: never in a transaction.
+    """Read the variants of products that were only said to have changed, and whether an app that is said to have been
+    removed still is. Talks to the channel: never in a transaction.
 
     Raises:
         ChannelError: the channel could not be asked.
     """
-    untold = [event for event in events if isinstance(event, protocol.CatalogueTouched) and event.variants is None]
-    if all(event.is_deleted for event in untold):
+    if not any(map(_is_untold, events)):
         return events
     connector = connect.connector_for(Channel.objects.get(pk=channel_id))
-    return tuple(
-        replace(event, variants=connector.read_variants(event.product_id))
-        if isinstance(event, protocol.CatalogueTouched) and event.variants is None and not event.is_deleted
-        else event
-        for event in events
-    )
+    return tuple(_told(event, connector) if _is_untold(event) else event for event in events)
+
+
+def _is_untold(event: protocol.Event) -> bool:
+    if isinstance(event, protocol.CatalogueTouched):
+        return event.variants is None and not event.is_deleted
+    return isinstance(event, protocol.AppUninstalled) and event.is_so is None
+
+
+def _told(event: protocol.Event, connector: protocol.Connector) -> protocol.Event:
+    if isinstance(event, protocol.CatalogueTouched):
+        return replace(event, variants=connector.read_variants(event.product_id))
+    assert isinstance(event, protocol.AppUninstalled)
+    try:
+        connector.read_scopes()
+    except protocol.NotAuthorized:
+        return replace(event, is_so=True)
+    return replace(event, is_so=False)
 
 
 def apply(events: tuple[protocol.Event, ...], envelope: Envelope, now: datetime) -> Verdict:
@@ -48,7 +60,7 @@ def _apply_one(event: protocol.Event, channel: Channel, envelope: Envelope, now:
         case protocol.LocationTouched():
             return _location(event, channel)
         case protocol.AppUninstalled():
-            return _uninstalled(channel, envelope)
+            return _uninstalled(event, channel, envelope)
         case protocol.BulkFinished(operation_id=operation_id, status=status):
             return Verdict(EventState.IGNORED, f"bulk operation {operation_id} {status}: no one waits for it")
         case protocol.ComplianceRequest(kind=kind):
@@ -81,7 +93,9 @@ def _item(event: protocol.ItemTouched, channel: Channel, envelope: Envelope, now
     if event.is_deleted:
         changed = listings.filter(deleted_at__isnull=True).update(deleted_at=now)
     elif event.is_tracked is not None:
-        changed = listings.exclude(is_tracked=event.is_tracked).update(is_tracked=event.is_tracked)
+        counted_otherwise = list(listings.exclude(is_tracked=event.is_tracked).values_list("pk", flat=True))
+        changed = Listing.objects.filter(pk__in=counted_otherwise).update(is_tracked=event.is_tracked)
+        onboarding.doubt_levels(counted_otherwise, reason=onboarding.COUNTED_OTHERWISE)
     else:
         changed = 0
     if not changed:
@@ -108,8 +122,12 @@ def _location(event: protocol.LocationTouched, channel: Channel) -> Verdict:
     return Verdict(EventState.APPLIED)
 
 
-def _uninstalled(channel: Channel, envelope: Envelope) -> Verdict:
+def _uninstalled(event: protocol.AppUninstalled, channel: Channel, envelope: Envelope) -> Verdict:
     """The token is dead: forget it, write no more, and say so."""
+    assert event.is_so is not None, "read_untold comes first"
+    if not event.is_so:
+        # Told late, or again: a token got since works, and it is all there is.
+        return Verdict(EventState.IGNORED, "superseded: the store takes our token, so the app was installed again")
     before = channel.state
     channel.state = ChannelState.UNINSTALLED
     channel.state_reason = "The app was removed in the store. Connect the store again to go on."

@@ -100,6 +100,7 @@ class Level:
     sample: int | None
     open_push_to: int | None
     held: int = 0
+    is_stocked: bool = True
     order_effects_added: int = 0
     becomes: LevelChange | None = None
 
@@ -154,7 +155,7 @@ def decide(
 ) -> Verdict:
     """Apply one event to the world; what to write is added to the outcome."""
     if isinstance(event, LevelTouched):
-        return _level(event, envelope, world)
+        return _level(event, envelope, world, outcome)
     if isinstance(event, OrderState):
         counted_from = world.counted_from.get(envelope.channel_id)
         counted_at = counted_from if counted_from is not None and event.created_at < counted_from else None
@@ -417,7 +418,7 @@ def _happened_at(line: Line, envelope: Envelope, *, moves_on_hand: bool) -> date
     return max(facts, default=envelope.received_at)
 
 
-def _level(event: LevelTouched, envelope: Envelope, world: World) -> Verdict:
+def _level(event: LevelTouched, envelope: Envelope, world: World, outcome: Outcome) -> Verdict:
     """A level webhook does no arithmetic: it repeats what is known, or it makes the level suspect."""
     listings = world.listings_by_item.get((envelope.channel_id, event.inventory_item_id), ())
     mapped = [listing for listing in listings if listing.sku_id is not None]
@@ -426,23 +427,35 @@ def _level(event: LevelTouched, envelope: Envelope, world: World) -> Verdict:
     location = world.location_ids.get((envelope.channel_id, event.location_id))
     if location is None or not world.warehouses.get(location):
         return Verdict(IGNORED, f"unmapped location {event.location_id}")
-    levels = [world.levels[(listing.listing_id, location)] for listing in mapped]
-    return min((_compare(event, level) for level in levels), key=lambda verdict: verdict.state)
+    verdicts = []
+    for listing in mapped:
+        level = world.levels[(listing.listing_id, location)]
+        verdicts.append(_compare(event, level))
+        if listing.sku_id is not None and level.suspect_since and level.becomes and not level.becomes.is_suspect:
+            # What it might have been selling on top of what it shows is there for the other stores again.
+            outcome.dirty.setdefault(listing.sku_id, envelope)
+    return min(verdicts, key=lambda verdict: verdict.state)
 
 
 def _compare(event: LevelTouched, level: Level) -> Verdict:
-    if event.source_at is not None and level.source_at is not None and event.source_at < level.source_at:
+    becomes = level.becomes  # by an earlier event of this batch
+    is_doubted = becomes.is_suspect if becomes else level.suspect_since is not None
+    newest = max(filter(None, (level.source_at, becomes.source_at if becomes else None)), default=None)
+    if event.source_at is not None and newest is not None and event.source_at < newest:
         return Verdict(IGNORED, "superseded: newer than this is known")
     if event.is_stocked is not None:
         level.becomes = LevelChange(is_suspect=True, source_at=event.source_at)
         return Verdict(APPLIED, f"{'' if event.is_stocked else 'no longer '}stocked there: to be read")
-    if event.available is None:
+    if event.available is None or not level.is_stocked:
+        # A number where nothing was counted: what it was before says nothing of it.
         level.becomes = LevelChange(is_suspect=True, source_at=event.source_at)
         return Verdict(APPLIED, "to be read")
     if event.available == level.open_push_to:
         return Verdict(IGNORED, "echo: of a write of ours under way")
     if event.available == level.reported:
-        if level.sample is None and level.open_push_to is None and not level.held:
+        # Moments are whole seconds at some channels: of two within one, nobody can tell which is the later.
+        is_newer = event.source_at is not None and (newest is None or event.source_at > newest)
+        if (is_newer or not is_doubted) and level.sample is None and level.open_push_to is None and not level.held:
             level.becomes = LevelChange(is_suspect=False, source_at=event.source_at)
         return Verdict(IGNORED, "echo: as expected")
     level.becomes = LevelChange(is_suspect=True, source_at=event.source_at, available=event.available)

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from functools import partial
 
 from django.db import transaction
-from django.db.models.functions import Now
 
 from channels import connect, inbox, mapping, onboarding, protocol, steering
-from channels.models import Channel, EventState, InboxEvent, Listing, ListingLevel
+from channels.models import Channel, Listing
 from inventory import holds, stock
 from locations import matrix
 from sync import register, tasks
@@ -80,32 +79,34 @@ def _matrix_changed(merchant_id: int, sku_ids: Sequence[int] | None, now: dateti
     upkeep.add_missing_levels(merchant_id=merchant_id)
     upkeep.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=now)
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
-    replay_waiting(merchant_id)
+    upkeep.doubt_places_that_become_ours(merchant_id=merchant_id)
+    replay_waiting(merchant_id, upkeep.waits_for_places(merchant_id=merchant_id))
 
 
 def _listings_mapped(merchant_id: int, listing_ids: Sequence[int]) -> None:
-    skus = Listing.objects.filter(pk__in=listing_ids, sku__isnull=False).values_list("sku_id", flat=True)
-    sku_ids = sorted(set(skus))
+    mapped = list(
+        Listing.objects.filter(pk__in=listing_ids, sku__isnull=False).values_list(
+            "pk", "sku_id", "channel_id", "remote_variant_id"
+        )
+    )
     upkeep.add_missing_levels(merchant_id=merchant_id)
-    # What a listing without a SKU shows is not ours to say.
-    ListingLevel.objects.filter(listing__in=listing_ids, listing__sku=None).update(desired=None)
-    if sku_ids:
+    upkeep.withdraw_unmapped(listing_ids=listing_ids)
+    # What webhooks told of their levels was set aside.
+    onboarding.doubt_levels([listing for listing, _, _, _ in mapped], reason="mapped")
+    if mapped:
+        sku_ids = sorted({sku for _, sku, _, _ in mapped})
         upkeep.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=datetime.now(UTC))
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
-    replay_waiting(merchant_id)
+    replay_waiting(merchant_id, {(channel, f"variant {variant}") for _, _, channel, variant in mapped})
 
 
-def replay_waiting(merchant_id: int) -> int:
-    """Take up what waited for a mapping: unmapped events, and the orders of which a line still waits.
+def replay_waiting(merchant_id: int, waits: Collection[tuple[int, str]]) -> int:
+    """Take up the orders that waited for just this: (channel, what it was in the words of `Line.waiting_for`).
 
-    Idempotent: what still cannot be placed is set aside again, with the reason of then.
+    Idempotent: what still cannot be placed is set aside again, with the reason of then. Never level webhooks: to know
+    what a level shows by now it is read.
     """
-    waiting = OrderLine.objects.filter(merchant_id=merchant_id).exclude(waiting_for="").values("latest_event_id")
-    aside = InboxEvent.objects.filter(merchant_id=merchant_id)
-    events = aside.filter(state=EventState.IGNORED, reason__startswith="unmapped") | aside.filter(
-        pk__in=waiting, state__in=[EventState.IGNORED, EventState.APPLIED]
-    )
-    taken_up = events.update(state=EventState.PENDING, reason="", attempts=0, settled_at=None, next_attempt_at=Now())
+    taken_up = upkeep.take_up(waits=waits)
     if taken_up:
         transaction.on_commit(partial(inbox.ring, merchant_id))
     return taken_up

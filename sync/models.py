@@ -77,8 +77,8 @@ class OrderLine(models.Model):
             models.CheckConstraint(condition=Q(applied_committed__gte=0), name="order_line_committed_not_negative"),
         ]
         indexes = [
-            # Lines to take up again once a mapping exists.
-            models.Index(fields=["channel", "id"], condition=~Q(waiting_for=""), name="order_line_waiting"),
+            # Lines to take up again once what they wait for is mapped.
+            models.Index(fields=["channel", "waiting_for"], condition=~Q(waiting_for=""), name="order_line_waiting"),
             # The lines an event touched (story).
             models.Index(fields=["correlation_id"], name="order_line_by_correlation"),
             # Orders of a SKU, newest first (page of a SKU).

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Self
 
 from channels.protocol import (
     Capabilities,
     ChannelError,
     LevelState,
     LocationState,
+    NotAuthorized,
     OrderPage,
     OutcomeUnknown,
     PolledOrder,
@@ -40,6 +42,7 @@ class FakeChannel:
     faults: list[str | ChannelError] = field(default_factory=list)
     refused: set[Where] = field(default_factory=set)
     forgets_keys: bool = False
+    is_installed: bool = True
     while_reading: Callable[[], None] | None = None
     clock: datetime | None = None
     capabilities: Capabilities = Capabilities(
@@ -48,7 +51,7 @@ class FakeChannel:
     _answers: dict[str, WriteResult] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shop: Shop) -> FakeChannel:
+    def of(cls, shop: Shop) -> Self:
         """A store that shows what the engine believes it shows."""
         fake = cls()
         for code in shop.listings:
@@ -130,3 +133,8 @@ class FakeChannel:
 
     def ensure_webhooks(self, callback_url: str) -> SubscriptionReport:
         return SubscriptionReport()
+
+    def read_scopes(self) -> frozenset[str]:
+        if not self.is_installed:
+            raise NotAuthorized("the app was removed")
+        return frozenset({"read_orders"})

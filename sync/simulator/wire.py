@@ -250,6 +250,9 @@ class StoreConnector:
     def ensure_webhooks(self, callback_url: str) -> SubscriptionReport:
         return SubscriptionReport()
 
+    def read_scopes(self) -> frozenset[str]:
+        return frozenset()
+
 
 def _brief(change: QuantityChange) -> str:
     return f"{change.inventory_item_id} {change.from_quantity}->{change.to_quantity}"

@@ -198,8 +198,12 @@ class CheckTables:
     def suspect_unsuspected(self, level_ids: Collection[int], reason: str, now: datetime) -> None:
         sql.execute(
             """
-            UPDATE channels_listinglevel SET suspect_since = %s, suspect_reason = %s, next_check_at = %s
-            WHERE id = ANY(%s::bigint[]) AND suspect_since IS NULL
+            WITH unsuspected AS (
+                SELECT id FROM channels_listinglevel WHERE id = ANY(%s::bigint[]) AND suspect_since IS NULL
+                ORDER BY id FOR NO KEY UPDATE
+            )
+            UPDATE channels_listinglevel level SET suspect_since = %s, suspect_reason = %s, next_check_at = %s
+            FROM unsuspected WHERE level.id = unsuspected.id
             """,
-            [now, reason, now, sorted(level_ids)],
+            [sorted(level_ids), now, reason, now],
         )

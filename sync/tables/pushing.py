@@ -233,10 +233,11 @@ class PushTables:
     def end_doubts(self) -> None:
         sql.execute(
             """
-            WITH ended AS (
+            WITH due AS (
+                SELECT id FROM channels_listinglevel WHERE doubtful_until <= now() ORDER BY id FOR NO KEY UPDATE
+            ), ended AS (
                 UPDATE channels_listinglevel level SET doubtful_by = NULL, doubtful_until = NULL
-                FROM channels_listing listing
-                WHERE level.doubtful_until <= now() AND listing.id = level.listing_id
+                FROM due, channels_listing listing WHERE level.id = due.id AND listing.id = level.listing_id
                 RETURNING level.merchant_id, listing.sku_id
             )
             INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)

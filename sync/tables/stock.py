@@ -201,7 +201,7 @@ class StockTables:
         listings, locations = [listing for listing, _ in wanted], [location for _, location in wanted]
         select = """
             SELECT level.id, level.listing_id, level.store_location_id, level.reported, level.source_at,
-                level.suspect_since, level.suspect_available, level.sample, level.held
+                level.suspect_since, level.suspect_available, level.sample, level.held, level.is_stocked
             FROM channels_listinglevel level
             JOIN unnest(%s::bigint[], %s::bigint[]) AS told (listing_id, store_location_id)
                 USING (listing_id, store_location_id)
@@ -238,6 +238,7 @@ class StockTables:
                 sample=row[7],
                 open_push_to=open_pushes.get(row[0]),
                 held=row[8],
+                is_stocked=row[9],
             )
             for row in found
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Collection
 from datetime import datetime
 
@@ -71,4 +72,91 @@ def add_missing_levels(*, merchant_id: int) -> int:
         ON CONFLICT DO NOTHING
         """,
         [merchant_id],
+    )
+
+
+def withdraw_unmapped(*, listing_ids: Collection[int]) -> None:
+    """What those of the listings show that have no SKU is not ours to say."""
+    sql.execute(
+        """
+        WITH unmapped AS (
+            SELECT level.id FROM channels_listinglevel level JOIN channels_listing listing ON listing.id = level.listing_id
+            WHERE listing.id = ANY(%s::bigint[]) AND listing.sku_id IS NULL ORDER BY level.id FOR NO KEY UPDATE OF level
+        )
+        UPDATE channels_listinglevel level SET desired = NULL FROM unmapped WHERE level.id = unmapped.id
+        """,
+        [sorted(listing_ids)],
+    )
+
+
+def doubt_places_that_become_ours(*, merchant_id: int) -> int:
+    """Have the levels read of places that draw on a warehouse and were never written to: what webhooks told of them was set
+    aside."""
+    return sql.execute(
+        """
+        WITH doubted AS (
+            SELECT level.id FROM channels_storelocation place
+            JOIN channels_listinglevel level ON level.store_location_id = place.id
+            JOIN channels_listing listing ON listing.id = level.listing_id
+            WHERE place.merchant_id = %s AND listing.sku_id IS NOT NULL AND level.suspect_since IS NULL
+                AND EXISTS (SELECT 1 FROM locations_mapping mapping WHERE mapping.store_location_id = place.id)
+                AND NOT EXISTS (
+                    SELECT 1 FROM channels_listinglevel written
+                    WHERE written.store_location_id = place.id AND written.desired IS NOT NULL)
+            ORDER BY level.id FOR NO KEY UPDATE OF level
+        )
+        UPDATE channels_listinglevel level SET suspect_since = now(), suspect_reason = 'mapped', next_check_at = now()
+        FROM doubted WHERE level.id = doubted.id
+        """,
+        [merchant_id],
+    )
+
+
+def waits_for_places(*, merchant_id: int) -> set[tuple[int, str]]:
+    """What order lines have waited for that can be placed at the merchant's locations by now (`sync.decide`)."""
+    return {
+        (channel, wait)
+        for channel, place, remote_id in sql.rows(
+            """
+            SELECT channel_id, id, remote_id FROM channels_storelocation place
+            WHERE merchant_id = %s
+                AND EXISTS (SELECT 1 FROM locations_mapping mapping WHERE mapping.store_location_id = place.id)
+            """,
+            [merchant_id],
+        )
+        for wait in ("location of the sale", f"location {remote_id}", f"location without a warehouse: {place}")
+    }
+
+
+def take_up(*, waits: Collection[tuple[int, str]]) -> int:
+    """Have events applied again that were set aside for want of one of these, and the latest of each order line that waits
+    for one; returns how many.
+
+    Lines that name no variant wait for ever, whatever is mapped. What another transaction is at work on is left to the
+    sweep.
+    """
+    by_channel: dict[int, list[str]] = defaultdict(list)
+    for channel, wait in sorted(waits):
+        by_channel[channel].append(wait)
+    # What is waited for is told as values: most of what was ever set aside may wait for one and the same thing, and a plan
+    # that does not know for which reads all of it.
+    return sum(
+        sql.execute(
+            """
+            UPDATE channels_inboxevent
+            SET state = 'pending', reason = '', attempts = 0, settled_at = NULL, next_attempt_at = now()
+            WHERE id = ANY(ARRAY(
+                SELECT id FROM channels_inboxevent WHERE state IN ('applied', 'ignored') AND id = ANY(ARRAY(
+                    SELECT latest_event_id FROM sync_orderline
+                    WHERE channel_id = %s AND waiting_for = ANY(%s::text[]) AND waiting_for <> '' AND remote_variant_id <> ''
+                    UNION
+                    SELECT id FROM channels_inboxevent
+                    WHERE channel_id = %s AND reason = ANY(%s::text[]) AND state = 'ignored' AND reason LIKE 'unmapped %%'
+                        AND topic NOT LIKE 'inventory%%'
+                )) ORDER BY id FOR UPDATE SKIP LOCKED
+            ))
+            """,
+            [channel, [wait[:120] for wait in told], channel, [f"unmapped {wait}" for wait in told]],
+        )
+        for channel, told in by_channel.items()
     )

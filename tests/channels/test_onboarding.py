@@ -5,6 +5,7 @@ interruptions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -364,6 +365,20 @@ class TestImportingTheCatalogue:
 
         assert (report.variants, report.created) == (4, 1)
         assert Listing.objects.get(remote_sku="TEE").sells_when_out_of_stock
+
+    def test_has_the_levels_read_of_an_item_that_is_counted_otherwise_from_now_on(
+        self, channel: Channel, lake: Store
+    ) -> None:
+        onboarding.import_locations(channel)
+        onboarding.import_catalogue(channel, now=NOON)
+        onboarding.import_levels(channel)
+        variants = [variant for page in connect.connector_for(channel).read_catalogue() for variant in page]
+
+        onboarding.save_listings(channel, [replace(variant, is_tracked=variant.sku != "MUG") for variant in variants])
+
+        suspects = ListingLevel.objects.filter(suspect_since__isnull=False)
+        assert set(suspects.values_list("listing__remote_sku", flat=True)) == {"MUG"}
+        assert not Listing.objects.get(remote_sku="MUG").is_tracked
 
     def test_takes_a_listing_for_deleted_only_when_the_store_confirms_it(
         self, channel: Channel, lake: Store, monkeypatch: pytest.MonkeyPatch

@@ -34,8 +34,8 @@ from inventory.models import (
     Warehouse,
 )
 from inventory.movements import Reporter
+from locations import matrix
 from locations.models import Mapping
-from sync import hooks
 from sync.apply import apply_batch
 from sync.invariants import violations
 from sync.models import DirtySku
@@ -430,7 +430,7 @@ def test_an_order_that_cannot_be_placed_ends_its_hold_once_it_can(alder: Trade) 
     assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (4, 0)
 
     Mapping.objects.bulk_create(cells)
-    hooks.replay_waiting(alder.merchant.pk)
+    matrix.announce(alder.merchant.pk, later(60))
     apply_batch(engine(later(60)), merchant_id=alder.merchant.pk)
     assert (alder.stock("MUG").held, alder.stock("MUG").committed) == (0, 4)
 

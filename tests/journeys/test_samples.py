@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from channels import connect
 from channels.connectors.shopify.events import TOPICS_READ
 from channels.models import ChannelState, EventState, InboxEvent, StoreLocation
 from merchants.models import AuditEvent
 from tests.factories import Shop, Trade, make_trade
+from tests.fakes import FakeChannel
 from tests.journeys.doorstep import apply_all, broken_invariants, open_door, post
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "specs" / "shopify" / "webhook-samples"
@@ -117,6 +119,10 @@ def test_the_official_cancelled_order_of_our_goods_keeps_its_cancellation(alder:
 
 @needs_official
 def test_the_official_uninstallation_stops_the_channel(alder: Trade) -> None:
+    store = connect.connector_for(alder.shops["north"].channel)
+    assert isinstance(store, FakeChannel)
+    store.is_installed = False
+
     deliver(alder, "app/uninstalled", official_samples()["app/uninstalled"])
 
     alder.shops["north"].channel.refresh_from_db()

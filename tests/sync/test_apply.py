@@ -12,20 +12,32 @@ import pytest
 from django.db import OperationalError, transaction
 from django.db.models.functions import Now
 
-from channels import mapping
-from channels.models import Channel, EventState, InboxEvent, Listing, StoreLocation
+from channels import connect, credentials, mapping
+from channels.models import (
+    Channel,
+    ChannelState,
+    Credential,
+    EventState,
+    InboxEvent,
+    Listing,
+    ListingLevel,
+    StoreLocation,
+)
 from channels.protocol import Connector, Paced, PolledOrder, Refused, Unavailable
 from inventory.models import BomLine, Movement, Shortage, Sku, SkuKind
+from locations import matrix
 from locations.models import GroupLocation
 from locations.models import Mapping as Draws
 from sync import apply as applying
-from sync import catalogue, hooks, sweep
+from sync import catalogue, sweep
 from sync.apply import Applied, apply_batch
 from sync.decide import Envelope, Verdict
 from sync.invariants import violations
 from sync.models import DirtySku, OrderLine
+from sync.publish import publish_batch
 from sync.tables import Tables
 from synctec.lib import sql
+from synctec.lib.secret import Secret
 from tests.engine import engine
 from tests.factories import (
     NOON,
@@ -184,12 +196,128 @@ def test_an_unmapped_variant_waits_and_is_taken_up_by_a_replay(alder: Trade) -> 
     assert OrderLine.objects.get().waiting_for == f"variant {listing.remote_variant_id}"
     assert alder.stock("MUG").committed == 0
 
-    Listing.objects.filter(pk=listing.pk).update(sku=alder.skus["MUG"])
-    hooks.replay_waiting(alder.merchant.pk)
+    mapping.map_listing(listing=listing, sku=alder.skus["MUG"], user=None)
     apply(alder)
 
     assert outcome(event) == (EventState.APPLIED, "")
     assert alder.stock("MUG").committed == 2
+
+
+def unmapped_level_body(shop: Shop, item: int) -> dict[str, object]:
+    return {**level_body(shop, "MUG", 1), "inventory_item_id": item}
+
+
+def order_with_a_tip(shop: Shop, order_id: int, *lines: tuple[str, int]) -> dict[str, object]:
+    """Its last line is no variant of the store's."""
+    body = order_body(shop, order_id, *lines, ("TIP", 1))
+    items: Any = body["line_items"]
+    items[-1]["variant_id"] = None
+    return body
+
+
+def test_a_mapping_takes_up_what_waited_for_it_and_not_all_that_was_ever_unmapped(alder: Trade) -> None:
+    north, south = alder.shops["north"], alder.shops["south"]
+    for shop, code in ((north, "MUG"), (south, "MUG"), (north, "TEE")):
+        mapping.map_listing(listing=shop.listings[code], sku=None, user=None)
+    waiting = [
+        deliver(north, "orders/create", order_body(north, 1, ("MUG", 2))),
+        deliver(north, "orders/updated", order_body(north, 1, ("MUG", 1), at=20)),
+        deliver(north, "orders/create", order_with_a_tip(north, 2, ("MUG", 1))),
+        deliver(north, "orders/create", order_body(north, 3, ("TEE", 1), ("MUG", 1))),
+    ]
+    others = [
+        deliver(north, "inventory_levels/update", level_body(north, "MUG", 8)),
+        deliver(north, "inventory_levels/update", unmapped_level_body(north, 555)),
+        deliver(north, "orders/create", order_body(north, 4, ("TEE", 1))),
+        deliver(north, "orders/create", order_body(north, 5, ("OTHER", 1))),
+        deliver(north, "orders/create", order_with_a_tip(north, 6)),
+        deliver(south, "orders/create", order_body(south, 7, ("MUG", 1))),
+        deliver(south, "orders/create", order_with_a_tip(south, 8, ("TEE", 1))),
+    ]
+    apply(alder)
+    assert alder.stock("MUG").committed == 0
+
+    mapping.map_listing(listing=north.listings["MUG"], sku=alder.skus["MUG"], user=None)
+
+    taken_up = InboxEvent.objects.filter(state=EventState.PENDING).order_by("pk")
+    assert [event.pk for event in taken_up] == [event.pk for event in waiting]
+    apply(alder)
+    assert alder.stock("MUG").committed == 3
+    assert all(reason.startswith("unmapped ") for _, reason in map(outcome, others))
+
+
+def test_a_listing_that_is_mapped_is_read_since_what_webhooks_told_of_its_level_was_set_aside(alder: Trade) -> None:
+    north, south = alder.shops["north"], alder.shops["south"]
+    mapping.map_listing(listing=north.listings["MUG"], sku=None, user=None)
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 4))
+    apply(alder)
+    assert north.level("MUG").suspect_since is None
+
+    mapping.map_listing(listing=north.listings["MUG"], sku=alder.skus["MUG"], user=None)
+
+    assert (north.level("MUG").suspect_reason, north.level("TEE").suspect_reason) == ("mapped", "")
+    assert south.level("MUG").suspect_since is None
+
+
+def test_a_location_that_is_mapped_takes_up_its_orders_and_has_its_levels_read(alder: Trade) -> None:
+    north, south = alder.shops["north"], alder.shops["south"]
+    cells = matrix.matrix_of(alder.group)
+    of_south = {cell: priority for cell, priority in cells.items() if cell[0] == south.location.pk}
+    matrix.set_matrix(group=alder.group, cells=of_south, user=None, now=NOON)
+    publish_batch(engine(), merchant_id=alder.merchant.pk)
+    sale = deliver(north, "orders/create", order_body(north, 1, ("MUG", 2)))
+    level = deliver(north, "inventory_levels/update", level_body(north, "MUG", 8))
+    tip = deliver(south, "orders/create", order_with_a_tip(south, 2))
+    apply(alder)
+    assert outcome(sale) == (EventState.IGNORED, "unmapped location of the sale")
+    assert outcome(level) == (EventState.IGNORED, f"unmapped location {north.location.remote_id}")
+
+    matrix.set_matrix(group=alder.group, cells=cells, user=None, now=NOON)
+
+    assert [outcome(event)[0] for event in (sale, level, tip)] == ["pending", "ignored", "ignored"]
+    assert (north.level("MUG").suspect_reason, south.level("MUG").suspect_reason) == ("mapped", "")
+    apply(alder)
+    assert alder.stock("MUG").committed == 2
+
+
+def test_a_mapping_reads_what_waits_for_it_and_not_all_that_was_ever_set_aside(alder: Trade) -> None:
+    north = alder.shops["north"]
+    mapping.map_listing(listing=north.listings["MUG"], sku=None, user=None)
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 2)))
+    deliver(north, "orders/create", order_with_a_tip(north, 2))
+    deliver(north, "inventory_levels/update", unmapped_level_body(north, 555))
+    apply(alder)
+    sql.execute(
+        """
+        INSERT INTO channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body, body_sha256, hlc, received_at,
+            correlation_id, state, reason, settled_at)
+        SELECT merchant_id, channel_id, topic, n::text, body, body_sha256, hlc, received_at, gen_random_uuid(), state, reason,
+            settled_at
+        FROM channels_inboxevent, generate_series(1, 2000) n WHERE topic = 'inventory_levels/update' OR reason LIKE '%%TIP'
+        """
+    )
+    sql.execute(
+        """
+        INSERT INTO sync_orderline (merchant_id, channel_id, order_id, line_id, order_name, remote_variant_id, facts,
+            desired_committed, desired_on_hand, waiting_for, latest_event_id, correlation_id)
+        SELECT merchant_id, channel_id, 'old ' || n, line_id, order_name, remote_variant_id, facts, desired_committed,
+            desired_on_hand, waiting_for, latest_event_id, correlation_id
+        FROM sync_orderline, generate_series(1, 2000) n WHERE waiting_for LIKE '%%TIP'
+        """
+    )
+    sql.execute("ANALYZE channels_inboxevent, sync_orderline")
+    rows_read = """
+        SELECT sum(seq_tup_read + idx_tup_fetch)::int FROM pg_stat_xact_user_tables
+        WHERE relname IN ('channels_inboxevent', 'sync_orderline')
+    """
+
+    with transaction.atomic():
+        [(before,)] = sql.rows(rows_read)
+        mapping.map_listing(listing=north.listings["MUG"], sku=alder.skus["MUG"], user=None)
+        [(after,)] = sql.rows(rows_read)
+
+    assert InboxEvent.objects.filter(state=EventState.PENDING).count() == 1
+    assert after - before < 20
 
 
 def test_an_order_from_before_the_channel_was_connected_is_in_the_opening_stock(alder: Trade) -> None:
@@ -247,6 +375,106 @@ def test_a_level_webhook_older_than_what_is_known_is_superseded(alder: Trade) ->
     apply(alder)
 
     assert outcome(event) == (EventState.IGNORED, "superseded: newer than this is known")
+
+
+def test_an_older_echo_after_a_newer_difference_in_one_batch_clears_nothing(alder: Trade) -> None:
+    north = alder.shops["north"]
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 4, at=30))  # somebody took 6 away
+    late = deliver(north, "inventory_levels/update", level_body(north, "MUG", 10, at=20))
+
+    apply(alder)
+
+    assert outcome(late) == (EventState.IGNORED, "superseded: newer than this is known")
+    assert north.level("MUG").suspect_since is not None
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+def test_an_echo_of_the_same_second_clears_nothing(alder: Trade, in_one_batch: bool) -> None:
+    north = alder.shops["north"]
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 4, at=30))
+    if not in_one_batch:
+        apply(alder)
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 10, at=30))  # earlier within that second
+
+    apply(alder)
+
+    level = north.level("MUG")
+    assert (level.suspect_since is not None, level.suspect_available) == (True, 4)
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+def test_an_echo_of_a_later_second_clears_the_suspicion(alder: Trade, in_one_batch: bool) -> None:
+    north = alder.shops["north"]
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 4, at=30))
+    if not in_one_batch:
+        apply(alder)
+    deliver(north, "inventory_levels/update", level_body(north, "MUG", 10, at=31))
+
+    apply(alder)
+
+    assert north.level("MUG").suspect_since is None
+
+
+def test_a_number_told_of_a_level_that_was_not_stocked_is_read(alder: Trade) -> None:
+    north = alder.shops["north"]
+    ListingLevel.objects.filter(pk=north.level("MUG").pk).update(is_stocked=False)
+    event = deliver(north, "inventory_levels/update", level_body(north, "MUG", 10, at=30))
+
+    apply(alder)
+
+    assert outcome(event) == (EventState.APPLIED, "to be read")
+    assert north.level("MUG").suspect_since is not None
+
+
+@pytest.fixture
+def store(alder: Trade, monkeypatch: pytest.MonkeyPatch) -> FakeChannel:
+    """What stands behind the shop North's connector, with a token to it."""
+    north = alder.shops["north"]
+    credentials.store(north.channel, client_id="app", access_token=Secret("shpat_new"))
+    store = FakeChannel.of(north)
+    monkeypatch.setattr(connect, "connector_for", lambda channel: store)
+    return store
+
+
+def test_an_uninstalled_app_stops_the_channel_once_its_token_is_refused(alder: Trade, store: FakeChannel) -> None:
+    north = alder.shops["north"]
+    store.is_installed = False
+    event = deliver(north, "app/uninstalled", {"id": 1})
+
+    apply(alder)
+
+    assert outcome(event)[0] == EventState.APPLIED
+    assert Channel.objects.get(pk=north.channel.pk).state == ChannelState.UNINSTALLED
+    assert not Credential.objects.get(channel=north.channel).sealed_access_token
+
+
+def test_a_late_uninstall_does_not_wipe_what_was_installed_since(alder: Trade, store: FakeChannel) -> None:
+    north = alder.shops["north"]
+    event = deliver(north, "app/uninstalled", {"id": 1})  # repeated by Shopify, for up to four hours
+
+    apply(alder)
+
+    state, reason = outcome(event)
+    assert (state, reason.split(":")[0]) == (EventState.IGNORED, "superseded")
+    assert Channel.objects.get(pk=north.channel.pk).state == ChannelState.ACTIVE
+    assert Credential.objects.get(channel=north.channel).sealed_access_token
+
+
+def test_an_uninstall_waits_while_the_store_does_not_say_whether_it_is_so(
+    alder: Trade, store: FakeChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north = alder.shops["north"]
+
+    def silent() -> frozenset[str]:
+        raise Unavailable("timed out")
+
+    monkeypatch.setattr(store, "read_scopes", silent)
+    event = deliver(north, "app/uninstalled", {"id": 1})
+
+    apply(alder)
+
+    assert outcome(event) == (EventState.PENDING, "waits for the channel: timed out")
+    assert Channel.objects.get(pk=north.channel.pk).state == ChannelState.ACTIVE
 
 
 @pytest.mark.parametrize(

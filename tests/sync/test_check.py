@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -443,6 +443,36 @@ def test_an_item_that_is_stocked_again_starts_from_its_reading_and_costs_the_poo
 
     level = north.level("MUG")
     assert (level.is_stocked, level.suspect_since, level.reported, level.desired) == (True, None, 0, 10)
+    assert alder.stock("MUG").available == 10
+
+
+def test_a_store_that_counts_an_item_again_is_read_and_written_to_again(alder: Trade, north: Shop) -> None:
+    @dataclass
+    class Uncounting(FakeChannel):
+        is_tracked: bool = False
+
+        def read_levels(self, inventory_item_ids: Sequence[str]) -> tuple[LevelState, ...]:
+            states = super().read_levels(inventory_item_ids)
+            return states if self.is_tracked else tuple(replace(state, available=None) for state in states)
+
+    def tell(is_tracked: bool) -> None:
+        uncounting.is_tracked = is_tracked
+        item = {"id": int(north.listings["MUG"].inventory_item_id), "sku": "MUG", "tracked": is_tracked}
+        deliver(north, "inventory_items/update", item)
+        apply(alder)
+        check_channel(engine(NOON, {north.channel: uncounting}), channel=ref(north.channel))
+        publish_batch(engine(), merchant_id=alder.merchant.pk)
+
+    uncounting = Uncounting.of(north)
+    tell(is_tracked=False)
+    level = north.level("MUG")
+    assert (level.is_stocked, level.suspect_since, level.desired) == (False, None, None)
+    uncounting.levels[uncounting.where(north, "MUG")] = 3  # nobody cared
+
+    tell(is_tracked=True)
+
+    level = north.level("MUG")
+    assert (level.is_stocked, level.suspect_since, level.reported, level.desired) == (True, None, 3, 10)
     assert alder.stock("MUG").available == 10
 
 

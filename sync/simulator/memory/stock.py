@@ -200,6 +200,7 @@ class StockMemory(Kept):
                 row.sample,
                 None if row.open_push is None else row.open_push.to_quantity,
                 row.held,
+                row.is_stocked,
             )
             for row in rows
         }
