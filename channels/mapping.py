@@ -10,9 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 from django.db import transaction
 
 from channels.models import Listing
+from inventory import stock
 from inventory.models import Sku
 from merchants import trail
 from merchants.models import User
+from synctec.lib import clock
+from synctec.lib.ids import uuid7
 
 #: Told of listings that were mapped, mapped anew or unmapped by hand: `(merchant_id, listing_ids)`. Filled by
 #: the engine when it starts, since this app may not import it. Called inside the transaction.
@@ -40,6 +43,11 @@ def map_listing(*, listing: Listing, sku: Sku | None, user: User | None) -> bool
     listing.sku = sku
     _record(listing, before, sku.code if sku else None, user)
     _tell(listing.merchant_id, [listing.pk])
+    if stored.sku_id is not None:
+        # What was promised to this store is there for the others.
+        stock.tell_changed(
+            merchant_id=listing.merchant_id, sku_ids=[stored.sku_id], correlation_id=uuid7(), now=clock.now()
+        )
     return True
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.residue import Audit, Judgement, Reading, Ruling, Sample, Suspect, is_auditable, judge
+from sync.residue import Audit, Judgement, Reading, Ruling, Sample, Suspect, is_auditable, judge, offset_of_clock
 from tests.factories import NOON, later
 
 LAG = timedelta(seconds=60)
@@ -220,3 +220,68 @@ def test_the_residue_is_what_was_edited(edits: int, sold_before: int, sold_since
     judgement = rule(level, read(sample - sold_since, pushed=pushed), Audit(sold_since, is_ambiguous=False))
 
     assert judgement.residue == edits or (edits == 0 and judgement.ruling is Ruling.EXPLAINED)
+
+
+# --- writes of unknown outcome that a plain reading tells of ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("delta", "shown", "expected"),
+    [
+        (-3, 10, (Ruling.EXPLAINED, False)),  # applied, it would show 7 at most
+        (-3, 7, (Ruling.SAMPLED, None)),  # applied, or three sold
+        (-3, 9, (Ruling.SAMPLED, None)),
+        (3, 13, (Ruling.EXPLAINED, True)),  # not applied, it would show 10 at most
+        (3, 10, (Ruling.SAMPLED, None)),  # not applied, or three sold
+    ],
+)
+def test_a_plain_reading_settles_a_write_only_where_sales_cannot_look_so(
+    delta: int, shown: int, expected: tuple[Ruling, bool | None]
+) -> None:
+    judgement = rule(replace(LEVEL, open_delta=delta), read(shown))
+
+    assert (judgement.ruling, judgement.push_applied) == expected
+
+
+@pytest.mark.parametrize(
+    ("shown", "ruling", "residue"),
+    [
+        (10, Ruling.EXPLAINED, 0),
+        (7, Ruling.EXPLAINED, -3),
+        (5, Ruling.EXPLAINED, -5),
+        (2, Ruling.EXPLAINED, -8),
+        (6, Ruling.ADOPT, -4),
+        (1, Ruling.ADOPT, -9),
+    ],
+)
+def test_a_lower_that_was_refused_the_second_time_may_have_been_applied(
+    shown: int, ruling: Ruling, residue: int
+) -> None:
+    level = replace(sampled(shown), doubtful_lowers=(3, 5))
+
+    judgement = rule(level, read(shown), NOTHING_SINCE)
+
+    assert (judgement.ruling, judgement.residue) == (ruling, residue)
+
+
+def test_what_such_lowers_may_have_taken_is_not_held() -> None:
+    assert rule(replace(LEVEL, doubtful_lowers=(3,)), read(7)).hold == 0
+    assert rule(replace(LEVEL, doubtful_lowers=(3,)), read(5)).hold == 2
+
+
+# --- the store's clock --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "ahead"),
+    [
+        (None, 0),
+        (later(100), 0),
+        (later(99), -1.0),
+        (later(105), 5.0),
+        (later(90), -10.0),
+    ],
+)
+def test_a_clock_is_wrong_when_it_must_be(told: datetime | None, ahead: float) -> None:
+    """Asked at 100 and answered at 101."""
+    assert offset_of_clock(told, later(100), later(101)) == timedelta(seconds=ahead)
