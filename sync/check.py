@@ -179,9 +179,7 @@ def _judge(
         open_delta=locked.open_push_delta,
         held=locked.held,
         is_in_doubt=locked.is_in_doubt,
-        # Where nothing may be sold twice, one unit that is gone by our write or by somebody's hand counts as gone by
-        # hand: the stores offer too few, and the finding says so. More, and just as many, nobody takes by chance.
-        doubtful_lowers=[units for units in locked.doubtful_lowers if units > 1 or not locked.is_divided],
+        doubtful_lowers=locked.doubtful_lowers,
     )
     reading = Reading(
         read.state.available, read.state.is_stocked, read.asked_at, read.answered_at, read.due.version, read.due.pushed

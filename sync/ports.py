@@ -485,7 +485,6 @@ class LockedSuspect:
     open_push_sent_at: datetime | None
     is_in_doubt: bool  # a write that was given up may have been executed since
     doubtful_lowers: Sequence[int]  # by how much such writes would have lowered it
-    is_divided: bool  # its group divides its units among stores
 
     @property
     def reported(self) -> int:

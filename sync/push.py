@@ -198,11 +198,18 @@ def _reject(engine: Engine, batch: Batch, pairs: Sequence[tuple[Row, RowResult]]
                     told.outcome is RowOutcome.REFUSED or (nobody_blamed and told.outcome is RowOutcome.NOT_APPLIED)
                 ),
                 is_doubtful_until=doubtful_until,
-                may_be_applied=batch.is_repeat and told.outcome is RowOutcome.STALE,
+                may_be_applied=batch.is_repeat and told.outcome is RowOutcome.STALE and _is_telling(row),
             )
             for row, told in pairs
         ]
     )
+
+
+def _is_telling(row: Row) -> bool:
+    """Whether a lower that may have been applied would be known by its size. A single unit may be gone by anybody's hand, who
+    may be why the write came too late: then fewer are offered, and the finding says that it may have been us.
+    """
+    return row.change.from_quantity - row.change.to_quantity > 1
 
 
 def give_up(engine: Engine, push_id: int, *, sent_at: datetime) -> None:

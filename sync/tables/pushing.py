@@ -83,8 +83,9 @@ class PushTables:
             """
             WITH batch AS (
                 INSERT INTO channels_pushbatch (id, merchant_id, channel_id, state, lease_token, attempts, next_attempt_at,
-                    sent_at)
-                VALUES (%s, %s, %s, 'intent', nextval('channels_lease_token'), 1, now() + %s, now()) RETURNING lease_token
+                    sent_at, created_at)
+                VALUES (%s, %s, %s, 'intent', nextval('channels_lease_token'), 1, now() + %s, now(), now())
+                RETURNING lease_token
             ), push AS (
                 INSERT INTO channels_push (merchant_id, channel_id, batch_id, position, listing_level_id, from_quantity,
                     to_quantity, correlation_ids, caused_at)

@@ -133,6 +133,10 @@ class Store:
         page = tuple(self._polled(order) for order in orders[place : place + 2])
         return OrderPage(page, str(place + 2) if place + 2 < len(orders) else None)
 
+    @property
+    def its_time(self) -> datetime:
+        return self.clock.now
+
     def _polled(self, order: OrderState) -> PolledOrder:
         body = f"{self.channel} {order.order_id} {order.version.isoformat()}".encode()
         place = next(place for place, (channel, _, _) in PLACES.items() if channel == self.channel)

@@ -16,6 +16,7 @@ from channels.models import BatchState, Channel, ListingLevel, Push, PushBatch, 
 from channels.protocol import ChannelError, OutcomeUnknown, Paced, Refused, Throttled, Unavailable
 from sync import push
 from sync.check import Checked, check_channel
+from sync.models import Drift
 from sync.publish import publish_batch
 from sync.push import Pushed, claim_batch, push_channel
 from sync.reconcile import poll_orders
@@ -177,8 +178,10 @@ def test_a_repeat_that_comes_too_late_proves_nothing(alder: Trade, south: Shop, 
 
     run(south, store)
 
-    assert (PushBatch.objects.get().state, Push.objects.get().state) == (BatchState.UNRESOLVED, PushState.OPEN)
-    assert south.level("MUG").suspect_since is not None
+    assert (PushBatch.objects.get().state, Push.objects.get().state) == (BatchState.DONE, PushState.REJECTED)
+    level = south.level("MUG")
+    assert (level.doubtful_by, level.doubtful_lowers, level.suspect_since is None) == (0, [3], False)
+    assert level.doubtful_until == later(200)
 
 
 def test_a_lower_whose_repeat_is_called_late_by_the_lower_itself_costs_the_pool_nothing(
@@ -194,9 +197,28 @@ def test_a_lower_whose_repeat_is_called_late_by_the_lower_itself_costs_the_pool_
 
     audit(south, store)
 
-    assert Push.objects.get().state == PushState.CONFIRMED
-    level = alder.stock("MUG")
-    assert (level.on_hand, level.held, level.available) == (10, 0, 7)
+    stock = alder.stock("MUG")
+    assert (stock.on_hand, stock.held, stock.available) == (10, 0, 7)
+    level = south.level("MUG")
+    assert (level.reported, level.doubtful_lowers, level.suspect_since) == (7, [], None)
+    assert not Drift.objects.exists()
+
+
+def test_of_a_single_unit_nobody_knows_who_took_it(alder: Trade, south: Shop, store: FakeChannel) -> None:
+    """Our lower, or somebody's hand: too few are offered, and somebody is told."""
+    store.forgets_keys = True
+    store.faults = ["lost after"]
+    sell_in_north(alder, 1)
+    run(south, store)
+    let_leases_run_out()
+    run(south, store)
+
+    audit(south, store)
+
+    assert alder.stock("MUG").on_hand == 9
+    drift = Drift.objects.get()
+    assert (drift.action, drift.is_ambiguous) == ("adopted", True)
+    assert "came true all the same" in drift.explanation
 
 
 def test_a_write_is_in_doubt_for_as_long_as_its_last_sending_may_be_on_its_way(

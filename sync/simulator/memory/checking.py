@@ -101,7 +101,6 @@ class CheckMemory(Kept):
                     is_in_doubt=level.doubtful_until is not None
                     and level.doubtful_until >= (level.sampled_until or self._now()),
                     doubtful_lowers=level.doubtful_lowers,
-                    is_divided=level.location.group is not None and level.location.group.policy != "shared",
                 )
             )
         return locked
