@@ -386,7 +386,7 @@ class SkuAdmin(TenantAdmin):
         super().save_related(request, form, formsets, change)
         if any(formset.has_changed() for formset in formsets):
             for tell in stock.on_change:
-                tell(form.instance.merchant_id, [form.instance.pk], uuid7(), timezone.now())
+                tell(form.instance.merchant_id, [form.instance.pk], uuid7(), clock.now())
 
     @column("kind", ordering="kind", badge={"Bundle": "info"})
     def kind_badge(self, sku: Sku) -> str:
@@ -793,7 +793,7 @@ class HoldAdmin(BigTableAdmin):
                 hold_id=hold.pk,
                 reason=form.cleaned_data["reason"],
                 user=acting_user(request),
-                now=timezone.now(),
+                now=clock.now(),
             )
             if released:
                 messages.success(request, f"Released: {hold.quantity} x {hold.sku.code} can be sold again.")
@@ -830,6 +830,17 @@ def _active_warehouses(request: HttpRequest) -> models.QuerySet[Warehouse]:
     return Warehouse.objects.filter(merchant__in=managed_merchants(request), is_active=True).order_by("name")
 
 
+def _moment_field(label: str) -> forms.DateTimeField:
+    """When it happened, for those who write it down afterwards."""
+    return forms.DateTimeField(
+        label=label,
+        required=False,
+        help_text="Leave it empty for now. A count taken after that moment has seen it.",
+        input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"],
+        widget=widgets.UnfoldAdminTextInputWidget(attrs={"type": "datetime-local"}),
+    )
+
+
 class SendForm(forms.Form):
     """Which units leave which warehouse for which."""
 
@@ -848,6 +859,7 @@ class SendForm(forms.Form):
         help_text="Send them even if the books say that they are sold or not there.",
         widget=widgets.UnfoldBooleanWidget,
     )
+    effective_at = _moment_field("Left at")
     #: Makes a doubled click harmless: the transfer's own id.
     once = forms.UUIDField(widget=forms.HiddenInput)
 
@@ -875,6 +887,7 @@ class SendForm(forms.Form):
 class ReceiveForm(forms.Form):
     """How many of each SKU arrived."""
 
+    effective_at = _moment_field("Arrived at")
     once = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(self, data: Any, *, lines: Iterable[TransferLine]) -> None:
@@ -976,6 +989,7 @@ class TransferAdmin(BigTableAdmin):
                     allow_shortage=asked["allow_shortage"],
                     actor=transfers.Actor(user=acting_user(request)),
                     now=clock.now(),
+                    effective_at=asked["effective_at"],
                     uid=asked["once"],
                 )
             except transfers.TransferRefused as refused:
@@ -1010,6 +1024,7 @@ class TransferAdmin(BigTableAdmin):
                     units=form.units(),
                     actor=transfers.Actor(user=acting_user(request)),
                     now=clock.now(),
+                    effective_at=form.cleaned_data["effective_at"],
                     once=str(form.cleaned_data["once"]),
                 )
             except transfers.TransferRefused as refused:
@@ -1087,7 +1102,7 @@ class CountForm(forms.Form):
     seen = forms.CharField(required=False, widget=forms.HiddenInput)
 
     def __init__(self, data: Any, files: Any, *, request: HttpRequest) -> None:
-        now = timezone.now().strftime("%Y-%m-%dT%H:%M:%S.%f%z")
+        now = clock.now().strftime("%Y-%m-%dT%H:%M:%S.%f%z")
         super().__init__(data, files, initial={"once": uuid4(), "counted_at": now})
         field = self.fields["warehouse"]
         assert isinstance(field, forms.ModelChoiceField)

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any, ClassVar, Final
 
 from django.http import Http404, HttpResponse
-from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import exceptions, serializers
 from rest_framework.request import Request
@@ -35,6 +34,7 @@ from merchants.api import (
     read_query,
 )
 from merchants.models import Scope
+from synctec.lib import clock
 
 SKUS_MAX: Final = 100
 QUANTITY_MAX: Final = 1_000_000
@@ -368,7 +368,7 @@ class HoldsView(ApiView):
         """
         asked = read(NewHold, request.data)
         ask = _ask(asked, self.key.prefix, key=idempotency_key(request))
-        [answer] = holding.hold([ask], merchant_id=self.merchant.pk, now=timezone.now())
+        [answer] = holding.hold([ask], merchant_id=self.merchant.pk, now=clock.now())
         if answer.held is None:
             raise _refused(answer)
         headers = {"Idempotency-Replayed": "true"} if answer.is_replay else {}
@@ -427,7 +427,7 @@ class ExtendView(_ActView):
     def post(self, request: Request, hold_id: int) -> HttpResponse:
         """Let a hold live for so long from now, unless it lives longer anyway."""
         lifetime = timedelta(seconds=read(Extension, request.data)["expires_in"])
-        merchant_id, now = self.merchant.pk, timezone.now()
+        merchant_id, now = self.merchant.pk, clock.now()
         return self.answer(
             request, lambda: holds.extend([hold_id], merchant_id=merchant_id, now=now, lifetime=lifetime)
         )
@@ -444,7 +444,7 @@ class CommitView(_ActView):
         hold that has expired is committed if its units are still there, else refused with 409.
         """
         commitment = _commitment(hold_id, read(CommitmentOfHold, request.data))
-        merchant_id, now, source = self.merchant.pk, timezone.now(), self.key.prefix
+        merchant_id, now, source = self.merchant.pk, clock.now(), self.key.prefix
         return self.answer(request, lambda: holds.commit([commitment], merchant_id=merchant_id, now=now, source=source))
 
 
@@ -463,7 +463,7 @@ class FulfilView(_ActView):
         Say when, if a count may have missed them: what left before the newest count is not taken off it.
         """
         fulfilment = holds.Fulfilment(hold_id, read(FulfilmentOfHold, request.data)["effective_at"])
-        merchant_id, now, source = self.merchant.pk, timezone.now(), self.key.prefix
+        merchant_id, now, source = self.merchant.pk, clock.now(), self.key.prefix
         return self.answer(request, lambda: holds.fulfil([fulfilment], merchant_id=merchant_id, now=now, source=source))
 
 
@@ -474,7 +474,7 @@ class CancelView(_ActView):
     def post(self, request: Request, hold_id: int) -> HttpResponse:
         """Cancel a sale without an order of which the goods have not left: they can be sold again."""
         read(Nothing, request.data)
-        merchant_id, now, source = self.merchant.pk, timezone.now(), self.key.prefix
+        merchant_id, now, source = self.merchant.pk, clock.now(), self.key.prefix
         return self.answer(request, lambda: holds.cancel([hold_id], merchant_id=merchant_id, now=now, source=source))
 
 
@@ -485,7 +485,7 @@ class ReleaseView(_ActView):
     def post(self, request: Request, hold_id: int) -> HttpResponse:
         """Give the units of a hold back."""
         read(Nothing, request.data)
-        merchant_id, now, source = self.merchant.pk, timezone.now(), self.key.prefix
+        merchant_id, now, source = self.merchant.pk, clock.now(), self.key.prefix
         return self.answer(request, lambda: holds.release([hold_id], merchant_id=merchant_id, now=now, source=source))
 
 
@@ -503,7 +503,7 @@ class HoldBatchView(ApiView):
         def act() -> tuple[int, Any]:
             asks = [_ask(line, self.key.prefix) for line in asked["holds"]]
             answers = holding.hold(
-                asks, merchant_id=merchant_id, now=timezone.now(), all_or_nothing=mode == ALL_OR_NOTHING
+                asks, merchant_id=merchant_id, now=clock.now(), all_or_nothing=mode == ALL_OR_NOTHING
             )
             return _batch(answers, mode)
 
@@ -534,7 +534,7 @@ class ExtendBatchView(_BatchActView):
             lambda: holds.extend(
                 asked["holds"],
                 merchant_id=self.merchant.pk,
-                now=timezone.now(),
+                now=clock.now(),
                 lifetime=timedelta(seconds=asked["expires_in"]),
                 all_or_nothing=asked["mode"] == ALL_OR_NOTHING,
             ),
@@ -554,7 +554,7 @@ class CommitBatchView(_BatchActView):
             lambda: holds.commit(
                 [_commitment(line["id"], line) for line in asked["holds"]],
                 merchant_id=self.merchant.pk,
-                now=timezone.now(),
+                now=clock.now(),
                 source=self.key.prefix,
                 all_or_nothing=asked["mode"] == ALL_OR_NOTHING,
             ),
@@ -574,7 +574,7 @@ class FulfilBatchView(_BatchActView):
             lambda: holds.fulfil(
                 [holds.Fulfilment(line["id"], line["effective_at"]) for line in asked["holds"]],
                 merchant_id=self.merchant.pk,
-                now=timezone.now(),
+                now=clock.now(),
                 source=self.key.prefix,
                 all_or_nothing=asked["mode"] == ALL_OR_NOTHING,
             ),
@@ -594,7 +594,7 @@ class CancelBatchView(_BatchActView):
             lambda: holds.cancel(
                 asked["holds"],
                 merchant_id=self.merchant.pk,
-                now=timezone.now(),
+                now=clock.now(),
                 source=self.key.prefix,
                 all_or_nothing=asked["mode"] == ALL_OR_NOTHING,
             ),
@@ -614,7 +614,7 @@ class ReleaseBatchView(_BatchActView):
             lambda: holds.release(
                 asked["holds"],
                 merchant_id=self.merchant.pk,
-                now=timezone.now(),
+                now=clock.now(),
                 source=self.key.prefix,
                 all_or_nothing=asked["mode"] == ALL_OR_NOTHING,
             ),

@@ -86,7 +86,11 @@ class Warehouse(models.Model):
     merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="warehouses")
     code = models.CharField(max_length=40)
     name = models.CharField(max_length=120)
-    is_active = models.BooleanField(default=True, db_default=True)
+    is_active = models.BooleanField(
+        default=True,
+        db_default=True,
+        help_text="Switched off, nothing of it is offered in the stores or to holds; what was sold stays booked here.",
+    )
 
     class Meta:
         constraints = [
