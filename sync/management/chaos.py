@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -212,8 +211,8 @@ class Chaos:
             # The conductor speaks to the stores, too, and would stand still with them.
             seconds = min(seconds, 10.0)
         stack = self._scene.stack
-        stack.kill(victim, signal_number=signal.SIGSTOP)
-        self._for_seconds(seconds, lambda: stack.kill(victim, signal_number=signal.SIGCONT))
+        stack.pause(victim)
+        self._for_seconds(seconds, lambda: stack.resume(victim))
         return f"{victim} for {seconds:.0f} s"
 
     def _flush_any(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -207,7 +206,7 @@ class Scene:
         for point in failpoints.POINTS:
             failpoints.disarm(self.failpoints, point)
         for child in self.stack.children():
-            self.stack.kill(child.name, signal_number=signal.SIGCONT)
+            self.stack.resume(child.name)
         while not succeeds(lambda: self.stores.set_faults({})):
             time.sleep(0.2)
 
