@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import connection
+
 from channels import protocol
 from channels.connect import connector_for
 from channels.models import Channel, ChannelKind, ChannelState
@@ -255,8 +257,8 @@ ALWAYS = (
     ),
     Check(
         "split_promises_no_unit_twice",
-        "where units are split, stores that draw on the same warehouses are not told to sell more of a SKU than is there, and "
-        "holds with them, nor is one raised before the others have let go of enough",
+        "where units are split, holds and the stores that draw on the same warehouses may not take more of a SKU than is "
+        "there, and no store is raised before the others have let go of enough",
         # Of a SKU with a mark the numbers are about to be computed anew; what a suspect level or a silent store shows is out
         # of our hands. Unions of sets that overlap are left to the proofs of `locations.publishing`.
         """
@@ -370,16 +372,15 @@ WHEN_QUIET = (
 def violations(*, when_quiet: bool) -> Iterator[Violation]:
     """Run the checks; those that only hold in quiet are asked when told so."""
     for check in (*ALWAYS, *(WHEN_QUIET if when_quiet else ())):
-        rows = _offenders(check.sql)
+        rows = offenders(check)
         if rows:
             yield Violation(check.name, check.says, rows)
 
 
-def _offenders(sql: str) -> tuple[dict[str, Any], ...]:
-    from django.db import connection
-
+def offenders(check: Check) -> tuple[dict[str, Any], ...]:
+    """The first rows that break it."""
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT * FROM ({sql}) AS offender LIMIT %s", [SHOWN_ROWS])
+        cursor.execute(f"SELECT * FROM ({check.sql}) AS offender LIMIT %s", [SHOWN_ROWS])
         names = [column.name for column in cursor.description]
         return tuple(dict(zip(names, row, strict=True)) for row in cursor.fetchall())
 
