@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 from django.db import connection
 
@@ -34,7 +34,7 @@ class Check:
 
     name: str
     says: str
-    sql: str
+    sql: LiteralString
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ def test_what_is_broken_is_kept_and_logged_with_its_merchant(alder: Trade) -> No
         auditor.audit(now=NOON)
 
     broken = AuditResult.objects.get(broken_since__isnull=False)
+    assert broken.offender is not None
     assert (broken.name, broken.offender["pushed"], broken.offender["confirmed"]) == ("pushes_add_up", 3, 0)
     assert [(line["log_level"], line["event"], line["invariant"], line["merchant_id"]) for line in lines] == [
         ("error", "audit.broken", "pushes_add_up", alder.merchant.pk)
@@ -104,6 +105,7 @@ def test_a_question_that_takes_too_long_is_given_up_and_the_last_answer_stands(
 
     given_up = AuditResult.objects.get(name="pushes_add_up")
     assert (given_up.error, given_up.checked_at) == ("not answered within 0.1 s", NOON)
+    assert given_up.offender is not None
     assert (given_up.broken_since, given_up.offender["pushed"]) == (NOON, 3)
     assert AuditResult.objects.get(name=ALWAYS[0].name).checked_at == NOON + timedelta(hours=1)
 
