@@ -225,7 +225,7 @@ class Scene:
     # --- is it at work? -----------------------------------------------------------------------------------------------
 
     def seconds_to_sync(self, *, patience_seconds: float) -> float | None:
-        """Sell a unit, and tell how long it took until every store showed what follows from it; None when it takes too long.
+        """Sell a unit, and tell how long it took until no store offered it any more; None when it takes too long.
 
         From the moment of the call, so that a kill just before it is part of the time.
         """
@@ -244,7 +244,10 @@ class Scene:
         return None
 
     def _is_in_step(self, sku: str) -> bool:
-        """Whether our books know what each store has sold, and each shows the number that was computed with all that."""
+        """Whether our books know what each store has sold, and none offers more than was computed with all that.
+
+        It may offer less: after a write whose answer was lost a store is raised only when that cannot come true any more.
+        """
         probes = {handle: self.stores.goods(handle)[sku] for handle in self.handles}
         statement = """
             SELECT split_part(channel.account, '.', 1), level.desired, -level.order_effects FROM inventory_sku sku
@@ -255,7 +258,10 @@ class Scene:
         """
         with self._books() as connection:
             ours = {handle: Good(*known) for handle, *known in connection.execute(statement, [sku])}
-        return ours == probes
+        return ours.keys() == probes.keys() and all(
+            probe.net_units_sold == ours[handle].net_units_sold and probe.available <= ours[handle].available
+            for handle, probe in probes.items()
+        )
 
     def await_children(self, *, timeout_seconds: float) -> bool:
         """Wait until every process of the stack runs."""
