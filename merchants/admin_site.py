@@ -79,13 +79,16 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Push batches", "stacks", "channels.pushbatch"),
             ("Allocations", "account_tree", "sync.allocation"),
             ("Heartbeats", "ecg_heart", "sync.heartbeat"),
+            ("Audit results", "rule", "sync.auditresult"),
             ("Schedule", "schedule", "django_celery_beat.periodictask"),
         ),
     ),
 )
 
 #: Shown to superusers only.
-_SUPERUSER_MODELS = frozenset({"merchants.user", "django_celery_beat.periodictask", "sync.heartbeat"})
+_SUPERUSER_MODELS = frozenset(
+    {"merchants.user", "django_celery_beat.periodictask", "sync.heartbeat", "sync.auditresult"}
+)
 
 
 def sidebar(request: HttpRequest) -> list[dict[str, Any]]:

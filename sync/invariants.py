@@ -52,15 +52,14 @@ ALWAYS = (
         "balances_are_sums",
         "each account of a stock level is the sum of its movements",
         """
-        SELECT level.merchant_id AS merchant, level.id AS stock_level, account, balance, total
+        SELECT level.merchant_id AS merchant, level.id AS stock_level, held.account, balance, coalesce(total, 0) AS total
         FROM inventory_stocklevel level
         CROSS JOIN LATERAL (
             VALUES ('on_hand', level.on_hand), ('committed', level.committed), ('held', level.held)
         ) AS held (account, balance)
-        CROSS JOIN LATERAL (
-            SELECT coalesce(sum(delta), 0) AS total FROM inventory_movement movement
-            WHERE movement.stock_level_id = level.id AND movement.account = held.account) AS booked
-        WHERE balance <> total
+        LEFT JOIN (SELECT stock_level_id, account, sum(delta) AS total FROM inventory_movement GROUP BY 1, 2) AS booked
+            ON booked.stock_level_id = level.id AND booked.account = held.account
+        WHERE balance <> coalesce(total, 0)
         """,
     ),
     Check(

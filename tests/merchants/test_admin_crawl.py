@@ -15,7 +15,7 @@ from inventory import delivery, holding, holds, transfers
 from inventory.models import Warehouse
 from locations.models import PublishingRule
 from merchants.models import Member, Role, User
-from sync.models import Drift, DriftAction, ReconcileRun
+from sync.models import AuditResult, Drift, DriftAction, ReconcileRun
 from tests.factories import NOON, Trade, make_trade
 from tests.merchants.test_admin_lists import grow
 
@@ -29,6 +29,7 @@ def alder(settings: Any) -> Trade:
     grow(trade, 1)
     merchant, channel = trade.merchant, trade.shops["north"].channel
     Drift.objects.update(action=DriftAction.ASKED)
+    AuditResult.objects.create(name="pushes_add_up", checked_at=NOON, seconds=1, offender={"merchant": merchant.pk})
     ReconcileRun.objects.create(merchant=merchant, channel=channel, started_at=NOON)
     PublishingRule.objects.create(merchant=merchant, channel=channel, buffer_units=1)
     user = User.objects.create_user(username="m", email="m@synctec.test", password="x", is_staff=True)

@@ -41,6 +41,25 @@ def broken() -> dict[str, tuple[dict[str, Any], ...]]:
     return {violation.name: violation.rows for violation in violations(when_quiet=False)}
 
 
+# --- the ledger ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("account", ["on_hand", "committed", "held"])
+def test_a_balance_that_its_movements_do_not_explain_is_found(alder: Trade, account: str) -> None:
+    StockLevel.objects.filter(pk=alder.stock("MUG").pk).update(**{account: 7})
+
+    [row] = broken()["balances_are_sums"]
+
+    booked = 10 if account == "on_hand" else 0
+    assert row == {
+        "merchant": alder.merchant.pk,
+        "stock_level": alder.stock("MUG").pk,
+        "account": account,
+        "balance": 7,
+        "total": booked,
+    }
+
+
 # --- what a store shows -------------------------------------------------------------------------------------------
 
 
