@@ -62,8 +62,8 @@ class Shelf:
     offered: int = 0
     sold: int = 0
     oversold: int = 0
-    #: Units put back by cancellations, refunds and edits.
-    returned: int = 0
+    #: Units put back by cancellations, refunds and edits while nothing was left: they make up for what was oversold.
+    repaid: int = 0
     #: Units that counters offer beyond what is left, and whom to tell when they grow more.
     excess: int = 0
 
@@ -306,8 +306,9 @@ class Store:
 
     def _give_back(self, line: OrderLine, units: int) -> None:
         for sku, each in line.article.recipe.items():
-            self.shelves[sku].left += each * units
-            self.shelves[sku].returned += each * units
+            shelf = self.shelves[sku]
+            shelf.repaid += min(each * units, max(0, -shelf.left))
+            shelf.left += each * units
         where = (line.article.inventory_item_id, line.location_id)
         self._count(where, units)
         self._tell_level(where)

@@ -188,6 +188,7 @@ class World:
             parts = self.people.sample(list(self.shelves), min(len(self.shelves), self.people.randint(1, 2)))
             recipes[setting.skus + 1 + place] = {sku: self.people.randint(1, 2) for sku in sorted(parts)}
         self.recipes = recipes
+        self.families = _families(recipes)
         errors = random.Random(f"{self.seed}:clocks")
         for number in range(setting.stores):
             articles = [
@@ -422,10 +423,9 @@ class World:
                 hidden[sku] += units * quantity
         return hidden
 
-    @property
-    def is_within_promise(self) -> bool:
-        """Whether `split` promises that nothing is oversold in this run."""
-        return not self.drawn.gains_by_hand and not self.drawn.stopped_long and not self.hidden
+    def promises_about(self, sku: int) -> bool:
+        """Whether `split` promises that none of this SKU are oversold in this run."""
+        return not self.drawn.gains_by_hand and not self.drawn.stopped_long and not self.hidden[sku]
 
     # --- processes ------------------------------------------------------------------------------------------------
 
@@ -734,6 +734,18 @@ class World:
         if self.story is not None:
             task = self.scheduler.running
             self.story.append(f"{self.scheduler.time:9.3f} {task.name if task else '-':8} {label} {value} {what()}")
+
+
+def _families(recipes: Mapping[int, Mapping[int, int]]) -> list[set[int]]:
+    """SKUs that share components, together."""
+    families: list[set[int]] = []
+    for sku, recipe in recipes.items():
+        related = [
+            family for family in families if family & recipe.keys() or any(recipes[s].keys() & recipe for s in family)
+        ]
+        families = [family for family in families if family not in related]
+        families.append(set().union({sku}, *related))
+    return families
 
 
 class Reader:

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sync.simulator import mutants
-from sync.simulator.run import Result, run_many
+from sync.simulator.run import Result, Summary, broken_promises, run_many
 from sync.simulator.scheduler import Killed, Scheduler
 from sync.simulator.world import POLICIES, Setting
 from synctec.local.datafolder import PROJECT
@@ -68,6 +69,33 @@ def test_results_do_not_depend_on_the_number_of_processes() -> None:
     alone, together = run_many(setting, range(4), jobs=1), run_many(setting, range(4), jobs=2)
 
     assert [result.digest for result in alone.results] == [result.digest for result in together.results]
+
+
+def summary(policy: str, faults: str, *, oversold: int, sold: int = 1000) -> Summary:
+    (result,) = run_many(Setting(policy=policy, faults="none"), range(1)).results
+    return Summary(Setting(policy=policy, faults=faults), [replace(result, oversold_units=oversold, units_sold=sold)])
+
+
+@pytest.mark.parametrize(
+    ("policy", "faults", "oversold", "sold", "says"),
+    [
+        ("guard", "full", 20, 1000, ""),
+        ("guard", "full", 21, 1000, "guard has oversold 21 units, 2.1% of the 1000 of shared"),
+        ("guard", "none", 0, 960, ""),
+        ("guard", "none", 1, 1000, "guard has oversold 1 units although nothing went wrong"),
+        ("guard", "none", 0, 959, "guard has sold 959 units, 95.9% of the 1000 of shared"),
+        ("split", "full", 1, 1000, "split has oversold 1 units"),
+        ("split", "none", 0, 10, ""),
+    ],
+)
+def test_what_a_policy_promises_is_held_against_many_runs(
+    policy: str, faults: str, oversold: int, sold: int, says: str
+) -> None:
+    beside = summary("shared", faults, oversold=1000)
+
+    broken = broken_promises([beside, summary(policy, faults, oversold=oversold, sold=sold)])
+
+    assert broken == ([says] if says else [])
 
 
 def test_a_planted_bug_is_caught() -> None:

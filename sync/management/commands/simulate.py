@@ -99,7 +99,10 @@ class Command(BaseCommand):
         else:
             for summary in summaries:
                 self._print(run, summary)
-        if any(summary.bad for summary in summaries):
+        broken = run.broken_promises(summaries)
+        for promise in broken:
+            self.stderr.write(f"A promise was not kept: {promise}.")
+        if broken or any(summary.bad for summary in summaries):
             raise SystemExit(1)
 
     def _print(self, run: Any, summary: Any) -> None:
