@@ -21,6 +21,7 @@ from sync.residue import (
     CLOCK_SKEW,
     Audit,
     Judgement,
+    Lower,
     Reading,
     Ruling,
     Sample,
@@ -87,6 +88,7 @@ def check_channel(engine: Engine, *, channel: ChannelRef) -> Checked:
     asked_at = engine.now()
     states = connector.read_levels(sorted({level.inventory_item_id for level in due}))
     answered_at = engine.now()
+    offset = offset_of_clock(connector.its_time, asked_at, answered_at)
     outage.answered(engine, channel)
     failpoint("check.after_read")
     found = {(state.inventory_item_id, state.location_id): state for state in states}
@@ -97,7 +99,6 @@ def check_channel(engine: Engine, *, channel: ChannelRef) -> Checked:
         )
         for level in due
     }
-    offset = offset_of_clock(connector.its_time, asked_at, answered_at)
     if abs(offset) > CLOCK_SKEW:
         log.warning("check.clocks_differ", channel_id=channel.channel_id, store_ahead_seconds=offset.total_seconds())
     settle_readings(engine, channel=channel, readings=readings, clock_offset=offset, done=done)
@@ -179,7 +180,7 @@ def _judge(
         open_delta=locked.open_push_delta,
         held=locked.held,
         is_in_doubt=locked.is_in_doubt,
-        doubtful_lowers=locked.doubtful_lowers,
+        doubtful_lowers=tuple(map(Lower, locked.doubtful_lowers, locked.doubtful_lowers_at)),
     )
     reading = Reading(
         read.state.available, read.state.is_stocked, read.asked_at, read.answered_at, read.due.version, read.due.pushed

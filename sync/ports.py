@@ -483,8 +483,11 @@ class LockedSuspect:
     open_push_id: int | None
     open_push_delta: int | None  # of a push whose outcome only the store can tell
     open_push_sent_at: datetime | None
-    is_in_doubt: bool  # a write that was given up may have been executed since
-    doubtful_lowers: Sequence[int]  # by how much such writes would have lowered it
+    is_in_doubt: bool  # a write that was given up may have been executed before the sample was taken, or by now
+    doubtful_lowers: Sequence[
+        int
+    ]  # by how much writes would have lowered it that may have been applied before they were refused
+    doubtful_lowers_at: Sequence[datetime]  # when each of those was opened
 
     @property
     def reported(self) -> int:

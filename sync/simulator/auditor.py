@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sync.ports import DriftFound
+from sync.residue import sums
 from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
 from sync.simulator.stores import Order, Store
 
@@ -427,12 +428,12 @@ class Auditor:
                 raises[push.level.id] += max(0, push.to_quantity - push.from_quantity)
         return raises
 
-    def doubtful_lowers(self, level_id: int, at: datetime) -> list[int]:
-        """By how much writes would have lowered a level that were refused about that time: a loss that nobody had seen yet
-        may have been what made them come too late.
+    def looks_like_lowers(self, units: int, level_id: int, at: datetime) -> bool:
+        """Whether a loss looks like writes that were refused about that time, together with those that had been applied all
+        the same: it may have been what made them come too late.
         """
-        return [
-            push.from_quantity - push.to_quantity
+        refused = [
+            push
             for push in self.world.books.pushes.values()
             if push.level.id == level_id
             and push.state == "rejected"
@@ -440,6 +441,12 @@ class Auditor:
             and push.batch.opened_at - DOUBT <= at
             and (push.settled_at is None or at <= push.settled_at + DOUBT)
         ]
+        if not refused:
+            return False
+        effects = {key for store in self.world.stores for key in store.effects}
+        applied = [push.from_quantity - push.to_quantity for push in refused if str(push.batch.id) in effects]
+        alike = sums([push.from_quantity - push.to_quantity for push in refused])
+        return any(units + ours in alike for ours in {0, *sums(applied)})
 
     def _may_be_misread(self, push: PushRow) -> bool:
         """A write of unknown outcome looks like a change by hand of the same size."""

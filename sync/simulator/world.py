@@ -23,7 +23,6 @@ from channels import protocol
 from channels.protocol import Restock
 from sync import apply, check, outage, publish, push, reconcile
 from sync.ports import ChannelRef, Engine
-from sync.residue import sums
 from sync.simulator import faults as swarm
 from sync.simulator.auditor import Auditor
 from sync.simulator.books import SimulatedBooks, WatchedBooks
@@ -417,7 +416,7 @@ class World:
             if push is not None and push.batch.state == "unresolved":
                 is_alike = abs(push.to_quantity - push.from_quantity) == loss.units
                 units = loss.units if is_alike else units
-            if loss.units in sums(self.auditor.doubtful_lowers(loss.level_id, loss.at)):
+            if self.auditor.looks_like_lowers(loss.units, loss.level_id, loss.at):
                 units = loss.units
             for sku, quantity in loss.recipe.items() if units else ():
                 hidden[sku] += units * quantity

@@ -76,7 +76,9 @@ class CheckTables:
                     level.pushed, level.version, level.confirmed_at IS NULL OR NOT level.is_stocked, level.sample,
                     level.sampled_from, level.sampled_until, level.sample_pushed, level.held, level.held_at_id,
                     level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at,
-                    coalesce(level.doubtful_until >= coalesce(level.sampled_until, now()), false), level.doubtful_lowers
+                    coalesce(
+                        coalesce(level.sampled_until, now()) BETWEEN level.doubtful_from AND level.doubtful_until, false),
+                    level.doubtful_lowers, level.doubtful_lowers_at
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id
                 LEFT JOIN inventory_sku sku ON sku.id = listing.sku_id
@@ -115,7 +117,7 @@ class CheckTables:
                 SET base = level.base + told.residue, version = level.version + 1, is_stocked = told.is_stocked,
                     sample = NULL, since_sample = NULL, sample_pushed = NULL, sampled_from = NULL, sampled_until = NULL,
                     suspect_since = NULL, suspect_reason = '', suspect_available = NULL, next_check_at = NULL, held = 0,
-                    held_at_id = NULL, doubtful_lowers = '{}', confirmed_at = %s,
+                    held_at_id = NULL, doubtful_lowers = '{}', doubtful_lowers_at = '{}', confirmed_at = %s,
                     source_at = greatest(level.source_at, told.source_at)
                 FROM unnest(%s::bigint[], %s::int[], %s::bool[], %s::timestamptz[])
                     AS told (id, residue, is_stocked, source_at)
@@ -137,7 +139,14 @@ class CheckTables:
                     sample = told.sample, since_sample = told.since_sample, sample_pushed = told.sample_pushed,
                     sampled_from = told.sampled_from, sampled_until = told.sampled_until, suspect_available = NULL,
                     held = told.held, held_at_id = told.held_at, next_check_at = told.next_check_at,
-                    doubtful_lowers = CASE WHEN told.is_audited THEN '{}' ELSE level.doubtful_lowers END
+                    -- What was opened after the sample that is settled may be in the newest.
+                    doubtful_lowers = CASE WHEN told.is_audited THEN ARRAY(
+                        SELECT units
+                        FROM unnest(level.doubtful_lowers, level.doubtful_lowers_at) AS written (units, opened_at)
+                        WHERE opened_at > level.sampled_until) ELSE level.doubtful_lowers END,
+                    doubtful_lowers_at = CASE WHEN told.is_audited THEN ARRAY(
+                        SELECT opened_at FROM unnest(level.doubtful_lowers_at) AS written (opened_at)
+                        WHERE opened_at > level.sampled_until) ELSE level.doubtful_lowers_at END
                 FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::int[], %s::timestamptz[], %s::timestamptz[],
                         %s::int[], %s::bigint[], %s::timestamptz[], %s::bool[])
                     AS told (id, residue, sample, since_sample, sample_pushed, sampled_from, sampled_until, held, held_at,

@@ -323,6 +323,7 @@ class StockTables:
                     suspect_since = CASE WHEN told.explained THEN NULL ELSE level.suspect_since END,
                     suspect_available = CASE WHEN told.explained THEN NULL ELSE level.suspect_available END,
                     doubtful_lowers = CASE WHEN told.explained THEN '{}' ELSE level.doubtful_lowers END,
+                    doubtful_lowers_at = CASE WHEN told.explained THEN '{}' ELSE level.doubtful_lowers_at END,
                     next_check_at = CASE WHEN told.explained THEN NULL WHEN level.sample IS NOT NULL THEN now()
                         ELSE level.next_check_at END
                 FROM unnest(%s::bigint[], %s::int[], %s::bool[]) AS told (id, added, explained)
@@ -352,6 +353,7 @@ class StockTables:
                     suspect_reason = CASE WHEN told.suspect THEN 'webhook differs' ELSE '' END,
                     suspect_available = told.available,
                     doubtful_lowers = CASE WHEN told.suspect THEN level.doubtful_lowers ELSE '{}' END,
+                    doubtful_lowers_at = CASE WHEN told.suspect THEN level.doubtful_lowers_at ELSE '{}' END,
                     next_check_at = CASE WHEN told.suspect THEN coalesce(level.next_check_at, %s) END,
                     confirmed_at = CASE WHEN told.suspect THEN level.confirmed_at ELSE %s END,
                     source_at = greatest(level.source_at, told.source_at)

@@ -104,8 +104,10 @@ _LEVEL_COLUMNS = (
         "waiting_correlation_ids",
         "waiting_since",
         "doubtful_by",
-        "doubtful_lowers",
+        "doubtful_from",
         "doubtful_until",
+        "doubtful_lowers",
+        "doubtful_lowers_at",
         *_PACE,
     ),
 )

@@ -355,7 +355,7 @@ class StockMemory(Kept):
                 level.velocity = level.velocity.sold(-added, now)
             if explained(moved):
                 level.suspect_since = level.suspect_available = level.next_check_at = None
-                level.doubtful_lowers = ()
+                level.doubtful_lowers = level.doubtful_lowers_at = ()
             elif level.sample is not None:
                 level.next_check_at = self._now()
             self._check_level(level)
@@ -374,7 +374,7 @@ class StockMemory(Kept):
             else:
                 level.suspect_since = level.next_check_at = None
                 level.suspect_reason = ""
-                level.doubtful_lowers = ()
+                level.doubtful_lowers = level.doubtful_lowers_at = ()
                 level.confirmed_at = now
             level.suspect_available = becomes.available
             level.source_at = later(level.source_at, becomes.source_at)
