@@ -33,13 +33,12 @@ def create(
     *, merchant: Merchant, name: str, scopes: Collection[str], expires_at: datetime | None, user: User | None
 ) -> tuple[ApiKey, Secret]:
     """A new key and its secret, which nobody can be told again."""
-    prefix = f"st_{secrets.token_hex(4)}"
-    secret = Secret(f"{prefix}_{secrets.token_urlsafe(32)}")
+    prefix, secret = make_secret()
     key = ApiKey.objects.create(
         merchant=merchant,
         name=name,
         prefix=prefix,
-        secret_sha256=_digest(secret.reveal()),
+        secret_sha256=digest(secret.reveal()),
         scopes=sorted(scopes),
         expires_at=expires_at,
         created_by=user,
@@ -78,7 +77,7 @@ def recognise(token: str, *, now: datetime) -> ApiKey:
     """
     key = None
     if _FORM.fullmatch(token):
-        key = ApiKey.objects.select_related("merchant").filter(secret_sha256=_digest(token)).first()
+        key = ApiKey.objects.select_related("merchant").filter(secret_sha256=digest(token)).first()
     if key is None or not key.merchant.is_active:
         raise KeyRefused("This API key is not known. Copy it whole, from st_ to its end, or make a new one.")
     if key.revoked_at is not None:
@@ -96,5 +95,12 @@ def _note_use(key: ApiKey, now: datetime) -> None:
         ApiKey.objects.filter(unnoted, pk=key.pk).update(last_used_at=now)
 
 
-def _digest(token: str) -> bytes:
+def make_secret() -> tuple[str, Secret]:
+    """How a new key begins, and the whole of it."""
+    prefix = f"st_{secrets.token_hex(4)}"
+    return prefix, Secret(f"{prefix}_{secrets.token_urlsafe(32)}")
+
+
+def digest(token: str) -> bytes:
+    """What is kept of a key."""
     return hashlib.sha256(token.encode()).digest()

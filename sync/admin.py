@@ -45,7 +45,7 @@ from merchants.admin_base import (
     visible_merchant_ids,
 )
 from sync import answers, tasks
-from sync.models import Allocation, DirtySku, Drift, DriftAction, Heartbeat, OrderLine, ReconcileRun
+from sync.models import Allocation, AuditResult, DirtySku, Drift, DriftAction, Heartbeat, OrderLine, ReconcileRun
 
 
 class AnswerForm(ReasonForm):
@@ -318,6 +318,35 @@ class ReconcileRunAdmin(BigTableAdmin):
     @column("state", badge={"running": "info", "done": "success", "failed": "danger"})
     def state_badge(self, run: ReconcileRun) -> str:
         return run.state
+
+
+@admin.register(AuditResult)
+class AuditResultAdmin(ReadOnlyAdmin):
+    """Of all merchants together, so for superusers only."""
+
+    merchant_path = ""
+    list_display = ("name", "state_badge", "checked_at", "broken_since", "seconds", "error")
+    ordering = ("name",)
+    fields = ("name", "checked_at", "broken_since", "offending_row", "seconds", "error")
+
+    @column("state", badge={"holds": "success", "broken": "danger", "not asked": "warning"})
+    def state_badge(self, result: AuditResult) -> str:
+        if result.broken_since:
+            return "broken"
+        return "not asked" if result.error else "holds"
+
+    @column("first row that breaks it")
+    def offending_row(self, result: AuditResult) -> str:
+        return pretty_json(result.offender) if result.offender else ""
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return list(self.fields)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_active and request.user.is_superuser)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_module_permission(request)
 
 
 @admin.register(Heartbeat)

@@ -4,7 +4,7 @@
 |---|---|---|
 | /livez | nothing: the process answers | 200 |
 | /readyz | does PostgreSQL take writes, does Redis answer, is nothing to be migrated? | 200 or 503, by name |
-| /healthz | how old is what the engine did last, and what waits? | 200 with `is_ok`; 503 without a database |
+| /healthz | how old is what the engine did last, what waits, what is broken? | 200 with `is_ok`; 503 without a database |
 
 None of them tells anything of a merchant.
 """
@@ -28,6 +28,8 @@ from redis.retry import Retry
 CHECK_TIMEOUT_SECONDS = 1.0
 #: Older than this, a heartbeat or a waiting event means that something stands still.
 LATE_SECONDS = 60
+#: The auditor comes every hour.
+AUDIT_LATE_SECONDS = 2 * 3600
 
 #: The checks run beside the request, so that a database that accepts and never answers does not hold it up.
 #: A few threads and no more: checks of a dead database queue here, and are answered "timed out" meanwhile.
@@ -118,14 +120,19 @@ def _look_for_migrations() -> None:
 @never_cache
 @require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
-    """Ages in seconds of what the engine did last, and of the oldest event that waits."""
+    """Ages in seconds of what the engine did last, and of the oldest event that waits; and which invariants are broken."""
     try:
         beats, waiting = _ages()
+        audited_before, broken = _audited()
     except (DatabaseError, InterfaceError) as error:
         return JsonResponse({"is_ok": False, "late": ["database"], "error": type(error).__name__}, status=503)
     ages = {f"heartbeat {name}": age for name, age in beats.items()} | waiting
     late = sorted(name for name, age in ages.items() if age is not None and age > LATE_SECONDS)
-    return JsonResponse({"is_ok": not late, "late": late, "heartbeats": beats, **waiting})
+    if audited_before is not None and audited_before > AUDIT_LATE_SECONDS:
+        late.append("audit")
+    is_ok = not late and not broken
+    audit = {"oldest_audit": audited_before, "broken_invariants": broken}
+    return JsonResponse({"is_ok": is_ok, "late": late, "heartbeats": beats, **waiting, **audit})
 
 
 def _ages() -> tuple[dict[str, float], dict[str, float | None]]:
@@ -148,3 +155,17 @@ def _ages() -> tuple[dict[str, float], dict[str, float | None]]:
         ages = [None if age is None else round(float(age), 3) for (age,) in cursor.fetchall()]
     names = ("oldest_pending_event", "oldest_unpublished_change", "oldest_unanswered_write")
     return beats, dict(zip(names, ages, strict=True))
+
+
+def _audited() -> tuple[float | None, list[str]]:
+    """How long ago the invariant was asked for that was not asked for longest, and which of them are broken."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT extract(epoch FROM clock_timestamp() - min(checked_at)),
+                coalesce(array_agg(name ORDER BY name) FILTER (WHERE broken_since IS NOT NULL), '{}')
+            FROM sync_auditresult
+            """
+        )
+        age, broken = cursor.fetchone()
+    return None if age is None else round(float(age), 3), broken

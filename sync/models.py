@@ -255,6 +255,24 @@ class ReconcileRun(models.Model):
         return f"{self.channel} at {self.started_at:%Y-%m-%d %H:%M}"
 
 
+class AuditResult(models.Model):
+    """What the auditor found when it last asked whether an invariant holds (see `sync.auditor`)."""
+
+    name = models.CharField(max_length=60, primary_key=True)
+    checked_at = models.DateTimeField()
+    #: How long the question took.
+    seconds = models.FloatField()
+    broken_since = models.DateTimeField(null=True, blank=True)
+    #: The first row that breaks it, with its merchant's id.
+    offender = models.JSONField(null=True, blank=True)
+    error = models.CharField(
+        max_length=500, blank=True, db_default="", help_text="Why it could not be asked; the rest is from before."
+    )
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Heartbeat(models.Model):
     """Progress, not process ids: when each part of the engine last did its work."""
 

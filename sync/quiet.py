@@ -11,7 +11,8 @@ from sync import tasks
 from sync.models import ReconcileRun, RunState
 from synctec.lib import sql
 
-_OPEN_WORK = """
+#: Counts the rows that wait for the engine.
+OPEN_WORK = """
     SELECT (SELECT count(*) FROM channels_inboxevent WHERE state = 'pending')
         + (SELECT count(*) FROM sync_dirtysku)
         + (SELECT count(*) FROM channels_push WHERE state = 'open')
@@ -25,7 +26,7 @@ STILL_SECONDS = 1.0
 
 def open_work() -> int:
     """How many rows wait for the engine."""
-    return int(sql.rows(_OPEN_WORK, [])[0][0])
+    return int(sql.rows(OPEN_WORK, [])[0][0])
 
 
 def wait(*, timeout_seconds: float) -> bool:

@@ -28,8 +28,8 @@ from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
 from inventory import holds
 from sync import apply as applying
+from sync import auditor, live, outage, passes
 from sync import check as checking
-from sync import live, outage, passes
 from sync import publish as publishing
 from sync import push as pushing
 from sync import reconcile as reconciling
@@ -52,6 +52,8 @@ PUSH_EVERY_SECONDS = 0.15
 #: answers another bell may be gone by then.
 STAYING = frozenset({"apply", "push"})
 HEARD_SECONDS = 0.2
+#: Of all its questions together; what takes longer than that for one is given up before (see `sync.auditor`).
+AUDIT_SECONDS_MAX = 1_200
 #: After the broker refused a message, nobody tries again for this long: a webhook must not wait for a dead broker.
 BROKER_PAUSE_SECONDS = 1.0
 
@@ -280,6 +282,15 @@ def _check_webhooks(channel: Channel) -> None:
     if report.created or report.repaired:
         log.warning("webhooks.repaired", channel_id=channel.pk, created=report.created, repaired=report.repaired)
         ring_reconcile(channel.pk)
+
+
+@shared_task(soft_time_limit=AUDIT_SECONDS_MAX, time_limit=AUDIT_SECONDS_MAX + 60)
+def audit(**_: Any) -> None:
+    """Ask the database whether all holds that must hold at any moment (celery-beat, hourly)."""
+    try:
+        auditor.audit(now=clock.now())
+    except (OperationalError, InterfaceError) as error:
+        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
 @shared_task

@@ -184,8 +184,9 @@ DATABASES = {
             "connect_timeout": 5,
             # Statements of the hot paths are prepared (see synctec.lib.sql); Django's own never are.
             "prepare_threshold": 5,
-            # A crashed client's transaction must not hold its row locks for ever.
-            "options": "-c idle_in_transaction_session_timeout=60000",
+            # The transaction of a worker that stands still must not keep its row locks: until it ends, nothing is sold and
+            # nothing is held of those goods. Whoever has to wait longer within a transaction says so there.
+            "options": "-c idle_in_transaction_session_timeout=10000",
         },
     }
 }

@@ -1,28 +1,31 @@
-"""What a chaos run plays on: a throw-away stack behind proxies, its stores, and the people who come to them."""
+"""What a chaos run plays on: a throw-away stack behind proxies, its stores, and the people and programs that come to them."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 import redis
 
 from channels.shoppers import Shoppers
+from merchants import keys
+from merchants.models import Scope
+from sync import invariants, quiet
+from sync.management.chaos_till import MARK, Promise, Till
 from sync.management.demo_goods import bundles, demo_stores, goods
-from sync.store_books import PracticeStores
+from sync.store_books import Good, PracticeStores
 from synctec.lib import failpoints
 from synctec.lib.http import HttpError
 from synctec.local.datafolder import PROJECT
@@ -32,6 +35,8 @@ from synctec.local.stack import LocalStack
 Answer = TypeVar("Answer")
 
 GOODS, BUNDLES = 40, 2
+#: How long it may take until every store shows its part of a new policy.
+REST_SECONDS = 120.0
 #: Of goods that are in no bundle: those for probes, and those the staff counts anew. Shoppers leave both alone.
 PROBES, COUNTED = 2, 3
 ORDERS_PER_SECOND = 4.0
@@ -40,6 +45,10 @@ UNITS_MAX = 3
 CHANGES_PER_SECOND = 1.0
 #: A webhook that failed is tried again for half a minute instead of four hours.
 RETRY_SCALE = 0.002
+#: What holds weigh against a store where units are split: else no store would leave them any.
+HOLDS_WEIGHT = 1.0
+#: What must hold at any moment is asked for this often while things are broken.
+LOOK_SECONDS = 5.0
 #: Reconciliation is for every few hours; a run has minutes.
 VARIABLES = {"RECONCILE_EVERY_SECONDS": "30"}
 
@@ -47,7 +56,7 @@ VARIABLES = {"RECONCILE_EVERY_SECONDS": "30"}
 class Scene:
     """The stack with everything around it, between `open` and leaving it."""
 
-    def __init__(self, folder: Path, *, stores: int, minutes: float, seed: int) -> None:
+    def __init__(self, folder: Path, *, stores: int, minutes: float, seed: int, policy: str) -> None:
         carried = goods(GOODS)
         in_bundles = {code for bundle in bundles(BUNDLES, carried) for code, _ in bundle.parts}
         plain = [good.code for good in carried if good.code not in in_bundles]
@@ -66,8 +75,10 @@ class Scene:
         self._for_sale = [*self.plain, *in_bundles, *(bundle.code for bundle in bundles(BUNDLES, carried))]
         self._seed = seed
         self._probes_made = 0
-        self._probes_shown: dict[tuple[str, str], int] = {}
-        self._stopping = threading.Event()
+        self._policy = policy
+        self._stopping, self._closing = threading.Event(), threading.Event()
+        #: What did not hold at some moment, by invariant.
+        self.broken: dict[str, invariants.Violation] = {}
         self.changes: Counter[str] = Counter()
         self.stack = LocalStack(
             folder / "data",
@@ -91,8 +102,8 @@ class Scene:
             self.stores = PracticeStores(self.environment["SANDBOX_URL"])
             for handle in self.handles:
                 self.stores.configure(handle, {"retry_scale": RETRY_SCALE})
-                on_shelf = self.stores.goods(handle)
-                self._probes_shown |= {(handle, sku): on_shelf[sku].available for sku in self.probes}
+            self._choose_policy()
+            self.till = self._open_till()
             self.shoppers = Shoppers(
                 self.environment["SANDBOX_URL"],
                 self.handles,
@@ -103,18 +114,66 @@ class Scene:
                 skus=self._for_sale,
             )
             self._staff = threading.Thread(target=self._change_minds, name="staff", daemon=True)
-            self.shoppers.start()
-            self._staff.start()
+            self._auditor = threading.Thread(target=self._look_on, name="auditor", daemon=True)
+            for thread in (self.shoppers, self._staff, self.till, self._auditor):
+                thread.start()
             yield self
         finally:
             self._stopping.set()
+            self._closing.set()
             self.stack.discard()
+
+    def _choose_policy(self) -> None:
+        """Have the group follow the policy, and let nobody in before every store shows its part."""
+        with self._books() as connection:
+            connection.execute(
+                "UPDATE locations_locationgroup SET policy = %s, holds_weight = %s", [self._policy, HOLDS_WEIGHT]
+            )
+            connection.execute(
+                """
+                INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)
+                SELECT merchant_id, id, gen_random_uuid(), now() FROM inventory_sku
+                """
+            )
+        deadline = time.monotonic() + REST_SECONDS
+        while not calmly(self._is_at_rest):
+            if time.monotonic() > deadline:
+                raise RuntimeError("The stores are not brought to their numbers before anything was done to the stack.")
+            time.sleep(0.2)
+
+    def _is_at_rest(self) -> bool:
+        with self._books() as connection:
+            return connection.execute(quiet.OPEN_WORK).fetchone() == (0,)
+
+    def _open_till(self) -> Till:
+        """A client of the API, with a key, on the way that is spoilt."""
+        prefix, secret = keys.make_secret()
+        with self._books() as connection:
+            connection.execute(
+                """
+                INSERT INTO merchants_apikey (merchant_id, name, prefix, secret_sha256, scopes)
+                SELECT id, 'till', %s, %s, %s FROM merchants_merchant
+                """,
+                [prefix, keys.digest(secret.reveal()), [Scope.HOLDS_WRITE.value, Scope.STOCK_WRITE.value]],
+            )
+        address = ("127.0.0.1", self.stack.links["web"].port)
+        return Till(address, secret, random.Random(self._seed + 2), self.plain, self.counted)
+
+    def _books(self) -> psycopg.Connection[Any]:
+        """Our database, past the proxies."""
+        return psycopg.connect(self.environment["DATABASE_URL"], connect_timeout=2)
 
     def close_stores(self) -> None:
         """Nobody buys and nobody changes anything any more."""
         self._stopping.set()
         self._staff.join()
         self.shoppers.stop()
+
+    def close_till(self, *, patience_seconds: float) -> None:
+        """No program asks for anything any more, once it has its answers; and nobody looks on."""
+        self.till.stop(patience_seconds=patience_seconds)
+        self._closing.set()
+        self._auditor.join()
 
     # --- people who change what was sold ------------------------------------------------------------------------------
 
@@ -153,10 +212,20 @@ class Scene:
         order = rng.choice(self.stores.orders(handle, limit=20))
         return handle, order, rng.choice(order["lines"])
 
+    # --- somebody who looks on ----------------------------------------------------------------------------------------
+
+    def _look_on(self) -> None:
+        while not self._closing.wait(LOOK_SECONDS):
+            # The database may be away; then there is nothing to see.
+            with suppress(psycopg.Error), self._books() as connection:
+                connection.read_only = True
+                for violation in _broken(connection):
+                    self.broken.setdefault(violation.name, violation)
+
     # --- is it at work? -----------------------------------------------------------------------------------------------
 
     def seconds_to_sync(self, *, patience_seconds: float) -> float | None:
-        """Sell a unit, and tell how long it took until every store stopped offering it; None when it takes too long.
+        """Sell a unit, and tell how long it took until no store offered it any more; None when it takes too long.
 
         From the moment of the call, so that a kill just before it is part of the time.
         """
@@ -175,10 +244,24 @@ class Scene:
         return None
 
     def _is_in_step(self, sku: str) -> bool:
-        """Whether every store has taken off its shelf what all stores together have sold."""
+        """Whether our books know what each store has sold, and none offers more than was computed with all that.
+
+        It may offer less: after a write whose answer was lost a store is raised only when that cannot come true any more.
+        """
         probes = {handle: self.stores.goods(handle)[sku] for handle in self.handles}
-        sold = sum(probe.net_units_sold for probe in probes.values())
-        return all(probe.available == self._probes_shown[handle, sku] - sold for handle, probe in probes.items())
+        statement = """
+            SELECT split_part(channel.account, '.', 1), level.desired, -level.order_effects FROM inventory_sku sku
+            JOIN channels_listing listing ON listing.sku_id = sku.id
+            JOIN channels_listinglevel level ON level.listing_id = listing.id
+            JOIN channels_channel channel ON channel.id = level.channel_id
+            WHERE sku.code = %s AND NOT EXISTS (SELECT 1 FROM sync_dirtysku mark WHERE mark.sku_id = sku.id)
+        """
+        with self._books() as connection:
+            ours = {handle: Good(*known) for handle, *known in connection.execute(statement, [sku])}
+        return ours.keys() == probes.keys() and all(
+            probe.net_units_sold == ours[handle].net_units_sold and probe.available <= ours[handle].available
+            for handle, probe in probes.items()
+        )
 
     def await_children(self, *, timeout_seconds: float) -> bool:
         """Wait until every process of the stack runs."""
@@ -207,7 +290,7 @@ class Scene:
         for point in failpoints.POINTS:
             failpoints.disarm(self.failpoints, point)
         for child in self.stack.children():
-            self.stack.kill(child.name, signal_number=signal.SIGCONT)
+            self.stack.resume(child.name)
         while not succeeds(lambda: self.stores.set_faults({})):
             time.sleep(0.2)
 
@@ -239,7 +322,7 @@ class Scene:
             SELECT split_part(channel.account, '.', 1), line.order_id, to_jsonb(line) FROM sync_orderline line
             JOIN channels_channel channel ON channel.id = line.channel_id
         """
-        with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
+        with self._books() as connection:
             for handle, order_id, line in connection.execute(statement):
                 ours.setdefault((handle, order_id), []).append(line)
         with self._orders.open("w") as file:
@@ -264,15 +347,87 @@ class Scene:
             JOIN inventory_sku sku ON sku.id = level.sku_id
             WHERE shortage.covered_at IS NULL GROUP BY 1
         """
-        with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
+        return self._units(statement)
+
+    def units_taken_by_holds(self) -> Counter[str]:
+        """Units that are sold through the API, or held for somebody, by SKU."""
+        statement = """
+            SELECT sku.code, sum(hold.quantity) FROM inventory_hold hold JOIN inventory_sku sku ON sku.id = hold.sku_id
+            WHERE hold.state IN ('active', 'committed', 'fulfilled') GROUP BY 1
+        """
+        return self._units(statement)
+
+    def units_reported(self) -> Counter[str]:
+        """Units that came, less those that were damaged, as the API was told, by SKU."""
+        units: Counter[str] = Counter()
+        for promise in self.till.movements.values():
+            units[promise.sku] += promise.units
+        return units
+
+    def _units(self, statement: LiteralString) -> Counter[str]:
+        with self._books() as connection:
             return Counter({sku: int(units) for sku, units in connection.execute(statement)})
+
+    def promises_broken(self) -> list[dict[str, Any]]:
+        """What the API has acknowledged and is not in our books exactly once, and what it has refused and is there."""
+        with self._books() as connection:
+            held = connection.execute(
+                """
+                SELECT hold.idempotency_key, sku.code, hold.quantity, hold.state FROM inventory_hold hold
+                JOIN inventory_sku sku ON sku.id = hold.sku_id WHERE hold.idempotency_key LIKE %s
+                """,
+                [f"{MARK}%"],
+            ).fetchall()
+            moved = connection.execute(
+                """
+                SELECT split_part(movement.idempotency_key, ':', 2), sku.code, movement.delta, ''
+                FROM inventory_movement movement JOIN inventory_stocklevel level ON level.id = movement.stock_level_id
+                JOIN inventory_sku sku ON sku.id = level.sku_id WHERE movement.idempotency_key LIKE %s
+                """,
+                [f"move:{MARK}%"],
+            ).fetchall()
+        till = self.till
+        return [*unkept(till.holds, held, refused=till.refused), *unkept(till.movements, moved, refused=())]
+
+
+def unkept(
+    promises: Mapping[str, Promise], rows: Sequence[tuple[Any, ...]], *, refused: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The promises that the rows (key, SKU, units, state) do not keep exactly once, and the rows that were refused."""
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for key, *row in rows:
+        found.setdefault(key, []).append(tuple(row))
+    broken: list[dict[str, Any]] = []
+    for key, promise in promises.items():
+        kept = [
+            (sku, units, state)
+            for sku, units, state in found.get(key, [])
+            if (sku, units) == (promise.sku, promise.units) and (not promise.states or state in promise.states)
+        ]
+        if len(kept) != 1 or len(found[key]) != 1:
+            said = {"sku": promise.sku, "units": promise.units, "states": sorted(promise.states)}
+            broken.append({"key": key, "promised": said, "found": found.get(key, [])})
+    broken += [{"key": key, "promised": "refused", "found": found[key]} for key in refused if key in found]
+    return broken
+
+
+def _broken(connection: psycopg.Connection[Any]) -> Iterator[invariants.Violation]:
+    """What must hold at any moment and does not."""
+    for check in invariants.ALWAYS:
+        cursor = connection.execute(check.sql, [])
+        rows = cursor.fetchmany(invariants.SHOWN_ROWS)
+        if rows:
+            names = [column.name for column in cursor.description or ()]
+            yield invariants.Violation(
+                check.name, check.says, tuple(dict(zip(names, row, strict=True)) for row in rows)
+            )
 
 
 def calmly(act: Callable[[], Answer]) -> Answer | None:
-    """What the act returns; None when the stores cannot be reached or say no."""
+    """What the act returns; None when the stores or the database cannot be reached or say no."""
     try:
         return act()
-    except (HttpError, OSError, LookupError):
+    except (HttpError, OSError, LookupError, psycopg.OperationalError):
         # Refusals are errors of `requests`, which are OSErrors; an empty list of orders is a LookupError.
         return None
 

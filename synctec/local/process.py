@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +99,8 @@ def spawn(spec: ChildSpec, log: LogStream) -> subprocess.Popen[bytes]:
 
 def stop(process: subprocess.Popen[bytes], *, stop_signal: signal.Signals, grace_seconds: float) -> bool:
     """Ask the child to stop, wait, and kill its whole group if it does not. True if no kill was needed."""
+    # What stands still hears of nothing.
+    signal_tree(process.pid, signal.SIGCONT)
     with suppress(ProcessLookupError):
         process.send_signal(stop_signal)
     stopped_in_time = wait_for(lambda: process.poll() is not None, timeout_seconds=grace_seconds)
@@ -107,10 +109,47 @@ def stop(process: subprocess.Popen[bytes], *, stop_signal: signal.Signals, grace
     return stopped_in_time
 
 
-def kill_group(pid: int, signal_number: signal.Signals = signal.SIGKILL) -> None:
-    """Signal the child and everything it started."""
+def kill_group(pid: int) -> None:
+    """Kill the child and everything it started in its group."""
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal_number)
+        os.killpg(pid, signal.SIGKILL)
+
+
+def signal_tree(pid: int, signal_number: signal.Signals) -> None:
+    """Signal a process and all its descendants, those in process groups of their own included."""
+    signalled: set[int] = set()
+    # The parent comes first; whatever it started meanwhile is found by the next look.
+    while found := [each for each in (pid, *descendants(pid)) if each not in signalled]:
+        for each in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(each, signal_number)
+        signalled.update(found)
+
+
+def descendants(pid: int) -> list[int]:
+    """The ids of all processes that it started, and that these started, parents first."""
+    children: dict[int, list[int]] = {}
+    for child, parent in _parents():
+        children.setdefault(parent, []).append(child)
+    found = list(children.get(pid, []))
+    for each in found:  # grows meanwhile
+        found += children.get(each, [])
+    return found
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    """Every process with its parent."""
+    if Path("/proc/self").exists():
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            # One that has ended since it was listed.
+            with suppress(OSError):
+                # Its name is in brackets and may hold anything.
+                yield int(status.parent.name), int(status.read_text().rpartition(")")[2].split()[1])
+        return
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+    for line in listed.stdout.splitlines():
+        child, parent = line.split()
+        yield int(child), int(parent)
 
 
 def wait_for(condition: Callable[[], bool], *, timeout_seconds: float) -> bool:

@@ -188,9 +188,17 @@ class LocalStack:
     def children(self) -> list[ChildState]:
         return self._running_supervisor.children()
 
-    def kill(self, name: str, *, signal_number: signal.Signals = signal.SIGKILL, down_seconds: float = 0) -> None:
+    def kill(self, name: str, *, down_seconds: float = 0) -> None:
         """Kill a child by its name. It is restarted on its own, but not before `down_seconds` have passed."""
-        self._running_supervisor.kill(name, signal_number=signal_number, down_seconds=down_seconds)
+        self._running_supervisor.kill(name, down_seconds=down_seconds)
+
+    def pause(self, name: str) -> None:
+        """Have a child and everything it started stand still, until `resume`."""
+        self._running_supervisor.pause(name)
+
+    def resume(self, name: str) -> None:
+        """Have a child that stands still go on."""
+        self._running_supervisor.resume(name)
 
     # -- starting, step by step --
 

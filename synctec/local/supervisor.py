@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from synctec.local.errors import LocalStackError
-from synctec.local.process import ChildSpec, LogStream, kill_group, spawn, stop, wait_for
+from synctec.local.process import ChildSpec, LogStream, kill_group, signal_tree, spawn, stop, wait_for
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 10.0
@@ -120,14 +120,29 @@ class Supervisor:
         if first_process.returncode is not None:
             raise StartFailedError(f"{spec.name} ended while starting: {_describe_exit(first_process.returncode)}.")
 
-    def kill(self, name: str, *, signal_number: signal.Signals = signal.SIGKILL, down_seconds: float = 0) -> None:
+    def kill(self, name: str, *, down_seconds: float = 0) -> None:
         """Kill a child; it is restarted as after any death, but not before `down_seconds` have passed."""
         child = self._children[name]
         child.held_until = time.monotonic() + down_seconds
         if child.restart_at is not None:
             child.restart_at = max(child.restart_at, child.held_until)
         if child.is_running:
-            kill_group(child.process.pid, signal_number)
+            # Processes of its own outside its group end with it only if they are not stopped.
+            signal_tree(child.process.pid, signal.SIGCONT)
+            kill_group(child.process.pid)
+
+    def pause(self, name: str) -> None:
+        """Have a child and everything it started stand still."""
+        self._signal(name, signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """Have a child that stands still go on; one that does not goes on anyway."""
+        self._signal(name, signal.SIGCONT)
+
+    def _signal(self, name: str, signal_number: signal.Signals) -> None:
+        child = self._children[name]
+        if child.is_running:
+            signal_tree(child.process.pid, signal_number)
 
     def children(self) -> list[ChildState]:
         """The children in the order they were started."""

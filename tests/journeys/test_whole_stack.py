@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -16,12 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 
 from channels.shoppers import Shoppers
+from sync.store_books import PracticeStores
+from synctec.lib import failpoints
 from synctec.local.datafolder import PROJECT
 from synctec.local.stack import LocalStack
+from tests.local.conftest import is_gone, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.xdist_group("stack")]
 
@@ -39,8 +44,18 @@ FAULTS = {
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    local = LocalStack(tmp_path_factory.mktemp("stack") / "data", demo_options=(f"--stores={STORES}", "--skus=40"))
+def armed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of failpoints that the stack obeys."""
+    return tmp_path_factory.mktemp("failpoints")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, armed: Path) -> Iterator[LocalStack]:
+    local = LocalStack(
+        tmp_path_factory.mktemp("stack") / "data",
+        demo_options=(f"--stores={STORES}", "--skus=40"),
+        variables={"FAILPOINTS": str(armed)},
+    )
     with local:
         yield local
     local.remove_data()
@@ -80,6 +95,32 @@ def test_one_sale_reaches_every_other_store(stack: LocalStack) -> None:
 
     assert report["converged"] is True
     assert report["stores"] == STORES
+
+
+def test_workers_that_are_told_to_stop_note_the_answers_to_their_writes_first(stack: LocalStack, armed: Path) -> None:
+    workers = [child for child in stack.children() if child.name.startswith("worker-")]
+    stores = PracticeStores(stack.urls["sandbox"])
+    seller = handles(stack)[0]
+    with psycopg.connect(stack.environment["DATABASE_URL"], autocommit=True) as books:
+        [(began_at,)] = books.execute("SELECT now()")
+        failpoints.arm(armed, "push.after_send", "pause:3")
+        stores.buy(seller, stores.skus(seller)[0])
+        # A store has answered, and its answer is in the memory of a worker alone.
+        until((lambda: not (armed / "push.after_send").exists()), timeout_seconds=60)
+
+        for worker in workers:
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGTERM)
+        until(lambda: all(worker.pid is not None and is_gone(worker.pid) for worker in workers), timeout_seconds=60)
+
+        writes = books.execute(
+            "SELECT state, attempts FROM channels_pushbatch WHERE created_at > %s ORDER BY id", [began_at]
+        ).fetchall()
+    assert len(writes) > 0
+    assert set(writes) == {("done", 1)}
+    for worker in workers:
+        assert f"{worker.name} ended (exit status 0)" in stack.folder.log_file.read_text()
+    assert manage(stack, "audit")["ok"] is True
 
 
 def test_nothing_is_lost_when_channels_fail_and_workers_are_killed(stack: LocalStack) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ PARENT = (
     f"p = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], stdout=quiet);"
     "print(p.pid, flush=True); p.wait()"
 )
+#: Starts its child in a session of its own, as PostgreSQL does.
+APART = PARENT.replace("stdout=quiet", "stdout=quiet, start_new_session=True")
 FAILING = "import sys; sys.exit(3)"
 
 
@@ -79,10 +82,10 @@ def until(condition: Callable[[], object], *, timeout_seconds: float = 20) -> No
 
 def is_gone(pid: int) -> bool:
     """Whether the process has ended (one that waits to be reaped by a foreign parent counts as ended)."""
-    if not is_alive(pid):
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    try:
-        return status.read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return not is_alive(pid)
+    return not is_alive(pid) or process_state(pid) in ("", "Z")
+
+
+def process_state(pid: int) -> str:
+    """T: it stands still, Z: it waits to be reaped; empty: there is no such process."""
+    listed = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return listed.stdout.strip()[:1]

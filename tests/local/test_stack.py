@@ -2,6 +2,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -48,6 +49,37 @@ def test_a_killed_server_comes_back_on_the_same_address(stack: LocalStack) -> No
     until(lambda: next(child.restarts for child in stack.children() if child.name == "valkey-2") == 1)
     node = stack.valkeys[1]
     until(node.is_ready)
+
+
+def test_a_paused_database_answers_nobody_until_it_goes_on(stack: LocalStack) -> None:
+    with psycopg.connect(stack.environment["DATABASE_URL"]) as connection, ThreadPoolExecutor() as threads:
+        stack.pause("postgres")
+        answer = threads.submit(connection.execute, "SELECT 1")
+        # A process of its own serves this connection, in a group of its own.
+        with pytest.raises(TimeoutError):
+            answer.result(timeout=0.5)
+
+        stack.resume("postgres")
+
+        assert answer.result(timeout=10).fetchone() == (1,)
+
+
+def test_a_paused_database_that_is_killed_comes_back(stack: LocalStack) -> None:
+    with psycopg.connect(stack.environment["DATABASE_URL"]):
+        stack.pause("postgres")
+
+        stack.kill("postgres")
+
+        # What served this connection would keep a new server from its memory if it still stood there.
+        until(lambda: _answers(stack.environment["DATABASE_URL"]))
+
+
+def _answers(url: str) -> bool:
+    try:
+        with psycopg.connect(url, connect_timeout=2):
+            return True
+    except psycopg.OperationalError:
+        return False
 
 
 def test_stopping_leaves_no_process_and_nothing_to_attach_to(stack: LocalStack) -> None:

@@ -11,7 +11,7 @@ import pytest
 from synctec.local.datafolder import PROJECT
 from synctec.local.process import ChildSpec
 from synctec.local.supervisor import StartFailedError, Supervisor
-from tests.local.conftest import FAILING, PARENT, SLEEPER, STUBBORN, is_gone, until
+from tests.local.conftest import APART, FAILING, PARENT, SLEEPER, STUBBORN, is_gone, process_state, until
 
 Describe = Callable[..., ChildSpec]
 
@@ -80,6 +80,29 @@ def test_killing_a_child_kills_what_it_started(
     supervisor.kill("parent", down_seconds=60)
 
     until(lambda: is_gone(grandchild))
+
+
+def test_a_paused_child_stands_still_with_what_it_started(
+    supervisor: Supervisor, python_child: Describe, log_text: io.StringIO
+) -> None:
+    supervisor.start(python_child("parent", APART))
+    until(lambda: "parent     | " in log_text.getvalue())
+    pids = [pid_of(supervisor, "parent"), int(log_text.getvalue().split("|")[1])]
+
+    supervisor.pause("parent")
+    assert [process_state(pid) for pid in pids] == ["T", "T"]
+
+    supervisor.resume("parent")
+    assert "T" not in [process_state(pid) for pid in pids]
+
+
+def test_a_paused_child_can_be_stopped(supervisor: Supervisor, python_child: Describe, log_text: io.StringIO) -> None:
+    supervisor.start(python_child("sleeper", SLEEPER))
+    supervisor.pause("sleeper")
+
+    supervisor.stop()
+
+    assert "was killed" not in log_text.getvalue()
 
 
 def test_stopping_leaves_no_process(supervisor: Supervisor, python_child: Describe) -> None:

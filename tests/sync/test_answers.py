@@ -75,6 +75,7 @@ def test_found_units_are_counted_only_if_somebody_says_so(alder: Trade, north: S
     answers.answer(drift_id=drift.pk, adopt=True, reason="a box was found", user=None, now=later(200))
 
     assert alder.stock("MUG").on_hand == 12
+    assert list(violations(when_quiet=False)) == []
 
 
 def test_a_question_is_answered_once(alder: Trade, north: Shop) -> None:

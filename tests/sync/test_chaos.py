@@ -1,15 +1,24 @@
-"""What a chaos run is made of. The run itself takes minutes: `make chaos`, and one of them in CI."""
+"""What a chaos run is made of. A short run is in `tests/journeys`, a whole one is `make chaos`."""
 
+import json
 import random
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 from django.core.management import CommandError, call_command
 
 from channels.sandbox.faults import Faults, parse_faults
-from sync.management.chaos import FAULTS_ON_THE_WAY, LINK_TROUBLES, STORE_TROUBLES, Report
-from sync.management.chaos_scene import BUNDLES, COUNTED, GOODS, PROBES
+from sync.management.chaos import FAULTS_ON_THE_WAY, LINK_TROUBLES, STORE_TROUBLES, Chaos, Report
+from sync.management.chaos_scene import BUNDLES, COUNTED, GOODS, PROBES, unkept
+from sync.management.chaos_till import Promise, Till
 from sync.management.demo_goods import bundles, goods
 from synctec.lib.failpoints import POINTS
+from synctec.lib.secret import Secret
 from synctec.local.proxy import SOUND
 
 
@@ -46,8 +55,15 @@ def test_senseless_options_are_refused(option: str) -> None:
         call_command("chaos", option)
 
 
+# --- the verdict --------------------------------------------------------------------------------------------------
+
+
+def make_report(minutes: float = 10) -> Report:
+    return Report(minutes, seed=1, policy="guard", crash_points={"push.after_send": True})
+
+
 def test_a_violation_names_what_is_broken() -> None:
-    good, bad = Report(minutes=1, seed=1), Report(minutes=1, seed=1)
+    good, bad = make_report(), make_report()
 
     bad.violate("oversold_units_are_declared", "each is a shortage", {"sku": "MUG"})
 
@@ -55,3 +71,140 @@ def test_a_violation_names_what_is_broken() -> None:
     assert bad.violations == [
         {"name": "oversold_units_are_declared", "says": "each is a shortage", "rows": [{"sku": "MUG"}]}
     ]
+
+
+def test_a_time_that_was_missed_fails_the_run_and_is_no_violation() -> None:
+    report = make_report()
+
+    report.goals_missed.append("recovery of worker within 20 s: 31.0 s")
+
+    assert (report.is_good, report.violations) == (False, [])
+
+
+@pytest.mark.parametrize(("minutes", "is_good"), [(9, True), (10, False), (60, False)])
+def test_a_whole_run_visits_every_crash_point(minutes: float, is_good: bool) -> None:
+    report = make_report(minutes)
+
+    report.crash_points["sweep.after_find"] = None
+
+    assert (report.is_good, report.unvisited) == (is_good, ["sweep.after_find"])
+
+
+@pytest.mark.parametrize(("goals_missed", "status"), [([], 0), (["converged within 60 s: 90 s"], 1)])
+def test_the_command_ends_as_its_report_says(
+    goals_missed: list[str],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = make_report()
+    report.goals_missed += goals_missed
+    monkeypatch.setattr(Chaos, "__init__", lambda self, **_: None)
+    monkeypatch.setattr(Chaos, "run", lambda self: report)
+
+    with pytest.raises(SystemExit) if status else nullcontext() as ended:
+        call_command("chaos", "--json")
+
+    said = json.loads(capsys.readouterr().out)
+    assert (said["ok"], said["goals_missed"]) == (status == 0, goals_missed)
+    assert ended is None or ended.value.code == status
+
+
+# --- what the API promised ----------------------------------------------------------------------------------------
+
+HELD = Promise("MUG", 2, frozenset({"committed"}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_kept"),
+    [
+        ([("till-1", "MUG", 2, "committed")], True),
+        ([], False),
+        ([("till-1", "MUG", 2, "committed")] * 2, False),
+        ([("till-1", "MUG", 1, "committed")], False),
+        ([("till-1", "MUG", 2, "released")], False),
+        ([("till-1", "TEE", 2, "committed")], False),
+    ],
+)
+def test_a_promise_is_kept_exactly_once(rows: list[tuple[object, ...]], is_kept: bool) -> None:
+    broken = unkept({"till-1": HELD}, rows, refused=[])
+
+    assert [row["key"] for row in broken] == ([] if is_kept else ["till-1"])
+
+
+def test_what_was_refused_is_nowhere() -> None:
+    broken = unkept({}, [("till-1", "MUG", 2, "active")], refused=["till-1", "till-2"])
+
+    assert [row["key"] for row in broken] == ["till-1"]
+
+
+class Api(BaseHTTPRequestHandler):
+    """Answers what it is told to, one after the other, and keeps what it was asked."""
+
+    answers: ClassVar[list[tuple[int, dict[str, object]]]]
+    asked: ClassVar[list[tuple[str, str, object]]]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append((self.path, self.headers["Idempotency-Key"], body))
+        status, answer = self.answers.pop(0)
+        if not status:
+            return  # the connection ends without a word
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is said."""
+
+
+@pytest.fixture
+def till() -> Iterator[Till]:
+    Api.answers, Api.asked = [], []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield Till(("127.0.0.1", server.server_port), Secret("st_key"), random.Random(1), ["MUG"], ["TEE"])
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_program_asks_again_with_the_same_key_until_it_is_answered(till: Till) -> None:
+    in_flight: dict[str, object] = {"type": "urn:synctec:problem:request-in-flight"}
+    Api.answers = [(0, {}), (503, {}), (409, in_flight), (201, {"id": 7})]
+
+    till._hold("till-1")
+
+    [asked, *again] = Api.asked
+    assert (asked[0], asked[1]) == ("/api/v1/holds", "till-1")
+    assert again == [asked] * 3
+    assert till.holds.keys() == {"till-1"}
+    assert till.tally == {"held": 1, "asked_again": 3}
+
+
+def test_a_refusal_is_an_answer(till: Till) -> None:
+    Api.answers = [(409, {"type": "urn:synctec:problem:unavailable"})]
+
+    till._hold("till-1")
+
+    assert (till.holds, till.refused) == ({}, ["till-1"])
+
+
+def test_an_answer_that_is_not_documented_is_a_surprise(till: Till) -> None:
+    Api.answers = [(403, {"type": "urn:synctec:problem:not-allowed"})]
+
+    till._report("till-1")
+
+    assert [(row["key"], row["status"]) for row in till.surprises] == [("till-1", 403)]
+
+
+def test_a_request_that_nobody_answers_is_a_surprise_in_the_end(till: Till) -> None:
+    Api.answers = [(503, {})] * 100
+    till.start()
+    while not Api.asked:
+        time.sleep(0.01)
+
+    till.stop(patience_seconds=0.0)
+
+    assert [row["key"] for row in till.surprises] == ["till-1"]

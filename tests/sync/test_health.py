@@ -14,7 +14,7 @@ from pytest_django import Settings
 
 from channels.models import InboxEvent
 from sync import health
-from sync.models import Heartbeat
+from sync.models import AuditResult, Heartbeat
 from tests.factories import deliver, make_trade
 
 
@@ -88,6 +88,27 @@ class TestHealthz:
         assert 3 <= said["heartbeats"]["sweep"] < 30
         assert 5 <= said["oldest_pending_event"] < 30
         assert said["oldest_unpublished_change"] is None
+        assert (said["oldest_audit"], said["broken_invariants"]) == (None, [])
+
+    def test_an_invariant_that_is_broken_is_named(self, client: Client) -> None:
+        now = timezone.now()
+        AuditResult.objects.create(name="balances_are_sums", checked_at=now - timedelta(minutes=9), seconds=0.1)
+        AuditResult.objects.create(
+            name="pushes_add_up", checked_at=now, seconds=0.1, broken_since=now, offender={"merchant": 1}
+        )
+
+        said: dict[str, Any] = client.get("/healthz").json()
+
+        assert (said["is_ok"], said["late"]) == (False, [])
+        assert said["broken_invariants"] == ["pushes_add_up"]
+        assert 540 <= said["oldest_audit"] < 600
+
+    def test_an_auditor_that_does_not_come_is_late(self, client: Client) -> None:
+        AuditResult.objects.create(name="pushes_add_up", checked_at=timezone.now() - timedelta(hours=3), seconds=0.1)
+
+        said = client.get("/healthz").json()
+
+        assert (said["is_ok"], said["late"]) == (False, ["audit"])
 
     def test_says_what_stands_still(self, client: Client) -> None:
         Heartbeat.objects.create(name="sweep", beat_at=timezone.now() - timedelta(minutes=5))

@@ -108,7 +108,11 @@ def test_a_channel_that_refuses_our_credentials_waits_for_a_person(alder: Trade)
 
 def test_every_scheduled_task_exists() -> None:
     # Tests with transactions of their own empty the table that the migration filled.
-    for migration in ("sync.migrations.0002_schedule", "inventory.migrations.0004_schedule"):
+    for migration in (
+        "sync.migrations.0002_schedule",
+        "sync.migrations.0009_auditor",
+        "inventory.migrations.0004_schedule",
+    ):
         import_module(migration).create_schedule(apps, None)
     app.loader.import_default_modules()
 
@@ -118,6 +122,7 @@ def test_every_scheduled_task_exists() -> None:
         "sync.tasks.sweep",
         "sync.tasks.reconcile_all",
         "sync.tasks.check_webhooks",
+        "sync.tasks.audit",
         "inventory.tasks.sweep_endpoints",
         "inventory.tasks.forget_old",
     }

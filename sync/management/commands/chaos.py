@@ -14,13 +14,15 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from locations.publishing import Policy
 from sync.management.chaos import Chaos, Report
 
 
 class Command(BaseCommand):
     help = (
         "Start a stack of real processes behind bad networks, kill and stop them while shoppers buy, then heal everything "
-        "and audit. Exit status 1 if an invariant is broken; promised times that were missed are named."
+        "and audit. Exit status 1 if an invariant is broken, a promised time was missed or, from ten minutes on, a crash "
+        "point was not visited; each is named."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -28,6 +30,12 @@ class Command(BaseCommand):
         parser.add_argument("--minutes", type=float, default=10.0, help="how long things are broken (default 10)")
         parser.add_argument("--seed", type=int, default=1, help="decides what is broken, and when")
         parser.add_argument("--stores", type=int, default=10, help="practice stores (default 10)")
+        parser.add_argument(
+            "--policy",
+            choices=list(Policy),
+            default=Policy.GUARD,
+            help="how units are divided; split must oversell none",
+        )
         parser.add_argument(
             "--evidence",
             type=Path,
@@ -48,7 +56,12 @@ class Command(BaseCommand):
         folder = Path(tempfile.mkdtemp(prefix="synctec-chaos-"))
         try:
             chaos = Chaos(
-                minutes=options["minutes"], seed=options["seed"], stores=options["stores"], folder=folder, say=say
+                minutes=options["minutes"],
+                seed=options["seed"],
+                stores=options["stores"],
+                policy=options["policy"],
+                folder=folder,
+                say=say,
             )
             report = chaos.run()
         except KeyboardInterrupt:
@@ -65,7 +78,7 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def _print(self, report: Report, *, as_json: bool) -> None:
-        figures = asdict(report)
+        figures = {"ok": report.is_good, **asdict(report), "unvisited": report.unvisited}
         if as_json:
             self.stdout.write(json.dumps(figures, default=str))
             return
@@ -78,3 +91,5 @@ class Command(BaseCommand):
                 self.stdout.write(f"  {json.dumps(row, default=str)}")
         for goal in report.goals_missed:
             self.stdout.write(self.style.ERROR(f"MISSED {goal}"))
+        for name in report.unvisited:
+            self.stdout.write(self.style.WARNING(f"NOT VISITED {name}"))
