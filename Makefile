@@ -23,7 +23,7 @@ OFFLINE := env DATABASE_URL=postgresql://offline@127.0.0.1:1/offline DATABASE_PO
 	CREDENTIAL_KEYS=offline:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix migrations smoke chaos simulate mutants audit bench vendor clean lock
+.PHONY: help setup run test properties check fix migrations smoke chaos simulate mutants audit bench vendor clean lock
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ run: $(STAMP) ## Start everything on this machine: databases, web on PORT (8000)
 
 test: $(STAMP) ## Run all tests, against a PostgreSQL and Valkey of their own (ARGS= goes to pytest)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+properties: $(STAMP) ## Run the properties with twenty times as many examples as `make test`: for a night
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n 2 --dist loadgroup -m hypothesis --timeout 7200 $(ARGS)
 
 check: $(STAMP) ## Lint, formatting, types, import contracts, missing migrations
 	$(BIN)/ruff check $(SOURCES)
