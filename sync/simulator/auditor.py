@@ -158,7 +158,7 @@ class Auditor:
             self.blame("ledger sum", f"stock level {row.id} is not the sum of its movements")
         if row.committed != account.by_lines:
             self.blame("lines sum", f"stock level {row.id}: {row.committed} committed, {account.by_lines} by its lines")
-        lacking = max(0, row.committed + row.held - row.on_hand)
+        lacking = max(0, row.committed - row.on_hand)
         if lacking or row.shortages:
             declared = sum(shortage.quantity - shortage.covered for shortage in row.shortages)
             if declared != lacking:

@@ -212,7 +212,7 @@ class StockMemory(Kept):
         known = {}
         still_open = []
         for level, balance in balances.items():
-            if balance.available < 0:
+            if balance.oversold:
                 for shortage in self.stock[level].shortages:
                     if shortage.covered_at is None:
                         known[shortage.id] = shortage
