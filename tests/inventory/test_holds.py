@@ -867,6 +867,27 @@ def test_a_release_by_hand_leaves_a_trace_and_frees_what_waits_for_an_order(alde
     assert commit(alder, first.hold_id, north_order(alder), at=1000).refusal is Refusal.RELEASED
 
 
+@pytest.mark.parametrize("first_end", ["swept", "by hand"])
+def test_a_hold_that_ended_and_was_held_again_for_an_order_is_released_by_hand(alder: Trade, first_end: str) -> None:
+    first = held(alder, "MUG", 4)
+
+    def by_hand(at: float) -> bool:
+        return holds.release_by_hand(
+            merchant_id=alder.merchant.pk, hold_id=first.hold_id, reason="never paid", user=None, now=later(at)
+        )
+
+    if first_end == "swept":
+        holds.sweep(now=later(901))
+    else:
+        assert by_hand(901)
+    assert commit(alder, first.hold_id, north_order(alder), at=902).held is not None
+    assert alder.stock("MUG").held == 4
+
+    assert by_hand(9000)
+
+    assert alder.stock("MUG").held == 0
+
+
 def test_held_units_are_never_below_those_of_a_check(alder: Trade) -> None:
     """Units that a check holds are no business of holds: an entry on `held` that is not theirs stays."""
     first = held(alder, "MUG", 4)
