@@ -149,6 +149,11 @@ class Answer:
     available: int | None = None
     is_replay: bool = False
 
+    @property
+    def is_new(self) -> bool:
+        """Whether this made a hold."""
+        return self.held is not None and not self.is_replay and self.refusal is None
+
 
 @dataclass(frozen=True, slots=True)
 class Expired:
