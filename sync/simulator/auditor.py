@@ -171,7 +171,7 @@ class Auditor:
             self.blame("lines sum", f"stock level {row.id}: {row.committed} committed, {account.by_lines} by its lines")
         if row.held != account.by_levels:
             self.blame("held sum", f"stock level {row.id} holds {row.held}, its listing levels {account.by_levels}")
-        lacking = max(0, row.committed + row.held - row.on_hand)
+        lacking = max(0, row.committed - row.on_hand)
         if lacking or row.shortages:
             declared = sum(shortage.quantity - shortage.covered for shortage in row.shortages)
             if declared != lacking:

@@ -206,7 +206,7 @@ def _believe_webhooks(write: Any) -> Any:
         write(self, levels, now, check_after)
         for level in levels:
             told = level.becomes.available if level.becomes is not None and level.becomes.is_suspect else None
-            place = self._first_stock(self.levels[level.id])
+            place = next(iter(self._stock_drawn_on(self.levels[level.id])), None)
             if told is not None and place is not None and told != level.reported:
                 row = self.levels[level.id]
                 self._touch_level(row)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
+from locations.routing import in_use
 from sync import register
 from sync.models import Drift
-from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect
+from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect, held_first
 from sync.tables.stock import load_bundles
 from synctec.lib import sql
 
@@ -52,20 +54,29 @@ class CheckTables:
         [row] = sql.rows("SELECT on_loss, on_gain FROM channels_channel WHERE id = %s", [channel_id])
         return Edits(*row)
 
-    def hold_places(self, level_ids: Collection[int]) -> dict[int, int | None]:
-        found = sql.rows(
+    def hold_places(self, level_ids: Collection[int]) -> dict[int, tuple[int, ...]]:
+        held_at: dict[int, int | None] = {}
+        drawn_on: dict[int, list[tuple[int, bool]]] = defaultdict(list)
+        for level, holds, stock_level, is_on in sql.rows(
             """
-            SELECT level.id, coalesce(level.held_at_id, (
-                SELECT stock_level.id FROM locations_mapping mapping
-                JOIN inventory_stocklevel stock_level
-                    ON stock_level.warehouse_id = mapping.warehouse_id AND stock_level.sku_id = listing.sku_id
-                WHERE mapping.store_location_id = level.store_location_id ORDER BY mapping.priority LIMIT 1))
-            FROM channels_listinglevel level JOIN channels_listing listing ON listing.id = level.listing_id
-            WHERE level.id = ANY(%s::bigint[])
+            SELECT level.id, level.held_at_id, drawn_on.id, drawn_on.is_active
+            FROM channels_listinglevel level
+            JOIN channels_listing listing ON listing.id = level.listing_id
+            LEFT JOIN inventory_stocklevel holding ON holding.id = level.held_at_id
+            LEFT JOIN LATERAL (
+                SELECT stock_level.id, warehouse.is_active, mapping.priority FROM locations_mapping mapping
+                JOIN inventory_warehouse warehouse ON warehouse.id = mapping.warehouse_id
+                JOIN inventory_stocklevel stock_level ON stock_level.warehouse_id = warehouse.id
+                    AND stock_level.sku_id = coalesce(holding.sku_id, listing.sku_id)
+                WHERE mapping.store_location_id = level.store_location_id) drawn_on ON true
+            WHERE level.id = ANY(%s::bigint[]) ORDER BY level.id, drawn_on.priority
             """,
             [sorted(level_ids)],
-        )
-        return dict(found)
+        ):
+            held_at[level] = holds
+            if stock_level is not None:
+                drawn_on[level].append((stock_level, is_on))
+        return {level: held_first(held_at[level], in_use(drawn_on[level])) for level in held_at}
 
     def lock_suspects(self, level_ids: Collection[int]) -> list[LockedSuspect]:
         return [

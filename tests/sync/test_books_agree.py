@@ -430,6 +430,12 @@ def rests(life: Life, engine: Engine, dice: random.Random) -> object:
     return None
 
 
+def switches(life: Life, engine: Engine, dice: random.Random) -> object:
+    """A warehouse is switched off, or on again."""
+    life.side.switch(dice.choice(WAREHOUSES), dice.random() < 0.5)
+    return None
+
+
 def breaks_a_rule(life: Life, engine: Engine, dice: random.Random) -> object:
     """What constraints of the tables refuse, the books in memory refuse."""
     rule = dice.choice(RULES)
@@ -578,7 +584,7 @@ OUTSIDE: tuple[Callable[[History, random.Random], None], ...] = (
 )
 ENGINE: tuple[Callable[[Life, Engine, random.Random], object], ...] = (
     *(applies, applies, applies, publishes, publishes, pushes, pushes, checks, checks, polls, compares, goes_round),
-    *(goes_round, asks_what_is_divided, puts_off, gives_back, rests, breaks_a_rule),
+    *(goes_round, asks_what_is_divided, puts_off, gives_back, rests, switches, breaks_a_rule),
 )
 
 

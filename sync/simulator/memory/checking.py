@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sync import register
-from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect
+from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect, held_first
 from sync.simulator.memory.kept import Kept, later
 from sync.simulator.memory.rows import LevelRow
 
@@ -51,21 +51,19 @@ class CheckMemory(Kept):
         channel = self.channels[channel_id]
         return Edits(channel.on_loss, channel.on_gain)
 
-    def hold_places(self, level_ids: Collection[int]) -> dict[int, int | None]:
+    def hold_places(self, level_ids: Collection[int]) -> dict[int, tuple[int, ...]]:
         return {
-            level_id: level.held_at if level.held_at is not None else self._first_stock(level)
+            level_id: held_first(level.held_at, self._stock_drawn_on(level))
             for level_id in sorted(level_ids)
             if (level := self.levels.get(level_id)) is not None
         }
 
-    def _first_stock(self, level: LevelRow) -> int | None:
-        sku = level.listing.sku_id
-        if sku is not None:
-            for warehouse in level.location.warehouses:
-                row = self._stock_at.get((sku, warehouse))
-                if row is not None:
-                    return row.id
-        return None
+    def _stock_drawn_on(self, level: LevelRow) -> tuple[int, ...]:
+        sku = level.listing.sku_id if level.held_at is None else self.stock[level.held_at].sku_id
+        if sku is None:
+            return ()
+        warehouses = tuple(place for place in level.location.warehouses if (sku, place) in self._stock_at)
+        return tuple(self._stock_at[sku, warehouse].id for warehouse in self._in_use(warehouses))
 
     def lock_suspects(self, level_ids: Collection[int]) -> list[LockedSuspect]:
         self._locks("locking suspects")

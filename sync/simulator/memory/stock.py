@@ -57,7 +57,7 @@ class StockMemory(Kept):
                     if group.allows_split_shipment:
                         split_shipment.add(location.id)
                 if location.warehouses:
-                    warehouses[location.id] = location.warehouses
+                    warehouses[location.id] = self._in_use(location.warehouses)
                     default_locations.setdefault(channel, location.id)
         skus = {facts.sku_id for facts in by_variant.values() if facts.sku_id is not None}
         skus.update(known_skus)
@@ -212,7 +212,7 @@ class StockMemory(Kept):
         known = {}
         still_open = []
         for level, balance in balances.items():
-            if balance.available < 0:
+            if balance.oversold:
                 for shortage in self.stock[level].shortages:
                     if shortage.covered_at is None:
                         known[shortage.id] = shortage
