@@ -255,10 +255,11 @@ class Auditor:
             available = sum(row.available for row in books.stock.values() if row.sku_id == sku)
             levels = [level for level in books.levels.values() if level.listing.sku_id == sku]
             if world.setting.policy == "shared":
-                wrong = [level.desired for level in levels if level.desired != max(0, available)]
+                shown = max(0, available - world.setting.buffer)
+                wrong = [level.desired for level in levels if level.desired != shown]
                 if wrong:
                     return f"SKU {sku}: {available} available, a store should show {wrong[0]}"
-            elif world.setting.policy == "split":
+            elif world.setting.policy == "split" and not world.setting.buffer:
                 offered = sum(level.desired or 0 for level in levels)
                 if offered != max(0, available):
                     return f"SKU {sku}: {available} available, {offered} offered"
@@ -270,6 +271,7 @@ class Auditor:
         for level in books.levels.values():
             recipe = self.world.recipes[level.listing.sku_id or 0]
             packed = min(max(0, available[sku]) // units for sku, units in recipe.items())
+            packed = max(0, packed - self.world.setting.buffer)
             if level.desired != packed:
                 return f"level {level.id}: {packed} can be packed, it should show {level.desired}"
         return ""

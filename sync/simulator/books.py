@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channels import protocol
+from locations.publishing import Rule
 from sync.decide import LineKey, Verdict
 from sync.ports import Batch, Books, ChannelRef, Claimed, DriftFound, Due, OrderKey, Reached
 from sync.simulator.memory import MemoryBooks
@@ -121,6 +122,8 @@ class WatchedBooks(MemoryBooks):
                     self.add_bom_line(sku, component, units)
         for store in stores:
             self.add_channel(merchant, id=store.channel_id, kind="simulated", orders_counted_from=EPOCH)
+            if setting.buffer:
+                self.add_rule(store.channel_id, Rule(buffer_units=setting.buffer))
             location = self.add_location(store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE])
             for sku, article in zip(recipes, store.articles, strict=True):
                 listing = self.add_listing(store.channel_id, sku, article.variant_id, article.inventory_item_id)

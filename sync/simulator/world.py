@@ -69,6 +69,8 @@ class Setting:
     bundles: int = 0
     #: Threshold of `guard`; None: as measured.
     guard_units: int | None = None
+    #: Units that every channel keeps back.
+    buffer: int = 0
     #: Outside the promise: a merchant raises counters by hand; processes sleep longer than a request can be valid.
     gains_by_hand: bool = False
     long_stops: bool = False
