@@ -42,12 +42,16 @@ SHOPPING_SECONDS = 300.0
 SWEEP_SECONDS = 3.0
 #: Between two reconciliations of a channel, while things go wrong.
 RECONCILE_SECONDS = 60.0
-#: After everything is healed all must be at rest within this, once no sleeping request can wake any more.
-CONVERGE_SECONDS = 300.0 + swarm.ZOMBIE_SECONDS
+#: After everything is healed all must be at rest within this.
+CONVERGE_SECONDS = 300.0
 #: A staying worker's pauses, as in production (`sync.tasks`).
 GATHER_SECONDS = 0.02
 PUSH_EVERY_SECONDS = 0.15
 BELL_SECONDS = 5.0
+#: After so long a row that its channel has refused is tried again.
+REFUSED_SECONDS = push.REFUSED_PAUSE.total_seconds()
+#: How long a store remembers a key: as Shopify does.
+KEYS_KEPT_SECONDS = 86_400.0
 LOCK_SECONDS = 30.0
 COMMIT_SECONDS = 0.002
 AUDIT_LAG = timedelta(seconds=25)
@@ -209,6 +213,8 @@ class World:
                 tell=self._counter_teller(number),
                 clock_error=errors.uniform(-1, 1) * self.drawn.store_clock_error,
                 keeps_refusals=self.drawn.keeps_refusals,
+                hides_refusals=self.drawn.hides_refusals,
+                remembers=KEYS_KEPT_SECONDS,
                 replays_stale=self.drawn.replays_stale,
                 orders_per_page=self.drawn.orders_per_page,
             )
@@ -245,7 +251,8 @@ class World:
             self.open()
             self._spoil()
             self._invite()
-            self.scheduler.run(OPENING_SECONDS + self.setting.shopping_seconds)
+            lasting = self.drawn.last(refused_for=REFUSED_SECONDS)
+            self.scheduler.run(OPENING_SECONDS + max(self.setting.shopping_seconds, lasting))
             self.rest()
         except Exception as error:
             self.auditor.blame("crash", f"{type(error).__name__}: {error}")
@@ -299,6 +306,9 @@ class World:
         for window in self.drawn.hub_down:
             at(start + window.start, "hub down", self._set_hub, True)
             at(start + window.start + window.seconds, "hub up", self._set_hub, False)
+        for window in self.drawn.refusals:
+            at(start + window.start, "refused", self._set_refused, window.which, True)
+            at(start + window.start + window.seconds, "taken again", self._set_refused, window.which, False)
         if self.setting.faults != "none":
             for store in self.stores:
                 first = self.luck.uniform(0, RECONCILE_SECONDS)
@@ -323,6 +333,8 @@ class World:
             lines = 2 if people.random() < 0.05 else 1
             articles = people.sample(range(len(self.recipes)), min(lines, len(self.recipes)))
             wanted = [(article, people.choices((1, 2, 3), (0.92, 0.06, 0.02))[0]) for article in articles]
+            if people.random() < 0.03:
+                wanted.append((articles[0], 1))  # the same once more, in a line of its own
             attempts.append(Attempt(at, store, wanted, self._fates()))
         return sorted(attempts, key=lambda attempt: attempt.at)
 
@@ -357,10 +369,17 @@ class World:
         elif what == "cancel":
             store.cancel(order, restock=measure < 0.7)
         elif what == "edit":
-            store.edit(order, line, 1 if measure < 0.4 else -1)
+            self._edit(store, order, line, measure)
         else:
             kinds = (Restock.CANCEL, Restock.RETURN, Restock.NONE)
             store.refund(order, line, 1, kinds[int(measure * len(kinds))])
+
+    def _edit(self, store: Store, order: Order, line: OrderLine, measure: float) -> None:
+        if measure < 0.2:
+            article = store.articles[int(measure * 1000) % len(store.articles)]
+            store.add_line(order, article, f"l{store.number}", 1)
+        else:
+            store.edit(order, line, 1 if measure < 0.4 else -1)
 
     def _edit_by_hand(self, place: float, change: int) -> None:
         store = self.stores[int(place * len(self.stores))]
@@ -624,6 +643,13 @@ class World:
                     self.scheduler.kill(task)
             self._flush()
         self.hub_is_down = is_down
+
+    def _set_refused(self, number: int, is_refused: bool) -> None:
+        """A store takes no writes of one of its articles, or takes them again."""
+        store = self.stores[number]
+        item = store.articles[number % len(store.articles)].inventory_item_id
+        self.tell("refused" if is_refused else "taken again", number, lambda: item)
+        (store.refused.add if is_refused else store.refused.discard)(item)
 
     # --- sync.ports.Channels ----------------------------------------------------------------------------------------
 
