@@ -86,7 +86,8 @@ def check_channel(engine: Engine, *, channel: ChannelRef) -> Checked:
         return done
     asked_at = engine.now()
     states = connector.read_levels(sorted({level.inventory_item_id for level in due}))
-    answered_at = engine.now()
+    # The database's clock may have been set back meanwhile.
+    answered_at = max(asked_at, engine.now())
     outage.answered(engine, channel)
     failpoint("check.after_read")
     found = {(state.inventory_item_id, state.location_id): state for state in states}

@@ -94,7 +94,7 @@ class WatchedBooks(MemoryBooks):
     """`MemoryBooks` in a simulated world."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world.scheduler.clock)
+        super().__init__(world.clock if world.drawn.clock_jumps else world.scheduler.clock)
         self._world = world
         self._waits_for_disk = False
         #: What a crash of the database would take back: (when it was committed, how).

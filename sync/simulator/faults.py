@@ -26,6 +26,14 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Jump:
+    """The database's clock is set, ahead or back, by `seconds`."""
+
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Faults:
     """One run's share of each. As it stands here: a good day."""
 
@@ -67,6 +75,7 @@ class Faults:
     outages: tuple[Window, ...] = ()  # of a store
     clogs: tuple[Window, ...] = ()  # a store answers, after the window
     throttles: tuple[Window, ...] = ()
+    clock_jumps: tuple[Jump, ...] = ()
     refusals: tuple[Window, ...] = ()  # a store takes no write of one of its articles
     # people
     cancelled: float = 0.0  # of orders
@@ -115,6 +124,8 @@ def _brief(value: object) -> str:
         return "[" + " ".join(_brief(each) for each in value) + "]"
     if isinstance(value, Window):
         return f"{value.which}@{value.start:.0f}+{value.seconds:.0f}"
+    if isinstance(value, Jump):
+        return f"{value.seconds:+.0f}@{value.at:.0f}"
     return str(value)
 
 

@@ -33,6 +33,7 @@ from sync.simulator.scheduler import EPOCH, Killed, Scheduler, Task
 from sync.simulator.stores import Article, Order, OrderLine, Shelf, Store, Told
 from sync.simulator.wire import StoreConnector, Wire
 from synctec.lib import failpoints, ids
+from synctec.lib.clock import READ_AGAIN_SECONDS
 
 KIND = "simulated"
 MERCHANT = 1
@@ -163,13 +164,17 @@ class World:
         self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self, self.tell)
         self.connectors: dict[int, StoreConnector] = {}
         self.refs: dict[int, ChannelRef] = {}
+        #: By how much the database's clock is ahead of the true time (seconds), and how workers have read it: by how much it
+        #: was ahead then, and when that was.
+        self.clock_ahead = 0.0
+        self._clocks_read: dict[Task | None, tuple[float, float]] = {}
         self.books = self._new_books()
         self.engine = Engine(
             books=self.books,
             channels=self,
             locks=self,
             rng=random.Random(f"{seed}:engine"),
-            now=self.scheduler.clock,
+            now=self.workers_clock if self.drawn.clock_jumps else self.scheduler.clock,
             audit_lag=AUDIT_LAG,
             poll_overlap=POLL_OVERLAP,
         )
@@ -229,8 +234,18 @@ class World:
         return self.scheduler.time
 
     def clock(self) -> datetime:
-        """The database's clock, which all workers go by; their own may be wrong."""
-        return self.scheduler.clock()
+        """The database's clock."""
+        return self.scheduler.moment(self.scheduler.time + self.clock_ahead)
+
+    def workers_clock(self) -> datetime:
+        """The database's clock as the running worker knows it: as it last read it, which may be a while ago."""
+        task, now = self.scheduler.running, self.scheduler.time
+        ahead, read_at = self._clocks_read.get(task, (0.0, -READ_AGAIN_SECONDS - 1.0))
+        if now - read_at > READ_AGAIN_SECONDS:
+            if self.database_is_down:
+                raise OperationalError("the database is away")
+            ahead, _ = self._clocks_read[task] = self.clock_ahead, now
+        return self.scheduler.moment(now + ahead)
 
     def _index_lag(self) -> float:
         return self.luck.uniform(0, self.faults.list_lag) if self.faults.list_lag else 0.0
@@ -306,6 +321,8 @@ class World:
         for window in self.drawn.hub_down:
             at(start + window.start, "hub down", self._set_hub, True)
             at(start + window.start + window.seconds, "hub up", self._set_hub, False)
+        for jump in self.drawn.clock_jumps:
+            at(start + jump.at, "clock set", self._set_clock, jump.seconds)
         for window in self.drawn.refusals:
             at(start + window.start, "refused", self._set_refused, window.which, True)
             at(start + window.start + window.seconds, "taken again", self._set_refused, window.which, False)
@@ -390,7 +407,7 @@ class World:
         before = store.counters[where]
         store.edit_by_hand(where, change)
         if store.counters[where] < before:
-            now = self.scheduler.moment(self.scheduler.time)
+            now = self.clock()
             self._losses.append(Loss(now, level.id, before - store.counters[where], article.recipe, level.open_push))
 
     def _heal(self) -> None:
@@ -435,13 +452,18 @@ class World:
             units = min(loss.units, late[loss.level_id])
             push = None if loss.push is None else self.books.pushes[loss.push.id]
             if push is not None and push.batch.state == "unresolved":
-                is_alike = abs(push.to_quantity - push.from_quantity) == loss.units
+                is_alike = self._is_as_much_as(loss, [abs(push.to_quantity - push.from_quantity)])
                 units = loss.units if is_alike else units
-            if loss.units in sums(self.auditor.doubtful_lowers(loss.level_id, loss.at)):
+            if self._is_as_much_as(loss, self.auditor.doubtful_lowers(loss.level_id, loss.at)):
                 units = loss.units
             for sku, quantity in loss.recipe.items() if units else ():
                 hidden[sku] += units * quantity
         return hidden
+
+    def _is_as_much_as(self, loss: Loss, writes: Sequence[int]) -> bool:
+        """Whether the loss, alone or with others of its level, is as much as some of the writes: no reading tells them apart."""
+        others = [other.units for other in self._losses if other is not loss and other.level_id == loss.level_id]
+        return not sums(writes).isdisjoint({loss.units, *(loss.units + more for more in sums(others))})
 
     @property
     def is_within_promise(self) -> bool:
@@ -643,6 +665,10 @@ class World:
                     self.scheduler.kill(task)
             self._flush()
         self.hub_is_down = is_down
+
+    def _set_clock(self, seconds: float) -> None:
+        self.tell("clock set", int(seconds), lambda: "")
+        self.clock_ahead += seconds
 
     def _set_refused(self, number: int, is_refused: bool) -> None:
         """A store takes no writes of one of its articles, or takes them again."""
