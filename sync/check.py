@@ -88,7 +88,8 @@ def check_channel(engine: Engine, *, channel: ChannelRef) -> Checked:
         return done
     asked_at = engine.now()
     states = connector.read_levels(sorted({level.inventory_item_id for level in due}))
-    answered_at = engine.now()
+    # The database's clock may have been set back meanwhile.
+    answered_at = max(asked_at, engine.now())
     offset = offset_of_clock(connector.its_time, asked_at, answered_at)
     outage.answered(engine, channel)
     failpoint("check.after_read")

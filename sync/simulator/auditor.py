@@ -281,15 +281,16 @@ class Auditor:
         for sku in family:
             for part, units in recipes[sku].items():
                 left[part] -= units * sum(shown[sku])
-        policy, threshold = self.world.setting.policy, self.world.setting.guard_units
+        setting = self.world.setting
+        policy, threshold, buffer = setting.policy, setting.guard_units, setting.buffer
         if policy == "split" or (policy == "guard" and all(left[part] >= min(0, available[part]) for part in left)):
-            for sku in family:
+            for sku in family if not buffer else ():
                 if all(left[part] >= units for part, units in recipes[sku].items()):
                     return f"SKU {sku}: one more could be offered, nobody does; {shown[sku]} of {available}"
             return ""
         for sku in family:
             packed = min(max(0, available[part]) // units for part, units in recipes[sku].items())
-            if set(shown[sku]) != {packed}:
+            if set(shown[sku]) != {max(0, packed - buffer)}:
                 return f"SKU {sku}: {packed} available, stores should show {shown[sku]}"
             if policy == "guard" and threshold is not None and 0 < packed <= threshold:
                 return f"SKU {sku}: {packed} available and not divided, at a threshold of {threshold}"

@@ -203,11 +203,12 @@ def jobs_default() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def replay_command(setting: Setting, seed: int) -> str:
-    """The command that shows the story of a run."""
+def replay_command(setting: Setting, seed: int, *, tier: str = "memory") -> str:
+    """The command that repeats a run, and shows its story where its tier can tell it."""
     told = [f"--{name.replace('_', '-')} {value}" for name, value in _changed(setting) if value is not True]
     flags = [f"--{name.replace('_', '-')}" for name, value in _changed(setting) if value is True]
-    return " ".join(["python manage.py simulate", *told, *flags, f"--seed {seed} --runs 1 --trace"])
+    ending = "--trace" if tier == "memory" else f"--tier {tier}"
+    return " ".join(["python manage.py simulate", *told, *flags, f"--seed {seed} --runs 1 {ending}"])
 
 
 def _changed(setting: Setting) -> list[tuple[str, Any]]:

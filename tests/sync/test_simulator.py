@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sync.simulator import mutants
-from sync.simulator.run import Result, Summary, broken_promises, run_many
+from sync.simulator import mutants, table
+from sync.simulator.run import Result, Summary, broken_promises, replay_command, run_many
 from sync.simulator.scheduler import Killed, Scheduler
 from sync.simulator.world import POLICIES, Setting
 from synctec.local.datafolder import PROJECT
@@ -39,6 +40,38 @@ def test_bundles_hold_too(policy: str) -> None:
     summary = run_many(Setting(policy=policy, faults="full", bundles=2), range(3))
 
     assert not broken(summary.results)
+
+
+def test_what_channels_keep_back_saves_them_from_overselling() -> None:
+    plain = run_many(Setting(policy="shared", faults="none"), FIXED_SEEDS)
+
+    buffered = run_many(Setting(policy="shared", faults="none", buffer=5), FIXED_SEEDS)
+
+    assert plain.total("oversold_units") > buffered.total("oversold_units") == 0
+    assert plain.total("units_sold") > buffered.total("units_sold")
+    assert not broken(buffered.results)
+
+
+def test_a_replay_names_all_that_makes_the_run_and_its_tier() -> None:
+    setting = Setting(policy="shared", buffer=2, long_stops=True)
+
+    told, repeated = replay_command(setting, 7), replay_command(setting, 7, tier="postgres")
+
+    assert told == (
+        "python manage.py simulate --policy shared --faults full --buffer 2 --long-stops --seed 7 --runs 1 --trace"
+    )
+    assert repeated == told.replace("--trace", "--tier postgres")
+
+
+def test_the_table_is_put_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{table.BEGIN}\nof last year\n{table.END}\nafter\n")
+
+    written = table.write(page, runs=1, jobs=1)
+
+    assert page.read_text() == f"before\n{table.BEGIN}\n{written}{table.END}\nafter\n"
+    assert written.startswith("1 seeds per cell")
+    assert [row.split(" | ")[0] for row in written.splitlines()[4:]] == [f"| {name}" for name, _ in table.ROWS]
 
 
 def simulate(*arguments: str) -> dict[str, Any]:
