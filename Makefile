@@ -6,6 +6,7 @@ MINUTES ?= 10
 SEED ?= 1
 RUNS ?= 100
 POLICY ?= all
+FAULTS ?= full
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -22,7 +23,7 @@ OFFLINE := env DATABASE_URL=postgresql://offline@127.0.0.1:1/offline DATABASE_PO
 	CREDENTIAL_KEYS=offline:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fix migrations smoke chaos simulate audit bench vendor clean lock
+.PHONY: help setup run test properties check fix migrations smoke chaos simulate mutants audit bench vendor clean lock
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +35,9 @@ run: $(STAMP) ## Start everything on this machine: databases, web on PORT (8000)
 
 test: $(STAMP) ## Run all tests, against a PostgreSQL and Valkey of their own (ARGS= goes to pytest)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+properties: $(STAMP) ## Run the properties with twenty times as many examples as `make test`: for a night
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n 2 --dist loadgroup -m hypothesis --timeout 7200 $(ARGS)
 
 check: $(STAMP) ## Lint, formatting, types, import contracts, missing migrations
 	$(BIN)/ruff check $(SOURCES)
@@ -55,8 +59,11 @@ smoke: $(STAMP) ## Start a throw-away stack, sell one unit, see it reach every o
 chaos: $(STAMP) ## Break a throw-away stack for MINUTES (10) by SEED (1), heal it, audit it
 	@$(BIN)/python manage.py chaos --minutes $(MINUTES) --seed $(SEED)
 
-simulate: $(STAMP) ## Run the engine in virtual time under all faults: RUNS (100) seeds from SEED (1), POLICY (all)
-	@$(BIN)/python manage.py simulate --seed $(SEED) --runs $(RUNS) --policy $(POLICY) $(if $(FRESH),--fresh)
+simulate: $(STAMP) ## Run the engine in virtual time: RUNS (100) seeds from SEED (1), POLICY (all), FAULTS (full)
+	@$(BIN)/python manage.py simulate --seed $(SEED) --runs $(RUNS) --policy $(POLICY) --faults $(FAULTS) $(if $(FRESH),--fresh)
+
+mutants: $(STAMP) ## Plant every known bug in the simulator, one at a time, and say which seed caught it
+	@$(BIN)/python manage.py simulate --mutants
 
 audit: $(STAMP) ## Check the invariants of the running stack's data
 	@$(BIN)/python manage.py audit --json

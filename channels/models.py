@@ -287,9 +287,11 @@ class ListingLevel(models.Model):
 
     #: Writes that were given up without an answer may still come true: the store may then sell so many units more.
     doubtful_by = models.PositiveIntegerField(null=True, blank=True)
-    #: Lowers that may have been applied before they were refused; a reading that is settled tells.
-    doubtful_lowers = ArrayField(models.PositiveIntegerField(), default=list, db_default=[], blank=True)
+    doubtful_from = models.DateTimeField(null=True, blank=True)
     doubtful_until = models.DateTimeField(null=True, blank=True)
+    #: Lowers that may have been applied before they were refused, and when each was opened; a reading that is settled tells.
+    doubtful_lowers = ArrayField(models.PositiveIntegerField(), default=list, db_default=[], blank=True)
+    doubtful_lowers_at = ArrayField(models.DateTimeField(), default=list, db_default=[], blank=True)
 
     next_push_at = models.DateTimeField(db_default=Now())
     push_failures = models.PositiveIntegerField(default=0, db_default=0)

@@ -41,7 +41,7 @@ Answer = TypeVar("Answer")
 
 #: How old a hash may be, counted from when PostgreSQL was asked; then it is read anew.
 TRUSTED_SECONDS: Final = 10.0
-#: What the gate let through counts so long against a version that should have been followed by a newer one.
+#: What the gate let through counts so long at most, should whoever was let through have died.
 TAKEN_SECONDS: Final = 1.0
 #: A hash nobody reads or writes is dropped.
 KEPT_SECONDS: Final = 3600
@@ -246,6 +246,23 @@ return answer
 )
 
 
+#: KEYS: a hash each. Nothing that was let through counts any more.
+_TAKE_BACK: Final = """
+for _, key in ipairs(KEYS) do
+  local stored = redis.call('HGETALL', key)
+  for j = 1, #stored, 2 do
+    if stored[j] ~= 'at' then
+      local shelf = cmsgpack.unpack(stored[j + 1])
+      if shelf[6] > 0 then
+        shelf[6] = 0
+        redis.call('HSET', key, stored[j], cmsgpack.pack(shelf))
+      end
+    end
+  end
+end
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Shelf:
     """What there is of a SKU in a warehouse, as of ledger sequence `seq`."""
@@ -441,7 +458,8 @@ def _unpacked(sku_id: int, flat: Sequence[int]) -> list[Shelf]:
 def ask_gate(merchant_id: int, wishes: Sequence[Wish], *, now: datetime) -> list[tuple[Gate, int]]:
     """Whether what is wished for, one after the other, may be there, and how many there are.
 
-    OPEN counts the units until the next version is written, and promises nothing. Without Redis: UNSURE.
+    OPEN counts the units until the next version is written or they are taken back, and promises nothing. Without Redis:
+    UNSURE.
     """
     if not wishes:
         return []
@@ -462,3 +480,12 @@ def ask_gate(merchant_id: int, wishes: Sequence[Wish], *, now: datetime) -> list
     if answer is None:
         return [(Gate.UNSURE, 0)] * len(wishes)
     return [(Gate(verdict), int(units)) for verdict, units in zip(answer[::2], answer[1::2], strict=True)]
+
+
+def take_back(merchant_id: int, sku_ids: Collection[int]) -> None:
+    """Count nothing that the gate let through of these SKUs: no version will follow it, since nothing came of it.
+
+    What is being decided elsewhere counts no more either, which costs that decision's rivals a decision of their own.
+    """
+    if sku_ids:
+        _ask(lambda: _script(_TAKE_BACK)(keys=[_key(merchant_id, sku) for sku in sku_ids]))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -154,47 +154,105 @@ def _answered(
     merchant_id: int, groups: Sequence[_Group], known: Mapping[str, Recipe], decide: _Decide
 ) -> list[list[Answer]]:
     """The gate's answers to some requests, and those of `decide` to the others."""
-    refused = _refused_by_gate(merchant_id, groups, known)
+    refused, let_through = _refused_by_gate(merchant_id, groups, known)
+    untaken = {sku for skus in let_through.values() for sku in skus}
+    try:
+        answers = _decided(merchant_id, groups, refused, decide)
+        untaken = {
+            sku for (group, place), skus in let_through.items() if not answers[group][place].is_new for sku in skus
+        }
+    finally:
+        availability.take_back(merchant_id, untaken)
+    return _reconsidered(merchant_id, groups, known, refused, answers, untaken, decide) if untaken else answers
+
+
+def _decided(
+    merchant_id: int, groups: Sequence[_Group], refused: Sequence[Sequence[Answer | None]], decide: _Decide
+) -> list[list[Answer]]:
     if not any(map(any, refused)):
         return decide(merchant_id, groups) if groups else []
     left: list[_Group] = []
+    known: list[Sequence[Answer | None]] = []
     for group, answers in zip(groups, refused, strict=True):
         if group.all_or_nothing and any(answer is not None and answer.refusal for answer in answers):
-            answers[:] = [answer or Answer(refusal=Refusal.NOT_ALONE) for answer in answers]
+            answers = [answer or Answer(refusal=Refusal.NOT_ALONE) for answer in answers]
+        known.append(answers)
         asks = [ask for ask, answer in zip(group.asks, answers, strict=True) if answer is None]
         left.append(_Group(asks, group.all_or_nothing, group.now))
     some = [group for group in left if group.asks]
     decided = (answer for answers in (decide(merchant_id, some) if some else []) for answer in answers)
-    return [[answer or next(decided) for answer in answers] for answers in refused]
+    return [[answer or next(decided) for answer in answers] for answers in known]
+
+
+def _reconsidered(
+    merchant_id: int,
+    groups: Sequence[_Group],
+    known: Mapping[str, Recipe],
+    refused: Sequence[Sequence[Answer | None]],
+    answers: list[list[Answer]],
+    untaken: Collection[int],
+    decide: _Decide,
+) -> list[list[Answer]]:
+    """The answers, where what the gate refused for the sake of units that nobody took in the end is decided after all."""
+    places: dict[int, list[int]] = {}
+    for number, (group, of_gate) in enumerate(zip(groups, refused, strict=True)):
+        in_vain = [
+            place
+            for place, (ask, answer) in enumerate(zip(group.asks, of_gate, strict=True))
+            if answer is not None and answer.refusal and not untaken.isdisjoint(known[ask.sku].parts)
+        ]
+        if in_vain:
+            places[number] = list(range(len(group.asks))) if group.all_or_nothing else in_vain
+    again = [
+        _Group([groups[number].asks[place] for place in of_group], groups[number].all_or_nothing, groups[number].now)
+        for number, of_group in places.items()
+    ]
+    try:
+        decided = decide(merchant_id, again) if again else []
+    except (DatabaseError, InterfaceError, stock.Moved):
+        if connection.in_atomic_block:
+            raise
+        # What was promised before is committed, and must be told.
+        return answers
+    for (number, of_group), of_decision in zip(places.items(), decided, strict=True):
+        for place, answer in zip(of_group, of_decision, strict=True):
+            answers[number][place] = answer
+    return answers
 
 
 def _refused_by_gate(
     merchant_id: int, groups: Sequence[_Group], known: Mapping[str, Recipe]
-) -> list[list[Answer | None]]:
-    """For each request that the gate is sure to be in vain, the refusal, or what its key got before."""
+) -> tuple[list[list[Answer | None]], dict[tuple[int, int], Collection[int]]]:
+    """For each request that the gate is sure to be in vain, the refusal, or what its key got before; and the SKUs that it
+    counted for each of those it let through, by (group, place).
+    """
     answers: list[list[Answer | None]] = [[None] * len(group.asks) for group in groups]
-    asked: list[tuple[list[Answer | None], int, Ask]] = []
+    asked: list[tuple[int, int, Ask]] = []
     wishes: list[Wish] = []
-    for group, theirs in zip(groups, answers, strict=True):
+    for number, group in enumerate(groups):
         for place, ask in enumerate(group.asks):
             wish = _wish(merchant_id, ask, known.get(ask.sku))
             if wish is not None:
-                asked.append((theirs, place, ask))
+                asked.append((number, place, ask))
                 wishes.append(wish)
     now = max((group.now for group in groups), default=None)
     verdicts = availability.ask_gate(merchant_id, wishes, now=now) if now else []
-    refused = [
-        (*request, units) for request, (verdict, units) in zip(asked, verdicts, strict=True) if verdict is Gate.REFUSED
-    ]
+    refused: list[tuple[int, int, Ask, int]] = []
+    let_through: dict[tuple[int, int], Collection[int]] = {}
+    for (number, place, ask), wish, (verdict, units) in zip(asked, wishes, verdicts, strict=True):
+        if verdict is Gate.REFUSED:
+            refused.append((number, place, ask, units))
+        elif verdict is Gate.OPEN:
+            let_through[number, place] = wish.parts.keys()
     # What is gone now may have been given to this very request before.
     earlier = _by_key(merchant_id, [ask.key for _, _, ask, _ in refused if ask.key])
-    for theirs, place, ask, units in refused:
-        theirs[place] = (
+    for number, place, ask, units in refused:
+        answers[number][place] = (
             _again(ask, *earlier[ask.key])
             if ask.key in earlier
             else Answer(refusal=Refusal.UNAVAILABLE, available=units)
         )
-    return answers
+    return answers, let_through
 
 
 def _wish(merchant_id: int, ask: Ask, recipe: Recipe | None) -> Wish | None:

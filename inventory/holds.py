@@ -149,6 +149,11 @@ class Answer:
     available: int | None = None
     is_replay: bool = False
 
+    @property
+    def is_new(self) -> bool:
+        """Whether this made a hold."""
+        return self.held is not None and not self.is_replay and self.refusal is None
+
 
 @dataclass(frozen=True, slots=True)
 class Expired:
@@ -415,7 +420,9 @@ def release(
 
 
 def _release(book: _Book, held: Held) -> Answer:
-    return book.change(replace(held, state=HoldState.RELEASED, ended_at=book.now), "released", held=-1, quota=1)
+    # A hold that had expired and was held again for an order is released a second time.
+    act = "released" if held.state == HoldState.ACTIVE else "released-from-order"
+    return book.change(replace(held, state=HoldState.RELEASED, ended_at=book.now), act, held=-1, quota=1)
 
 
 @transaction.atomic

@@ -1,7 +1,8 @@
 """The ledger's arithmetic: from balances and entries to movements, new balances and shortages. Pure.
 
 Invariant: balances only change by entries, every entry yields movements with the next sequence numbers of its stock
-level, and the open units of a level's shortages are exactly what its `available` lacks to zero.
+level, and the open units of a level's shortages are exactly those that were sold beyond what is on hand. Units that are
+only held are not among them: a suspicion may prove unfounded, a reservation may expire.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ class Balance:
     @property
     def available(self) -> int:
         return self.on_hand - self.committed - self.held
+
+    @property
+    def oversold(self) -> int:
+        """Units sold that are not there."""
+        return max(0, self.committed - self.on_hand)
 
     @property
     def holdable(self) -> int:
@@ -122,11 +128,11 @@ def post(
     touched: dict[int, OpenShortage] = {}
     for entry in entries:
         balance = balances[entry.stock_level_id]
-        lacked = max(0, -balance.available)
+        lacked = balance.oversold
         _move(balance, entry, posting.lines)
         if _is_in_the_count(balance, entry):
             _move(balance, _counted_already(entry), posting.lines)
-        lacks = max(0, -balance.available)
+        lacks = balance.oversold
         queue = queues[entry.stock_level_id]
         if lacks > lacked:
             made = OpenShortage(None, entry.stock_level_id, lacks - lacked, entry=entry)

@@ -598,7 +598,7 @@ class HoldPart(models.Model):
 class Shortage(models.Model):
     """Units sold beyond stock, until stock or a cancellation covers them.
 
-    Invariant: per stock level, the open units of its shortages are what its `available` lacks to zero.
+    Invariant: per stock level, the open units of its shortages are those committed beyond what is on hand.
     """
 
     merchant = models.ForeignKey(Merchant, on_delete=models.PROTECT, related_name="+", db_index=False)

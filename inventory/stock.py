@@ -155,7 +155,7 @@ def post(
     """
     if not entries:
         return
-    short = [level for level, balance in balances.items() if balance.available < 0]
+    short = [level for level, balance in balances.items() if balance.oversold]
     posting = ledger.post(balances, entries, _open_shortages(short))
     with sql.pipeline(), sql.cursor() as cursor:
         _write_movements(cursor, merchant_id, posting.lines)

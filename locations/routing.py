@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+Place = TypeVar("Place")
 
 
 class Routing(enum.StrEnum):
@@ -11,6 +14,15 @@ class Routing(enum.StrEnum):
 
     PRIORITY = "priority"  # as the mapping matrix ranks them
     MOST_STOCK = "most_stock"  # the one with the most units; of equals, as ranked
+
+
+def in_use(places: Iterable[tuple[Place, bool]]) -> tuple[Place, ...]:
+    """Those of the places that are in a warehouse that is switched on: (place, is it on), in the order of drawing.
+
+    Where all are off, all of them: what was sold then left one of these buildings all the same.
+    """
+    known = tuple(places)
+    return tuple(place for place, is_on in known if is_on) or tuple(place for place, _ in known)
 
 
 def ranked(warehouses: Sequence[int], available: Mapping[int, int], rule: Routing) -> Sequence[int]:

@@ -6,6 +6,7 @@ stay out of the pool until the answer; units that are too many were overwritten,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from django.db import transaction
@@ -13,9 +14,11 @@ from django.db import transaction
 from inventory import stock
 from inventory.ledger import Entry
 from inventory.models import Cause
+from locations.routing import in_use, route
 from merchants import trail
 from merchants.models import User
 from sync.models import Drift, DriftAction
+from sync.ports import held_first
 from sync.tables import upkeep
 from synctec.lib import sql
 
@@ -42,12 +45,12 @@ def answer(*, drift_id: int, adopt: bool, reason: str, user: User | None, now: d
     drift = Drift.objects.select_for_update(of=("self",), no_key=True).get(pk=drift_id)
     if drift.action != DriftAction.ASKED:
         raise AlreadyAnswered
-    stock_level_id = drift.held_at_id or _stock_level_of(drift)
+    places = held_first(drift.held_at_id, _drawn_on(drift))
     units = drift.actual - drift.expected if adopt else 0
-    if stock_level_id is None and units:
+    if not places and units:
         raise NothingToCount
-    if stock_level_id is not None and (units or drift.held):
-        _post(drift, stock_level_id, units, reason.strip(), user, now)
+    if places and (units or drift.held):
+        _post(drift, places, units, reason.strip(), user, now)
     drift.action = DriftAction.ADOPTED if adopt else DriftAction.OVERRIDDEN
     drift.held, drift.held_at_id = 0, None
     drift.decided_by, drift.decided_at = user, now
@@ -65,41 +68,53 @@ def answer(*, drift_id: int, adopt: bool, reason: str, user: User | None, now: d
     return drift
 
 
-def _stock_level_of(drift: Drift) -> int | None:
-    """The first stock level that the listing's location draws on."""
-    found = sql.rows(
-        """
-        SELECT stock_level.id FROM channels_listinglevel level
-        JOIN channels_listing listing ON listing.id = level.listing_id
-        JOIN locations_mapping mapping ON mapping.store_location_id = level.store_location_id
-        JOIN inventory_stocklevel stock_level
-            ON stock_level.warehouse_id = mapping.warehouse_id AND stock_level.sku_id = listing.sku_id
-        WHERE level.id = %s ORDER BY mapping.priority LIMIT 1
-        """,
-        [drift.listing_level_id],
+def _drawn_on(drift: Drift) -> tuple[int, ...]:
+    """The stock levels in use that the listing's location draws on, of the SKU that units are held of, by priority."""
+    return in_use(
+        sql.rows(
+            """
+            SELECT stock_level.id, warehouse.is_active FROM channels_listinglevel level
+            JOIN channels_listing listing ON listing.id = level.listing_id
+            LEFT JOIN inventory_stocklevel holding ON holding.id = %s
+            JOIN locations_mapping mapping ON mapping.store_location_id = level.store_location_id
+            JOIN inventory_warehouse warehouse ON warehouse.id = mapping.warehouse_id
+            JOIN inventory_stocklevel stock_level ON stock_level.warehouse_id = warehouse.id
+                AND stock_level.sku_id = coalesce(holding.sku_id, listing.sku_id)
+            WHERE level.id = %s ORDER BY mapping.priority
+            """,
+            [drift.held_at_id, drift.listing_level_id],
+        )
     )
-    return found[0][0] if found else None
 
 
-def _post(drift: Drift, stock_level_id: int, units: int, reason: str, user: User | None, now: datetime) -> None:
-    balances = stock.lock_balances([stock_level_id])
-    entry = Entry(
-        stock_level_id=stock_level_id,
-        cause=Cause.CHANNEL_EDIT if units else Cause.CHECK,
-        key=f"answer:{drift.pk}",
-        reference=f"drift {drift.pk}",
-        correlation_id=drift.correlation_id,
-        # A count made since then has seen it.
-        effective_at=drift.found_at if units else now,
-        on_hand=units,
-        held=-drift.held,
-        reason=reason,
-        user_id=user.pk if user else None,
-    )
-    stock.post(merchant_id=drift.merchant_id, balances=balances, entries=[entry], now=now)
+def _post(drift: Drift, places: Sequence[int], units: int, reason: str, user: User | None, now: datetime) -> None:
+    """Give the held units, which are at the first of these places, back, and take what is missing from all of them."""
+    balances = stock.lock_balances(places)
+    available = {level: balance.available for level, balance in balances.items()}
+    available[places[0]] += drift.held
+    moved = {places[0]: max(0, units)}
+    if units < 0:
+        moved |= {level: -lost for level, lost in route(-units, places, available).items()}
+    entries = [
+        Entry(
+            stock_level_id=level,
+            cause=Cause.CHANNEL_EDIT if change else Cause.CHECK,
+            key=f"answer:{drift.pk}:{level}",
+            reference=f"drift {drift.pk}",
+            correlation_id=drift.correlation_id,
+            # A count made since then has seen it.
+            effective_at=drift.found_at if change else now,
+            on_hand=change,
+            held=-drift.held if level == places[0] else 0,
+            reason=reason,
+            user_id=user.pk if user else None,
+        )
+        for level, change in moved.items()
+    ]
+    stock.post(merchant_id=drift.merchant_id, balances=balances, entries=entries, now=now)
     upkeep.mark_dirty(
         merchant_id=drift.merchant_id,
-        sku_ids=[balances[stock_level_id].sku_id],
+        sku_ids={balances[level].sku_id for level in moved},
         correlation_id=drift.correlation_id,
         now=now,
     )

@@ -54,7 +54,8 @@ BUSY = timedelta(milliseconds=20)
 #: From then on a reading is the last word on a version of this very second.
 READ_AFTER = protocol.VERSION_IS_FINAL_AFTER + timedelta(seconds=1)
 
-StockEvent = OrderState | OrderDeleted | RefundMade | LevelTouched
+OrderEvent = OrderState | OrderDeleted | RefundMade
+StockEvent = OrderEvent | LevelTouched
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +166,19 @@ def _untold(engine: Engine, batch: list[Claimed]) -> dict[int, dict[str, list[Cl
             for claimed in batch
             if claimed.attempts > 1
             for event in claimed.events
-            if isinstance(event, OrderState)
+            if isinstance(event, OrderEvent)
         }
     )
     for claimed in batch:
         channel = claimed.envelope.channel_id
         for event in claimed.events:
             if isinstance(event, OrderTouched) or (
-                isinstance(event, OrderState)
+                isinstance(event, OrderEvent)
                 and (
                     (channel, event.order_id) in contested
                     or (
                         channel in several
+                        and isinstance(event, OrderState)
                         and any(
                             line.location_id is None and (channel, event.order_id, line.line_id) not in known
                             for line in event.lines
@@ -247,8 +249,13 @@ def _read(
     for order in connector.read_orders(order_ids):
         news = reader.interpret(topic="orders/polled", body=order.body)
         for claimed in orders[order.order_id]:
-            others = [event for event in claimed.events if getattr(event, "order_id", None) != order.order_id]
-            claimed.events = (*others, *news)
+            # What a refund or a deletion says on its own stays said.
+            kept = [
+                event
+                for event in claimed.events
+                if not isinstance(event, OrderState | OrderTouched) or event.order_id != order.order_id
+            ]
+            claimed.events = (*kept, *news)
 
 
 # --- events that move stock -------------------------------------------------------------------------------------
@@ -525,7 +532,7 @@ def _skus_of(batch: Iterable[Claimed], around: _Around) -> dict[int, set[int]]:
             if isinstance(event, OrderState):
                 facts = [mappings.listings_by_variant.get((channel, line.variant_id)) for line in event.lines]
                 skus |= {fact.sku_id for fact in facts if fact is not None and fact.sku_id is not None}
-            if isinstance(event, OrderState | OrderDeleted | RefundMade):
+            if isinstance(event, OrderEvent):
                 skus |= around.skus_of_orders.get((channel, event.order_id), set())
         result[claimed.envelope.event_id] = mappings.stocked_skus(skus)
     return result

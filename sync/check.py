@@ -7,7 +7,7 @@ so a crash costs one more reading at most, and is audited once the store's order
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -15,12 +15,14 @@ import structlog
 
 from channels.protocol import LevelState
 from inventory.ledger import Entry
+from locations.routing import route
 from sync import outage, push
 from sync.ports import ChannelRef, DriftFound, Due, Edits, Engine, Finding, LockedSuspect
 from sync.residue import (
     CLOCK_SKEW,
     Audit,
     Judgement,
+    Lower,
     Reading,
     Ruling,
     Sample,
@@ -86,7 +88,9 @@ def check_channel(engine: Engine, *, channel: ChannelRef) -> Checked:
         return done
     asked_at = engine.now()
     states = connector.read_levels(sorted({level.inventory_item_id for level in due}))
-    answered_at = engine.now()
+    # The database's clock may have been set back meanwhile.
+    answered_at = max(asked_at, engine.now())
+    offset = offset_of_clock(connector.its_time, asked_at, answered_at)
     outage.answered(engine, channel)
     failpoint("check.after_read")
     found = {(state.inventory_item_id, state.location_id): state for state in states}
@@ -97,7 +101,6 @@ def check_channel(engine: Engine, *, channel: ChannelRef) -> Checked:
         )
         for level in due
     }
-    offset = offset_of_clock(connector.its_time, asked_at, answered_at)
     if abs(offset) > CLOCK_SKEW:
         log.warning("check.clocks_differ", channel_id=channel.channel_id, store_ahead_seconds=offset.total_seconds())
     settle_readings(engine, channel=channel, readings=readings, clock_offset=offset, done=done)
@@ -116,8 +119,9 @@ def settle_readings(
     with books.transaction():
         orders_read_at = books.orders_applied_since(channel.channel_id)
         edits = books.edits(channel.channel_id)
-        hold_at = books.hold_places(list(readings))
-        balances = books.lock_balances({level for level in hold_at.values() if level is not None})
+        places = books.hold_places(list(readings))
+        balances = books.lock_balances({level for levels in places.values() for level in levels})
+        available = {level: balance.available for level, balance in balances.items()}
         entries: list[Entry] = []
         drifts: list[DriftFound] = []
         findings: list[Finding] = []
@@ -125,13 +129,17 @@ def settle_readings(
         for locked in books.lock_suspects(list(readings)):
             read = readings[locked.level_id]
             judgement = _judge(engine, locked, read, edits, orders_read_at, clock_offset)
-            place = hold_at[locked.level_id]
+            drawn_on = places[locked.level_id]
+            place = _place(locked, judgement, drawn_on, available)
             if place is None:
                 # Not mapped to any stock: nothing of ours is missing.
                 judgement = replace(judgement, hold=0, asked=0)
             if judgement.push_applied is not None:
                 _settle_push(engine, locked, judgement.push_applied)
-            entries += _entries(locked, judgement, place, correlation_id, now)
+            taken = _entries(locked, judgement, place, drawn_on, available, correlation_id, now)
+            for entry in taken:
+                available[entry.stock_level_id] += entry.on_hand - entry.held
+            entries += taken
             findings.append(_finding(locked, judgement, place, read, now))
             if judgement.ruling in ACTIONS:
                 drifts.append(_drift(locked, judgement, place, read, correlation_id, now))
@@ -179,7 +187,7 @@ def _judge(
         open_delta=locked.open_push_delta,
         held=locked.held,
         is_in_doubt=locked.is_in_doubt,
-        doubtful_lowers=locked.doubtful_lowers,
+        doubtful_lowers=tuple(map(Lower, locked.doubtful_lowers, locked.doubtful_lowers_at)),
     )
     reading = Reading(
         read.state.available, read.state.is_stocked, read.asked_at, read.answered_at, read.due.version, read.due.pushed
@@ -197,26 +205,54 @@ def _settle_push(engine: Engine, locked: LockedSuspect, was_applied: bool) -> No
         push.give_up(engine, locked.open_push_id, sent_at=locked.open_push_sent_at or engine.now())
 
 
+def _place(
+    locked: LockedSuspect, judgement: Judgement, drawn_on: Sequence[int], available: Mapping[int, int]
+) -> int | None:
+    """Where units missing at the level are held: where some are already, else where there are as many, or most."""
+    if not drawn_on or locked.held_at is not None:
+        return locked.held_at
+    wanted = judgement.hold + judgement.asked
+    return next(
+        (level for level in drawn_on if available[level] >= wanted), max(drawn_on, key=lambda level: available[level])
+    )
+
+
 def _entries(
-    locked: LockedSuspect, judgement: Judgement, place: int | None, correlation_id: uuid.UUID, now: datetime
+    locked: LockedSuspect,
+    judgement: Judgement,
+    place: int | None,
+    drawn_on: Sequence[int],
+    available: Mapping[int, int],
+    correlation_id: uuid.UUID,
+    now: datetime,
 ) -> list[Entry]:
-    """Ledger entries: units held or released while a loss is unexplained, and what is taken over into the pool."""
+    """Ledger entries: units held or released while a loss is unexplained, and what is taken over into the pool.
+
+    What was lost is taken from where there are units, as a sale is: one warehouse is not short of what another has.
+    """
     adopted = judgement.residue if judgement.ruling is Ruling.ADOPT else 0
     change = judgement.hold + judgement.asked - locked.held
     if place is None or (not change and not adopted):
         return []
+    left = {**available, place: available[place] - change}
+    moved = {level: -units for level, units in route(-adopted, drawn_on, left).items()} if adopted < 0 else {}
+    if adopted >= 0:
+        moved[place] = adopted
+    elif change:
+        moved.setdefault(place, 0)
     return [
         Entry(
-            stock_level_id=place,
-            cause="channel_edit" if adopted else "check",
-            key=f"check:{correlation_id}:{locked.level_id}",
+            stock_level_id=level,
+            cause="channel_edit" if units else "check",
+            key=f"check:{correlation_id}:{locked.level_id}:{level}",
             reference=f"level {locked.level_id}",
             correlation_id=correlation_id,
             # A count made since then has seen it.
-            effective_at=(locked.sampled_until or now) if adopted else now,
-            on_hand=adopted,
-            held=change,
+            effective_at=(locked.sampled_until or now) if units else now,
+            on_hand=units,
+            held=change if level == place else 0,
         )
+        for level, units in moved.items()
     ]
 
 

@@ -121,7 +121,7 @@ class World:
     listings_by_item: Mapping[tuple[int, str], tuple[ListingFacts, ...]]
     location_ids: Mapping[tuple[int, str], int]  # (channel, remote id) -> store location
     default_locations: Mapping[int, int]  # channel -> the store location sales come from when it does not say
-    warehouses: Mapping[int, tuple[int, ...]]  # store location -> warehouses by priority
+    warehouses: Mapping[int, tuple[int, ...]]  # store location -> warehouses in use, by priority
     parts: Mapping[int, Mapping[int, int]]  # SKU -> stocked components (itself, when it is no bundle)
     bundles: Mapping[int, tuple[int, ...]]  # stocked SKU -> bundles that contain it
     counted_from: Mapping[int, datetime | None]  # channel -> orders placed earlier are in the opening stock

@@ -213,12 +213,12 @@ ALWAYS = (
         "shortages_are_declared",
         "every unit sold beyond stock is an open shortage, and no other is",
         """
-        SELECT level.merchant_id AS merchant, level.id AS stock_level, level.available,
+        SELECT level.merchant_id AS merchant, level.id AS stock_level, level.committed - level.on_hand AS lacking,
             coalesce(sum(shortage.quantity - shortage.quantity_covered), 0) AS declared
         FROM inventory_stocklevel level
         LEFT JOIN inventory_shortage shortage ON shortage.stock_level_id = level.id AND shortage.covered_at IS NULL
         GROUP BY level.id
-        HAVING greatest(0, -level.available) <> coalesce(sum(shortage.quantity - shortage.quantity_covered), 0)
+        HAVING greatest(0, level.committed - level.on_hand) <> coalesce(sum(shortage.quantity - shortage.quantity_covered), 0)
         """,
     ),
     Check(

@@ -69,7 +69,7 @@ class Mappings(NamedTuple):
     listings_by_item: Mapping[tuple[int, str], tuple[ListingFacts, ...]]
     location_ids: Mapping[tuple[int, str], int]
     default_locations: Mapping[int, int]
-    warehouses: Mapping[int, tuple[int, ...]]
+    warehouses: Mapping[int, tuple[int, ...]]  # those switched on (`routing.in_use`), by priority
     parts: Mapping[int, Mapping[int, int]]
     bundles: Mapping[int, tuple[int, ...]]
     counted_from: Mapping[int, datetime | None]
@@ -483,8 +483,11 @@ class LockedSuspect:
     open_push_id: int | None
     open_push_delta: int | None  # of a push whose outcome only the store can tell
     open_push_sent_at: datetime | None
-    is_in_doubt: bool  # a write that was given up may have been executed since
-    doubtful_lowers: Sequence[int]  # by how much such writes would have lowered it
+    is_in_doubt: bool  # a write that was given up may have been executed before the sample was taken, or by now
+    doubtful_lowers: Sequence[
+        int
+    ]  # by how much writes would have lowered it that may have been applied before they were refused
+    doubtful_lowers_at: Sequence[datetime]  # when each of those was opened
 
     @property
     def reported(self) -> int:
@@ -546,6 +549,11 @@ class Seen(NamedTuple):
     version: int
 
 
+def held_first(held_at: int | None, drawn_on: Sequence[int]) -> tuple[int, ...]:
+    """Stock levels in the order in which missing units are taken from them; `held_at` is where some are held already."""
+    return tuple(dict.fromkeys(level for level in (held_at, *drawn_on) if level is not None))
+
+
 class CheckBooks(Protocol):
     """Suspects, samples and what they come to."""
 
@@ -559,8 +567,9 @@ class CheckBooks(Protocol):
 
     def edits(self, channel_id: int) -> Edits: ...
 
-    def hold_places(self, level_ids: Collection[int]) -> dict[int, int | None]:
-        """Per level, the stock level where units missing there are held: where they are, or the first it draws on."""
+    def hold_places(self, level_ids: Collection[int]) -> dict[int, tuple[int, ...]]:
+        """Per level, the stock levels that units missing there may be taken from: first the one where some are held, then
+        those in use that its location draws on, by priority."""
         ...
 
     def lock_suspects(self, level_ids: Collection[int]) -> list[LockedSuspect]:

@@ -20,6 +20,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 #: Two clocks, ours and the store's, may differ by this much without anybody noticing; store times are whole seconds.
 CLOCK_SKEW = timedelta(seconds=2)
@@ -51,6 +52,13 @@ class Reading:
     pushed_before: int
 
 
+class Lower(NamedTuple):
+    """A lower of ours that may have been applied before it was refused."""
+
+    units: int
+    opened_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A reading that nothing explained, to be audited as of when it was taken."""
@@ -74,8 +82,10 @@ class Suspect:
     sample: Sample | None = None
     open_delta: int | None = None  # of a push whose outcome only the store can tell
     held: int = 0  # units kept out of the pool because of it
-    is_in_doubt: bool = False  # a write that was given up may still have been executed
-    doubtful_lowers: Sequence[int] = ()  # by how much such writes would have lowered it
+    is_in_doubt: bool = (
+        False  # a write that was given up may have been executed before the sample, or the reading, was taken
+    )
+    doubtful_lowers: Sequence[Lower] = ()
 
     @property
     def reported(self) -> int:
@@ -157,7 +167,9 @@ def _settle(level: Suspect, sample: Sample, audit: Audit, reading: Reading, *, o
         # That was the sample; the newest reading is another matter.
         newest = Sample(reading.available, reading.asked_at, reading.answered_at, level.pushed)
     hold = 0 if newest is None or level.is_bundle else max(0, shown_then - reading.available)
-    if residue == 0 or -residue in sums(level.doubtful_lowers):
+    # What was opened after the sample was taken is not in it.
+    lowers = [lower.units for lower in level.doubtful_lowers if lower.opened_at <= sample.taken_until]
+    if residue == 0 or -residue in sums(lowers):
         # Nothing, or lowers of ours that had been applied all the same.
         return Judgement(Ruling.EXPLAINED, hold=hold, residue=residue, sample=newest, push_applied=push_applied)
     is_ambiguous = level.open_delta is not None or level.is_in_doubt
@@ -199,5 +211,5 @@ def _missing(level: Suspect, available: int) -> int:
     """Units that are gone from the store for a reason not known yet. A bundle holds nothing of its own."""
     if level.is_bundle:
         return 0
-    expected = level.reported + min(0, level.open_delta or 0) - sum(level.doubtful_lowers)
+    expected = level.reported + min(0, level.open_delta or 0) - sum(lower.units for lower in level.doubtful_lowers)
     return max(0, expected - available)

@@ -76,9 +76,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         _STACK.discard()
 
 
-# How long an example takes is the machine's affair.
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
+# How long an example takes is the machine's affair. A property whose examples are costly takes a share of these numbers.
+hypothesis.settings.register_profile("push", deadline=None, max_examples=1_000)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=20_000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "push"))
 
 
 @pytest.fixture(scope="session")

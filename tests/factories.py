@@ -49,9 +49,9 @@ class Trade:
     skus: dict[str, Sku]
     shops: dict[str, Shop]
 
-    def stock(self, code: str) -> StockLevel:
-        """The SKU's stock in the warehouse, fresh from the database."""
-        return StockLevel.objects.get(sku=self.skus[code], warehouse=self.warehouse)
+    def stock(self, code: str, warehouse: Warehouse | None = None) -> StockLevel:
+        """The SKU's stock in the warehouse, or in another, fresh from the database."""
+        return StockLevel.objects.get(sku=self.skus[code], warehouse=warehouse or self.warehouse)
 
 
 def make_trade(
@@ -121,6 +121,26 @@ def _make_shop(trade: Trade, name: str, quantities: dict[str, int]) -> Shop:
             confirmed_at=NOON,
         )
     return shop
+
+
+def add_warehouse(trade: Trade, code: str, quantities: dict[str, int]) -> Warehouse:
+    """One more warehouse of the merchant, on which every shop draws after all others."""
+    warehouse = Warehouse.objects.create(merchant=trade.merchant, code=code, name=code.title())
+    GroupWarehouse.objects.create(merchant=trade.merchant, group=trade.group, warehouse=warehouse)
+    for shop in trade.shops.values():
+        Mapping.objects.create(
+            merchant=trade.merchant,
+            group=trade.group,
+            store_location=shop.location,
+            warehouse=warehouse,
+            priority=1 + Mapping.objects.filter(store_location=shop.location).count(),
+        )
+    stock.open_stock(
+        merchant_id=trade.merchant.pk,
+        quantities={(trade.skus[sku].pk, warehouse.pk): quantity for sku, quantity in quantities.items()},
+        now=NOON,
+    )
+    return warehouse
 
 
 def deliver(shop: Shop, topic: str, body: dict[str, object] | bytes, *, webhook_id: str | None = None) -> InboxEvent:

@@ -7,18 +7,21 @@ has come to rest (`audit_end`). The first violation ends the run; it is named af
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from sync.ports import DriftFound
+from sync.residue import sums
 from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
 from sync.simulator.stores import Order, Store
 
 if TYPE_CHECKING:
     from sync.simulator.world import World
 
-#: Calls that one channel may get in a minute, however bad the day: workers that spin are found by this.
-CALLS_PER_MINUTE = 240
+#: Calls that one channel may get in a minute and in a second, however bad the day: workers that spin are found by this.
+CALLS_PER_MINUTE, CALLS_PER_SECOND = 80, 12
 
 #: So long a write that was refused the second time may explain what its level shows: until it is read, or longer.
 DOUBT = timedelta(minutes=5)
@@ -45,6 +48,8 @@ class Account:
     held: int = 0
     #: Sum over order lines of what they say they have committed here.
     by_lines: int = 0
+    #: Sum over listing levels of what they say they hold here.
+    by_levels: int = 0
 
 
 @dataclass(slots=True)
@@ -57,6 +62,8 @@ class Auditor:
     #: Units taken by order lines, by stock level, as the auditor has last seen each line.
     taken: dict[Any, dict[int, int]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
+    #: By listing level, what it holds and at which stock level, as the auditor has last seen it.
+    holding: dict[int, tuple[int | None, int]] = field(default_factory=dict)
     latest_commit: float = 0.0
     #: Webhooks that were acknowledged: their channel believes that we know.
     acknowledged: list[tuple[int, str, str]] = field(default_factory=list)
@@ -98,10 +105,11 @@ class Auditor:
                     self._line(line, arguments[1] if len(arguments) > 1 else None)
                     for level in line.taken_from:
                         stock[level] = self.world.books.stock[level]
+        for listing_level in levels.values():
+            for place in self._level(listing_level):
+                stock[place] = self.world.books.stock[place]
         for row in stock.values():
             self._stock(row)
-        for listing_level in levels.values():
-            self._level(listing_level)
         if self.world.story is not None:
             self._tell(stock, levels)
 
@@ -128,9 +136,12 @@ class Auditor:
         self.accounts = defaultdict(Account)
         self.taken.clear()
         self.keys.clear()
+        self.holding.clear()
         for lines in books.orders.values():
             for line in lines.values():
                 self._line(line, None)
+        for level in books.levels.values():
+            self._level(level)
         for row in books.stock.values():
             self._stock(row)
 
@@ -158,7 +169,9 @@ class Auditor:
             self.blame("ledger sum", f"stock level {row.id} is not the sum of its movements")
         if row.committed != account.by_lines:
             self.blame("lines sum", f"stock level {row.id}: {row.committed} committed, {account.by_lines} by its lines")
-        lacking = max(0, row.committed + row.held - row.on_hand)
+        if row.held != account.by_levels:
+            self.blame("held sum", f"stock level {row.id} holds {row.held}, its listing levels {account.by_levels}")
+        lacking = max(0, row.committed - row.on_hand)
         if lacking or row.shortages:
             declared = sum(shortage.quantity - shortage.covered for shortage in row.shortages)
             if declared != lacking:
@@ -182,14 +195,18 @@ class Auditor:
             self.accounts[level].by_lines += taken.committed - known.get(level, 0)
             known[level] = taken.committed
 
-    def _level(self, level: LevelRow) -> None:
-        if level.held:
-            row = self.world.books.stock[level.held_at or 0]
-            held = sum(other.held for other in self.world.books.levels.values() if other.held_at == row.id)
-            if held != row.held:
-                self.blame("held sum", f"stock level {row.id} holds {row.held}, its listing levels {held}")
+    def _level(self, level: LevelRow) -> list[int]:
+        """Returns the stock levels at which the listing level holds more or less than before."""
         if level.open_push is not None and level.open_push.state != "open":
             self.blame("one open push", f"level {level.id}: push {level.open_push.id} is {level.open_push.state}")
+        before, now = self.holding.get(level.id, (None, 0)), (level.held_at, level.held)
+        if now == before:
+            return []
+        self.holding[level.id] = now
+        for (place, units), sign in ((before, -1), (now, 1)):
+            if place is not None:
+                self.accounts[place].by_levels += sign * units
+        return [place for place, _ in (before, now) if place is not None]
 
     def _event(self, event: EventRow, before: tuple[Any, ...]) -> None:
         if before[_STATE] != "pending":
@@ -199,7 +216,7 @@ class Auditor:
 
     def offered_too_much(self, sku: int, excess: int) -> None:
         """Stores offer more units than there are."""
-        if self.world.setting.policy == "split" and self.world.is_within_promise and not self.violations:
+        if self.world.setting.policy == "split" and self.world.promises_about(sku) and not self.violations:
             shelf = self.world.shelves[sku]
             available = sum(row.available for row in self.world.books.stock.values() if row.sku_id == sku)
             offers = [
@@ -248,30 +265,35 @@ class Auditor:
 
     def _unpublished(self) -> str:
         """Units that no store offers although they are there: nothing would ever offer them."""
-        world, books = self.world, self.world.books
-        if world.setting.bundles:
-            return self._unpublished_bundles() if world.setting.policy == "shared" else ""
-        for sku in world.shelves:
-            available = sum(row.available for row in books.stock.values() if row.sku_id == sku)
-            levels = [level for level in books.levels.values() if level.listing.sku_id == sku]
-            if world.setting.policy == "shared":
-                wrong = [level.desired for level in levels if level.desired != max(0, available)]
-                if wrong:
-                    return f"SKU {sku}: {available} available, a store should show {wrong[0]}"
-            elif world.setting.policy == "split":
-                offered = sum(level.desired or 0 for level in levels)
-                if offered != max(0, available):
-                    return f"SKU {sku}: {available} available, {offered} offered"
-        return ""
+        available: Counter[int] = Counter()
+        for row in self.world.books.stock.values():
+            available[row.sku_id] += row.available
+        shown: dict[int, list[int]] = defaultdict(list)
+        for level in self.world.books.levels.values():
+            shown[level.listing.sku_id or 0].append(level.desired or 0)
+        told = (self._unpublished_of(family, available, shown) for family in self.world.families)
+        return next(filter(None, told), "")
 
-    def _unpublished_bundles(self) -> str:
-        books = self.world.books
-        available = {row.sku_id: row.available for row in books.stock.values()}
-        for level in books.levels.values():
-            recipe = self.world.recipes[level.listing.sku_id or 0]
-            packed = min(max(0, available[sku]) // units for sku, units in recipe.items())
-            if level.desired != packed:
-                return f"level {level.id}: {packed} can be packed, it should show {level.desired}"
+    def _unpublished_of(self, family: Collection[int], available: Counter[int], shown: dict[int, list[int]]) -> str:
+        """Of SKUs that share components."""
+        recipes = self.world.recipes
+        left = Counter(available)
+        for sku in family:
+            for part, units in recipes[sku].items():
+                left[part] -= units * sum(shown[sku])
+        setting = self.world.setting
+        policy, threshold, buffer = setting.policy, setting.guard_units, setting.buffer
+        if policy == "split" or (policy == "guard" and all(left[part] >= min(0, available[part]) for part in left)):
+            for sku in family if not buffer else ():
+                if all(left[part] >= units for part, units in recipes[sku].items()):
+                    return f"SKU {sku}: one more could be offered, nobody does; {shown[sku]} of {available}"
+            return ""
+        for sku in family:
+            packed = min(max(0, available[part]) // units for part, units in recipes[sku].items())
+            if set(shown[sku]) != {max(0, packed - buffer)}:
+                return f"SKU {sku}: {packed} available, stores should show {shown[sku]}"
+            if policy == "guard" and threshold is not None and 0 < packed <= threshold:
+                return f"SKU {sku}: {packed} available and not divided, at a threshold of {threshold}"
         return ""
 
     def audit_end(self) -> None:
@@ -322,26 +344,46 @@ class Auditor:
     def _pool(self) -> None:
         """What the books say is available is what is on the shelf; sold beyond it is declared."""
         world, books = self.world, self.world.books
-        ambiguous = sum(1 for drift in books.drifts if drift.is_ambiguous)
         late = self._late_writes()
         by_hand, masked = any(store.edited for store in world.stores), world.hidden
+        mistaken = self._mistaken(late)
         for sku, shelf in world.shelves.items():
             available = sum(row.available for row in books.stock.values() if row.sku_id == sku)
             # A unit taken out by hand just after a late raise leaves the number that was expected: no reading shows it.
             raised = sum(
                 push.to_quantity - push.from_quantity for push in late if by_hand and push.level.listing.sku_id == sku
             )
-            hidden = max(0, raised) + masked[sku]
-            is_flagged = ambiguous or by_hand or late
-            if available != shelf.left and not (is_flagged and available <= shelf.left + hidden):
-                self.blame("pool", f"SKU {sku}: {available} available, {shelf.left} on the shelf")
+            most, least = shelf.left + max(0, raised) + masked[sku], shelf.left - mistaken[sku]
+            if not least <= available <= most:
+                self.blame(
+                    "pool",
+                    f"SKU {sku}: {available} available, {shelf.left} on the shelf ({least} to {most} can be told)",
+                )
         undeclared = self.undeclared_units()
         if undeclared:
             self.blame("undeclared", f"{undeclared} units were sold beyond stock without a shortage")
-        if world.setting.policy == "split" and world.is_within_promise:
-            oversold = sum(shelf.oversold for shelf in world.shelves.values())
-            if oversold:
-                self.blame("split", f"{oversold} units were sold beyond stock")
+        if world.setting.policy == "split":
+            for sku, shelf in world.shelves.items():
+                if shelf.oversold and world.promises_about(sku):
+                    self.blame("split", f"SKU {sku}: {shelf.oversold} units were sold beyond stock")
+
+    def _mistaken(self, late: list[PushRow]) -> Counter[int]:
+        """By SKU, units that the books may miss although they are there: lowers that came true after they were given up and
+        were taken for losses by hand, and gains by hand, which are overwritten.
+        """
+        world = self.world
+        mistaken: Counter[int] = Counter()
+        for push in late:
+            mistaken[push.level.listing.sku_id or 0] += max(0, push.from_quantity - push.to_quantity)
+        for drift in world.books.drifts:
+            if drift.is_ambiguous and drift.action == "adopted":
+                mistaken[world.books.levels[drift.level_id].listing.sku_id or 0] += drift.expected - drift.actual
+        if world.drawn.gains_by_hand:
+            for store in world.stores:
+                for (item, _), change in store.edited.items():
+                    for sku, units in store.by_item[item].recipe.items():
+                        mistaken[sku] += units * max(0, change)
+        return mistaken
 
     def undeclared_units(self) -> int:
         """Units sold beyond stock of which no shortage tells."""
@@ -353,7 +395,7 @@ class Auditor:
             declared = sum(shortage.quantity for shortage in shortages)
             lacking = max(0, -shelf.left)
             undeclared += max(
-                0, lacking - still_open - hidden[sku], shelf.oversold - shelf.returned - declared - hidden[sku]
+                0, lacking - still_open - hidden[sku], shelf.oversold - shelf.repaid - declared - hidden[sku]
             )
         return undeclared
 
@@ -387,12 +429,12 @@ class Auditor:
                 raises[push.level.id] += max(0, push.to_quantity - push.from_quantity)
         return raises
 
-    def doubtful_lowers(self, level_id: int, at: datetime) -> list[int]:
-        """By how much writes would have lowered a level that were refused about that time: a loss that nobody had seen yet
-        may have been what made them come too late.
+    def looks_like_lowers(self, units: int, level_id: int, at: datetime) -> bool:
+        """Whether a loss looks like writes that were refused about that time, together with those that had been applied all
+        the same: it may have been what made them come too late.
         """
-        return [
-            push.from_quantity - push.to_quantity
+        refused = [
+            push
             for push in self.world.books.pushes.values()
             if push.level.id == level_id
             and push.state == "rejected"
@@ -400,6 +442,12 @@ class Auditor:
             and push.batch.opened_at - DOUBT <= at
             and (push.settled_at is None or at <= push.settled_at + DOUBT)
         ]
+        if not refused:
+            return False
+        effects = {key for store in self.world.stores for key in store.effects}
+        applied = [push.from_quantity - push.to_quantity for push in refused if str(push.batch.id) in effects]
+        alike = sums([push.from_quantity - push.to_quantity for push in refused])
+        return any(units + ours in alike for ours in {0, *sums(applied)})
 
     def _may_be_misread(self, push: PushRow) -> bool:
         """A write of unknown outcome looks like a change by hand of the same size."""
@@ -409,16 +457,39 @@ class Auditor:
         """Repairs are rare, and nobody is called without end: what heals by itself must not hide what is broken."""
         world = self.world
         for connector in world.connectors.values():
-            minutes = Counter(int(at // 60) for at in connector.calls)
-            if minutes and max(minutes.values()) > CALLS_PER_MINUTE:
-                self.blame("calls", f"{max(minutes.values())} calls to a store in a minute")
-        by_hand = any(store.edited for store in world.stores)
-        drifts = [drift for drift in world.books.drifts if not drift.is_ambiguous]
-        if drifts and not by_hand and not self._late_writes():
-            drift = drifts[0]
-            self.blame(
-                "repairs", f"level {drift.level_id}: {drift.expected} expected, {drift.actual} found, {drift.action}"
-            )
+            for seconds, most in ((60, CALLS_PER_MINUTE), (1, CALLS_PER_SECOND)):
+                calls = Counter(at // seconds for at in connector.calls)
+                if calls and max(calls.values()) > most:
+                    self.blame("calls", f"{max(calls.values())} calls to a store within {seconds} s")
+        self._repairs()
+
+    def _repairs(self) -> None:
+        """A drift has a cause: somebody's hand on that very counter, or a write that came true after it was given up. One
+        that is called ambiguous has a write of which nobody could tell.
+        """
+        books = self.world.books
+        late = {push.level.id for push in self._late_writes()}
+        by_hand = {
+            books.level_of(store.channel_id, item, location).id
+            for store in self.world.stores
+            for item, location in store.edited
+        }
+        for drift in books.drifts:
+            says = f"level {drift.level_id}: {drift.expected} expected, {drift.actual} found, {drift.action}"
+            if drift.level_id not in late and drift.level_id not in by_hand:
+                self.blame("repairs", says)
+            elif drift.is_ambiguous and not self._is_in_doubt(drift):
+                self.blame("ambiguous", says)
+
+    def _is_in_doubt(self, drift: DriftFound) -> bool:
+        """Whether a write to the level had no answer, or was refused the second time, about when the drift was seen."""
+        return any(
+            push.level.id == drift.level_id
+            and (push.state != "confirmed" or push.batch.state == "unresolved")
+            and push.batch.opened_at <= drift.found_at
+            and (push.settled_at is None or drift.found_at <= push.settled_at + DOUBT)
+            for push in self.world.books.pushes.values()
+        )
 
 
 def _units_taken(order: Order, line: Any) -> int:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channels import protocol
+from locations.publishing import Rule
 from sync.decide import LineKey, Verdict
 from sync.ports import Batch, Books, ChannelRef, Claimed, DriftFound, Due, OrderKey, Reached
 from sync.simulator.memory import MemoryBooks
@@ -93,7 +94,7 @@ class WatchedBooks(MemoryBooks):
     """`MemoryBooks` in a simulated world."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world.scheduler.clock)
+        super().__init__(world.clock if world.drawn.clock_jumps else world.scheduler.clock)
         self._world = world
         self._waits_for_disk = False
         #: What a crash of the database would take back: (when it was committed, how).
@@ -121,6 +122,8 @@ class WatchedBooks(MemoryBooks):
                     self.add_bom_line(sku, component, units)
         for store in stores:
             self.add_channel(merchant, id=store.channel_id, kind="simulated", orders_counted_from=EPOCH)
+            if setting.buffer:
+                self.add_rule(store.channel_id, Rule(buffer_units=setting.buffer))
             location = self.add_location(store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE])
             for sku, article in zip(recipes, store.articles, strict=True):
                 listing = self.add_listing(store.channel_id, sku, article.variant_id, article.inventory_item_id)

@@ -26,6 +26,14 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Jump:
+    """The database's clock is set, ahead or back, by `seconds`."""
+
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Faults:
     """One run's share of each. As it stands here: a good day."""
 
@@ -40,12 +48,13 @@ class Faults:
     answer_lost: float = 0.0
     request_late: float = 0.0  # it is executed 5 to 60 s after we gave it up
     server_error: float = 0.0
-    throttled: float = 0.0
+    throttled: float = 0.0  # some of them are executed all the same
     malformed: float = 0.0
-    unauthorized: float = 0.0
+    unauthorized: float = 0.0  # the token has expired; for half of them another is at hand
     list_lag: float = 0.0  # the order list's, at most
     orders_per_page: int = 50
     keeps_refusals: bool = False
+    hides_refusals: bool = False
     replays_stale: bool = False
     store_clock_error: float = 0.0  # at most
     # processes
@@ -66,6 +75,8 @@ class Faults:
     outages: tuple[Window, ...] = ()  # of a store
     clogs: tuple[Window, ...] = ()  # a store answers, after the window
     throttles: tuple[Window, ...] = ()
+    clock_jumps: tuple[Jump, ...] = ()
+    refusals: tuple[Window, ...] = ()  # a store takes no write of one of its articles
     # people
     cancelled: float = 0.0  # of orders
     refunded: float = 0.0
@@ -80,8 +91,19 @@ class Faults:
             list_lag=self.list_lag,
             orders_per_page=self.orders_per_page,
             keeps_refusals=self.keeps_refusals,
+            hides_refusals=self.hides_refusals,
             replays_stale=self.replays_stale,
             store_clock_error=self.store_clock_error,
+        )
+
+    def last(self, *, refused_for: float) -> float:
+        """Until when they go on: until every outage is over, and what was refused may be tried again (seconds)."""
+        return max(
+            (
+                *(window.start + window.seconds for window in self.outages),
+                *(window.start + window.seconds + refused_for for window in self.refusals),
+            ),
+            default=0.0,
         )
 
     def describe(self) -> str:
@@ -102,6 +124,8 @@ def _brief(value: object) -> str:
         return "[" + " ".join(_brief(each) for each in value) + "]"
     if isinstance(value, Window):
         return f"{value.which}@{value.start:.0f}+{value.seconds:.0f}"
+    if isinstance(value, Jump):
+        return f"{value.seconds:+.0f}@{value.at:.0f}"
     return str(value)
 
 
@@ -126,16 +150,17 @@ class Swarm:
             webhook_lost=rate(0.25),
             webhook_doubled=rate(0.4),
             webhook_merged=rate(0.5),
-            request_lost=rate(calls / 2),
-            answer_lost=rate(calls / 2),
-            request_late=rate(calls / 2),
+            request_lost=rate(calls),
+            answer_lost=rate(calls),
+            request_late=rate(calls),
             server_error=rate(calls),
             throttled=rate(0.05),
             malformed=rate(0.03),
-            unauthorized=rate(0.002),
+            unauthorized=rate(0.02),
             list_lag=rate(20.0),
             orders_per_page=rng.choice((1, 2, 3, 5)) if rng.random() < 0.3 else 50,
             keeps_refusals=rng.random() < 0.5,
+            hides_refusals=rng.random() < 0.3,
             replays_stale=rng.random() < 0.3,
             store_clock_error=rate(0.9),
             killed=rate(0.02),
@@ -152,6 +177,7 @@ class Swarm:
             outages=self._several(3, lambda: rng.uniform(1, 60)) + self._long_outage(),
             clogs=self._swizzled(),
             throttles=self._several(2, lambda: rng.uniform(1, 20)),
+            refusals=self._several(3, lambda: rng.uniform(5, 120)) if rng.random() < 0.1 * self.scale else (),
             cancelled=rate(0.15),
             refunded=rate(0.15),
             edited=rate(0.08),
@@ -175,7 +201,7 @@ class Swarm:
         return tuple(sorted(found, key=lambda window: window.start))
 
     def _long_outage(self) -> tuple[Window, ...]:
-        """Ten minutes, or until everything is healed."""
+        """Ten minutes, long after the last shopper has gone."""
         if self.rng.random() >= 0.15 * self.scale:
             return ()
         return (Window(self.rng.uniform(0, self.seconds), 600.0, self.rng.randrange(self.stores)),)

@@ -16,17 +16,19 @@ from typing import Any
 
 from channels.protocol import PolledOrder, QuantityChange, RowOutcome, WriteResult
 from inventory.ledger import Entry, OpenShortage
-from sync import check, decide, register
+from locations.publishing import Numbers
+from sync import check, decide, publish, register
 from sync.decide import Level, Line
 from sync.ports import Batch, ChannelRef, GivenBack, Reached
 from sync.register import Effect, Register
+from sync.residue import Judgement, Ruling
 from sync.simulator import world as simulated
 from sync.simulator.books import WatchedBooks
 from sync.simulator.memory.rows import LevelRow
 from sync.simulator.run import quieten, run_one
 from sync.simulator.stores import DONE, Store, Told
 from sync.simulator.wire import StoreConnector
-from sync.simulator.world import Setting, World
+from sync.simulator.world import POLICIES, Setting, World
 
 Patch = tuple[object, str, Callable[[Any], Any]]  # of what, which attribute, made from the original
 
@@ -86,7 +88,8 @@ def hunt(mutant: Mutant, seeds: int) -> Hunt:
         for setting in mutant.settings:
             with mutant.planted():
                 result = run_one(setting, seed)
-            if result.violation and not run_one(setting, seed).violation:
+            # A plant that crashes proves nothing but that it was badly planted.
+            if result.violation and result.violation[0] != "crash" and not run_one(setting, seed).violation:
                 invariant, _, says = result.violation
                 return Hunt(mutant.name, seeds, seed, setting.policy, invariant, says)
     return Hunt(mutant.name, seeds)
@@ -203,7 +206,7 @@ def _believe_webhooks(write: Any) -> Any:
         write(self, levels, now, check_after)
         for level in levels:
             told = level.becomes.available if level.becomes is not None and level.becomes.is_suspect else None
-            place = self._first_stock(self.levels[level.id])
+            place = next(iter(self._stock_drawn_on(self.levels[level.id])), None)
             if told is not None and place is not None and told != level.reported:
                 row = self.levels[level.id]
                 self._touch_level(row)
@@ -230,8 +233,52 @@ def _keep_holds(entries: Any) -> Any:
     return without_releases
 
 
+def _lose_thrice(judge: Any) -> Any:
+    def judged(*arguments: Any, **wishes: Any) -> Judgement:
+        judgement: Judgement = judge(*arguments, **wishes)
+        if judgement.ruling is Ruling.ADOPT:
+            return replace(judgement, residue=3 * judgement.residue)
+        return judgement
+
+    return judged
+
+
+def _doubt_everything(judge: Any) -> Any:
+    def judged(*arguments: Any, **wishes: Any) -> Judgement:
+        judgement: Judgement = judge(*arguments, **wishes)
+        return replace(judgement, is_ambiguous=True)
+
+    return judged
+
+
 def _audit_at_once(_: Any) -> Any:
     return lambda sample, orders_read_at, lag: True
+
+
+# --- policies -------------------------------------------------------------------------------------------------------
+
+
+def _divide_nothing(_: Any) -> Any:
+    return lambda shelves, group: {}
+
+
+def _show_nothing(numbers: Any) -> Any:
+    def nothing(*arguments: Any) -> Numbers:
+        found: Numbers = numbers(*arguments)
+        return found._replace(shown=dict.fromkeys(found.shown, 0))
+
+    return nothing
+
+
+def _keep_one_back(numbers: Any) -> Any:
+    def one_less(*arguments: Any) -> Numbers:
+        found: Numbers = numbers(*arguments)
+        most = max(found.shown, key=found.shown.__getitem__, default=None)
+        if most is None or not found.shown[most]:
+            return found
+        return found._replace(shown={**found.shown, most: found.shown[most] - 1})
+
+    return one_less
 
 
 # --- pushes ---------------------------------------------------------------------------------------------------------
@@ -247,13 +294,19 @@ def _overwrite(write: Any) -> Any:
     return write_harder
 
 
-def _new_key_each_time(write: Any) -> Any:
-    def write_quantities(
-        self: StoreConnector, changes: Sequence[QuantityChange], *, key: str, reference: str
-    ) -> WriteResult:
-        return write(self, changes, key=f"{key}-{len(self.calls)}", reference=reference)  # type: ignore[no-any-return]
+def _new_key_each_time(claim_repeat: Any) -> Any:
+    def claim_renamed(self: WatchedBooks, channel_id: int, lease: timedelta) -> Batch | None:
+        batch: Batch | None = claim_repeat(self, channel_id, lease)
+        if batch is None:
+            return None
+        row = self.batches[batch.id]
+        renamed = batch._replace(id=self._world.new_id())
+        row.id = renamed.id
+        self.batches[row.id] = row  # the first key is known, too
+        self._unanswered[channel_id][row.id] = self._unanswered[channel_id].pop(batch.id)
+        return renamed
 
-    return write_quantities
+    return claim_renamed
 
 
 def _take_stale_for_done(write: Any) -> Any:
@@ -326,6 +379,8 @@ def _no_overlap(_: Any) -> Any:
 
 #: Few stores, so that the orders of one follow each other closely.
 BUSY = (Setting(policy="shared", stores=2), Setting(policy="split", stores=2))
+GUARDED = (Setting(policy="guard", guard_units=10),)
+EVERY_POLICY = tuple(Setting(policy=policy) for policy in POLICIES)
 BUNDLED = (Setting(policy="shared", bundles=2), Setting(policy="split", bundles=2))
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -344,8 +399,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("forget that own orders move the counter", ((WatchedBooks, "write_order_effects", _forget_own_orders),)),
     Mutant("never release what is held", ((check, "_entries", _keep_holds),)),
     Mutant("audit before the order list is complete", ((check, "is_auditable", _audit_at_once),)),
+    Mutant("take three times what is missing out of the pool", ((check, "judge", _lose_thrice),)),
+    Mutant("call every difference ambiguous", ((check, "judge", _doubt_everything),)),
+    Mutant("divide nothing under guard", ((publish, "_thresholds", _divide_nothing),), GUARDED),
+    Mutant("offer nothing", ((publish, "numbers", _show_nothing),), EVERY_POLICY),
+    Mutant("keep a unit back", ((publish, "numbers", _keep_one_back),), EVERY_POLICY),
     Mutant("write without compare-and-set", ((Store, "write", _overwrite),)),
-    Mutant("take a new key for a repeated write", ((StoreConnector, "write_quantities", _new_key_each_time),)),
+    Mutant("take a new key for a repeated write", ((WatchedBooks, "claim_repeat", _new_key_each_time),)),
     Mutant("take stale for done", ((StoreConnector, "write_quantities", _take_stale_for_done),)),
     Mutant("forget that a request may still be executed", ((WatchedBooks, "give_back", _forget_doubts),)),
     Mutant("raise without waiting for the lowering", ((WatchedBooks, "_ceiling", _trust_nothing_shown),)),

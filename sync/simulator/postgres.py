@@ -35,7 +35,7 @@ from channels.models import Channel, ChannelKind, ChannelState, Listing, Listing
 from inventory import ledger
 from inventory.models import BomLine, Sku, SkuKind, Warehouse
 from inventory.stock import on_change, open_stock
-from locations.models import GroupLocation, GroupWarehouse, LocationGroup
+from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule
 from locations.models import Mapping as Cell
 from merchants.models import Merchant
 from sync import invariants
@@ -437,6 +437,8 @@ def _configure(
             orders_counted_from=EPOCH,
             **mine,
         )
+        if setting.buffer:
+            PublishingRule.objects.create(channel=channel, buffer_units=setting.buffer, **mine)
         place = StoreLocation.objects.create(
             pk=store.channel_id, channel=channel, remote_id=f"l{store.number}", name="Here", **mine
         )

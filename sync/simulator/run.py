@@ -18,6 +18,12 @@ from sync.simulator.world import Setting, World
 #: Seeds that a process takes at a time.
 CHUNK = 20
 
+#: What `guard` promises beside `shared` under the same seeds: under all faults it oversells this share at most, and without
+#: faults, where it oversells nothing, it sells that share at least.
+GUARD_OVERSELLS, GUARD_SELLS = 0.02, 0.96
+#: Of fewer units oversold a share says nothing.
+ENOUGH_UNITS = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -82,6 +88,33 @@ class Summary:
             "converged_seconds_p99": round(quantile(converged, 0.99), 1),
             "digest": digest_of(self.results),
         }
+
+
+def broken_promises(summaries: Sequence[Summary]) -> list[str]:
+    """What the policies promise of many runs and did not keep, by policies that were run under the same seeds."""
+    of = {(summary.setting.policy, summary.setting.faults): summary for summary in summaries if _is_usual(summary)}
+    broken = []
+    for (policy, faults), summary in of.items():
+        if policy == "split" and summary.total("oversold_units"):
+            broken.append(f"split has oversold {summary.total('oversold_units')} units")
+        shared = of.get(("shared", faults))
+        if policy != "guard" or shared is None:
+            continue
+        oversold, beside = summary.total("oversold_units"), shared.total("oversold_units")
+        sold, possible = summary.total("units_sold"), shared.total("units_sold")
+        if faults == "none" and oversold:
+            broken.append(f"guard has oversold {oversold} units although nothing went wrong")
+        if faults == "none" and sold < GUARD_SELLS * possible:
+            broken.append(f"guard has sold {sold} units, {sold / possible:.1%} of the {possible} of shared")
+        if faults == "full" and beside >= ENOUGH_UNITS and oversold > GUARD_OVERSELLS * beside:
+            broken.append(f"guard has oversold {oversold} units, {oversold / beside:.1%} of the {beside} of shared")
+    return broken
+
+
+def _is_usual(summary: Summary) -> bool:
+    """Whether it is a policy as it comes, in the world that its promises are about."""
+    setting = summary.setting
+    return setting == Setting(policy=setting.policy, faults=setting.faults)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -170,11 +203,12 @@ def jobs_default() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def replay_command(setting: Setting, seed: int) -> str:
-    """The command that shows the story of a run."""
+def replay_command(setting: Setting, seed: int, *, tier: str = "memory") -> str:
+    """The command that repeats a run, and shows its story where its tier can tell it."""
     told = [f"--{name.replace('_', '-')} {value}" for name, value in _changed(setting) if value is not True]
     flags = [f"--{name.replace('_', '-')}" for name, value in _changed(setting) if value is True]
-    return " ".join(["python manage.py simulate", *told, *flags, f"--seed {seed} --runs 1 --trace"])
+    ending = "--trace" if tier == "memory" else f"--tier {tier}"
+    return " ".join(["python manage.py simulate", *told, *flags, f"--seed {seed} --runs 1 {ending}"])
 
 
 def _changed(setting: Setting) -> list[tuple[str, Any]]:

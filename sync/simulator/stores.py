@@ -36,6 +36,9 @@ Where = tuple[str, str]  # inventory item, location
 POLLED_TOPIC = "orders/polled"
 STALE = RowResult(RowOutcome.STALE, "CHANGE_FROM_QUANTITY_STALE", "the level no longer shows that")
 UNTOUCHED = RowResult(RowOutcome.NOT_APPLIED)
+REFUSED = RowResult(RowOutcome.REFUSED, "NON_MUTABLE_INVENTORY_ITEM", "the item cannot be counted now")
+#: Something is wrong with a row, and nobody says with which.
+NAMELESS = RowResult(RowOutcome.NOT_APPLIED, "NON_MUTABLE_INVENTORY_ITEM", "an item cannot be counted now")
 DONE = RowResult(RowOutcome.CONFIRMED)
 
 
@@ -62,8 +65,8 @@ class Shelf:
     offered: int = 0
     sold: int = 0
     oversold: int = 0
-    #: Units put back by cancellations, refunds and edits.
-    returned: int = 0
+    #: Units put back by cancellations, refunds and edits while nothing was left: they make up for what was oversold.
+    repaid: int = 0
     #: Units that counters offer beyond what is left, and whom to tell when they grow more.
     excess: int = 0
 
@@ -134,15 +137,22 @@ class Store:
     clock_error: float = 0.0
     #: Whether it answers a refused write under the same key with the refusal again, or tries anew.
     keeps_refusals: bool = False
+    #: Whether it keeps to itself which row of a batch it takes offence at.
+    hides_refusals: bool = False
     #: A key that has succeeded is answered as if it had come too late. Shopify's documents deny it; it was seen all the same.
     replays_stale: bool = False
+    #: How long it remembers what it has answered under a key, counted from then (seconds).
+    remembers: float = 86_400.0
     orders_per_page: int = 50
     tells_location: bool = True
 
     counters: dict[Where, int] = field(default_factory=dict)
     changed_at: dict[Where, datetime] = field(default_factory=dict)
     orders: dict[str, Order] = field(default_factory=dict)
-    answers: dict[str, WriteResult] = field(default_factory=dict)
+    #: What was answered under a key, and when (virtual seconds).
+    answers: dict[str, tuple[float, WriteResult]] = field(default_factory=dict)
+    #: Items that it takes no writes of.
+    refused: set[str] = field(default_factory=set)
     #: How many times a write under a key took effect: never more than once.
     effects: dict[str, int] = field(default_factory=dict)
     written: int = 0
@@ -166,7 +176,11 @@ class Store:
 
     def buy(self, wanted: Sequence[tuple[Article, str, int]]) -> Order | None:
         """Sell all of it or nothing."""
-        if any(self.counters[(article.inventory_item_id, place)] < units for article, place, units in wanted):
+        needed: dict[Where, int] = {}
+        for article, place, units in wanted:
+            where = (article.inventory_item_id, place)
+            needed[where] = needed.get(where, 0) + units
+        if any(self.counters[where] < units for where, units in needed.items()):
             return None
         order_id = f"{self.number}-{len(self.orders) + 1}"
         lines = [
@@ -218,9 +232,16 @@ class Store:
         else:
             line.removed -= change
             self._give_back(line, -change)
-        self._changed(order, "")
-        told = OrderTouched(order.order_id, "edited")
-        self.send(self, "orders/edited", Told.of(f"edit {order.order_id} {order.revision}", told))
+        self._tell_edited(order)
+
+    def add_line(self, order: Order, article: Article, location_id: str, units: int) -> None:
+        """Staff add something else to an order, or more of the same in a line of its own."""
+        if order.cancelled_at is not None or self.counters[(article.inventory_item_id, location_id)] < units:
+            return
+        line = OrderLine(f"{order.order_id}/{len(order.lines)}", article, location_id, units)
+        order.lines.append(line)
+        self._take(line, units)
+        self._tell_edited(order)
 
     def ship(self, order: Order) -> None:
         """All that is left of the order leaves the building."""
@@ -245,15 +266,15 @@ class Store:
 
     def write(self, changes: Sequence[QuantityChange], key: str) -> WriteResult:
         """Compare and set, all rows or none; a key takes effect once."""
-        known = self.answers.get(key)
         now = self.now()
-        if known is not None:
+        answered_at, known = self.answers.get(key, (0.0, None))
+        if known is not None and self.clock() <= answered_at + self.remembers:
             return WriteResult((STALE,) * len(changes), now) if self.replays_stale and key in self.effects else known
-        stale = [self.counters[(row.inventory_item_id, row.location_id)] != row.from_quantity for row in changes]
-        if any(stale):
-            result = WriteResult(tuple(STALE if is_stale else UNTOUCHED for is_stale in stale), now)
+        errors = self._errors(changes)
+        if errors is not None:
+            result = WriteResult(errors, now)
             if self.keeps_refusals:
-                self.answers[key] = result
+                self.answers[key] = self.clock(), result
             return result
         for row in changes:
             where = (row.inventory_item_id, row.location_id)
@@ -261,8 +282,20 @@ class Store:
             self._tell_level(where)
         self.written += len(changes)
         self.effects[key] = self.effects.get(key, 0) + 1
-        result = self.answers[key] = WriteResult((DONE,) * len(changes), now)
+        result = WriteResult((DONE,) * len(changes), now)
+        self.answers[key] = self.clock(), result
         return result
+
+    def _errors(self, changes: Sequence[QuantityChange]) -> tuple[RowResult, ...] | None:
+        """What is wrong with the rows; None: nothing is."""
+        if self.refused:
+            blamed = [row.inventory_item_id in self.refused for row in changes]
+            if any(blamed) and self.hides_refusals and len(changes) > 1:
+                return (NAMELESS,) * len(changes)
+            if any(blamed):
+                return tuple(REFUSED if is_blamed else UNTOUCHED for is_blamed in blamed)
+        stale = [self.counters[(row.inventory_item_id, row.location_id)] != row.from_quantity for row in changes]
+        return tuple(STALE if is_stale else UNTOUCHED for is_stale in stale) if any(stale) else None
 
     def levels(self, items: Sequence[str]) -> tuple[LevelState, ...]:
         wanted = set(items)
@@ -306,8 +339,9 @@ class Store:
 
     def _give_back(self, line: OrderLine, units: int) -> None:
         for sku, each in line.article.recipe.items():
-            self.shelves[sku].left += each * units
-            self.shelves[sku].returned += each * units
+            shelf = self.shelves[sku]
+            shelf.repaid += min(each * units, max(0, -shelf.left))
+            shelf.left += each * units
         where = (line.article.inventory_item_id, line.location_id)
         self._count(where, units)
         self._tell_level(where)
@@ -343,6 +377,11 @@ class Store:
         order.listed_from = self.clock() + self.index_lag()
         if topic:
             self.send(self, topic, Told.of(f"{topic} {order.order_id} {order.revision}", self.state(order)))
+
+    def _tell_edited(self, order: Order) -> None:
+        self._changed(order, "")
+        told = OrderTouched(order.order_id, "edited")
+        self.send(self, "orders/edited", Told.of(f"edit {order.order_id} {order.revision}", told))
 
     def _tell_level(self, where: Where) -> None:
         item, location = where

@@ -201,6 +201,8 @@ class StoreConnector:
             raise OutcomeUnknown("HTTP 502") if is_write else Unavailable("HTTP 502")
         if (fate := fate - faults.throttled) < 0:
             self._wait(there)
+            if rng.random() < 0.3:
+                execute()
             raise Throttled("HTTP 429", retry_after=rng.uniform(0.5, 5.0))
         if (fate := fate - faults.malformed) < 0:
             self._wait(there)
@@ -209,7 +211,10 @@ class StoreConnector:
             raise OutcomeUnknown("an unreadable answer") if is_write else Unavailable("an unreadable answer")
         if (fate := fate - faults.unauthorized) < 0:
             self._wait(there)
-            raise NotAuthorized("HTTP 401")
+            if rng.random() < 0.5:
+                raise NotAuthorized("HTTP 401")
+            self._wait(rng.uniform(0.1, 0.6))  # for a fresh token, with which it is asked once more
+            return self._call(execute, is_write=is_write)
         self._wait(there)
         answer = execute()
         self._wait(rng.uniform(0.02, 0.3))

@@ -33,6 +33,7 @@ from sync.simulator.scheduler import EPOCH, Killed, Scheduler, Task
 from sync.simulator.stores import Article, Order, OrderLine, Shelf, Store, Told
 from sync.simulator.wire import StoreConnector, Wire
 from synctec.lib import failpoints, ids
+from synctec.lib.clock import READ_AGAIN_SECONDS
 
 KIND = "simulated"
 MERCHANT = 1
@@ -42,12 +43,16 @@ SHOPPING_SECONDS = 300.0
 SWEEP_SECONDS = 3.0
 #: Between two reconciliations of a channel, while things go wrong.
 RECONCILE_SECONDS = 60.0
-#: After everything is healed all must be at rest within this, once no sleeping request can wake any more.
-CONVERGE_SECONDS = 300.0 + swarm.ZOMBIE_SECONDS
+#: After everything is healed all must be at rest within this.
+CONVERGE_SECONDS = 300.0
 #: A staying worker's pauses, as in production (`sync.tasks`).
 GATHER_SECONDS = 0.02
 PUSH_EVERY_SECONDS = 0.15
 BELL_SECONDS = 5.0
+#: After so long a row that its channel has refused is tried again.
+REFUSED_SECONDS = push.REFUSED_PAUSE.total_seconds()
+#: How long a store remembers a key: as Shopify does.
+KEYS_KEPT_SECONDS = 86_400.0
 LOCK_SECONDS = 30.0
 COMMIT_SECONDS = 0.002
 AUDIT_LAG = timedelta(seconds=25)
@@ -69,6 +74,8 @@ class Setting:
     bundles: int = 0
     #: Threshold of `guard`; None: as measured.
     guard_units: int | None = None
+    #: Units that every channel keeps back.
+    buffer: int = 0
     #: Outside the promise: a merchant raises counters by hand; processes sleep longer than a request can be valid.
     gains_by_hand: bool = False
     long_stops: bool = False
@@ -157,13 +164,17 @@ class World:
         self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self, self.tell)
         self.connectors: dict[int, StoreConnector] = {}
         self.refs: dict[int, ChannelRef] = {}
+        #: By how much the database's clock is ahead of the true time (seconds), and how workers have read it: by how much it
+        #: was ahead then, and when that was.
+        self.clock_ahead = 0.0
+        self._clocks_read: dict[Task | None, tuple[float, float]] = {}
         self.books = self._new_books()
         self.engine = Engine(
             books=self.books,
             channels=self,
             locks=self,
             rng=random.Random(f"{seed}:engine"),
-            now=self.scheduler.clock,
+            now=self.workers_clock if self.drawn.clock_jumps else self.scheduler.clock,
             audit_lag=AUDIT_LAG,
             poll_overlap=POLL_OVERLAP,
         )
@@ -188,6 +199,7 @@ class World:
             parts = self.people.sample(list(self.shelves), min(len(self.shelves), self.people.randint(1, 2)))
             recipes[setting.skus + 1 + place] = {sku: self.people.randint(1, 2) for sku in sorted(parts)}
         self.recipes = recipes
+        self.families = _families(recipes)
         errors = random.Random(f"{self.seed}:clocks")
         for number in range(setting.stores):
             articles = [
@@ -207,6 +219,8 @@ class World:
                 tell=self._counter_teller(number),
                 clock_error=errors.uniform(-1, 1) * self.drawn.store_clock_error,
                 keeps_refusals=self.drawn.keeps_refusals,
+                hides_refusals=self.drawn.hides_refusals,
+                remembers=KEYS_KEPT_SECONDS,
                 replays_stale=self.drawn.replays_stale,
                 orders_per_page=self.drawn.orders_per_page,
             )
@@ -221,8 +235,18 @@ class World:
         return self.scheduler.time
 
     def clock(self) -> datetime:
-        """The database's clock, which all workers go by; their own may be wrong."""
-        return self.scheduler.clock()
+        """The database's clock."""
+        return self.scheduler.moment(self.scheduler.time + self.clock_ahead)
+
+    def workers_clock(self) -> datetime:
+        """The database's clock as the running worker knows it: as it last read it, which may be a while ago."""
+        task, now = self.scheduler.running, self.scheduler.time
+        ahead, read_at = self._clocks_read.get(task, (0.0, -READ_AGAIN_SECONDS - 1.0))
+        if now - read_at > READ_AGAIN_SECONDS:
+            if self.database_is_down:
+                raise OperationalError("the database is away")
+            ahead, _ = self._clocks_read[task] = self.clock_ahead, now
+        return self.scheduler.moment(now + ahead)
 
     def _index_lag(self) -> float:
         return self.luck.uniform(0, self.faults.list_lag) if self.faults.list_lag else 0.0
@@ -243,7 +267,8 @@ class World:
             self.open()
             self._spoil()
             self._invite()
-            self.scheduler.run(OPENING_SECONDS + self.setting.shopping_seconds)
+            lasting = self.drawn.last(refused_for=REFUSED_SECONDS)
+            self.scheduler.run(OPENING_SECONDS + max(self.setting.shopping_seconds, lasting))
             self.rest()
         except Exception as error:
             self.auditor.blame("crash", f"{type(error).__name__}: {error}")
@@ -297,6 +322,11 @@ class World:
         for window in self.drawn.hub_down:
             at(start + window.start, "hub down", self._set_hub, True)
             at(start + window.start + window.seconds, "hub up", self._set_hub, False)
+        for jump in self.drawn.clock_jumps:
+            at(start + jump.at, "clock set", self._set_clock, jump.seconds)
+        for window in self.drawn.refusals:
+            at(start + window.start, "refused", self._set_refused, window.which, True)
+            at(start + window.start + window.seconds, "taken again", self._set_refused, window.which, False)
         if self.setting.faults != "none":
             for store in self.stores:
                 first = self.luck.uniform(0, RECONCILE_SECONDS)
@@ -321,6 +351,8 @@ class World:
             lines = 2 if people.random() < 0.05 else 1
             articles = people.sample(range(len(self.recipes)), min(lines, len(self.recipes)))
             wanted = [(article, people.choices((1, 2, 3), (0.92, 0.06, 0.02))[0]) for article in articles]
+            if people.random() < 0.03:
+                wanted.append((articles[0], 1))  # the same once more, in a line of its own
             attempts.append(Attempt(at, store, wanted, self._fates()))
         return sorted(attempts, key=lambda attempt: attempt.at)
 
@@ -355,10 +387,17 @@ class World:
         elif what == "cancel":
             store.cancel(order, restock=measure < 0.7)
         elif what == "edit":
-            store.edit(order, line, 1 if measure < 0.4 else -1)
+            self._edit(store, order, line, measure)
         else:
             kinds = (Restock.CANCEL, Restock.RETURN, Restock.NONE)
             store.refund(order, line, 1, kinds[int(measure * len(kinds))])
+
+    def _edit(self, store: Store, order: Order, line: OrderLine, measure: float) -> None:
+        if measure < 0.2:
+            article = store.articles[int(measure * 1000) % len(store.articles)]
+            store.add_line(order, article, f"l{store.number}", 1)
+        else:
+            store.edit(order, line, 1 if measure < 0.4 else -1)
 
     def _edit_by_hand(self, place: float, change: int) -> None:
         store = self.stores[int(place * len(self.stores))]
@@ -369,7 +408,7 @@ class World:
         before = store.counters[where]
         store.edit_by_hand(where, change)
         if store.counters[where] < before:
-            now = self.scheduler.moment(self.scheduler.time)
+            now = self.clock()
             self._losses.append(Loss(now, level.id, before - store.counters[where], article.recipe, level.open_push))
 
     def _heal(self) -> None:
@@ -414,18 +453,29 @@ class World:
             units = min(loss.units, late[loss.level_id])
             push = None if loss.push is None else self.books.pushes[loss.push.id]
             if push is not None and push.batch.state == "unresolved":
-                is_alike = abs(push.to_quantity - push.from_quantity) == loss.units
+                is_alike = self._is_as_much_as(loss, [abs(push.to_quantity - push.from_quantity)])
                 units = loss.units if is_alike else units
-            if loss.units in sums(self.auditor.doubtful_lowers(loss.level_id, loss.at)):
+            if self._looks_like_lowers(loss):
                 units = loss.units
             for sku, quantity in loss.recipe.items() if units else ():
                 hidden[sku] += units * quantity
         return hidden
 
-    @property
-    def is_within_promise(self) -> bool:
-        """Whether `split` promises that nothing is oversold in this run."""
-        return not self.drawn.gains_by_hand and not self.drawn.stopped_long and not self.hidden
+    def promises_about(self, sku: int) -> bool:
+        """Whether `split` promises that none of this SKU are oversold in this run."""
+        return not self.drawn.gains_by_hand and not self.drawn.stopped_long and not self.hidden[sku]
+
+    def _is_as_much_as(self, loss: Loss, writes: Sequence[int]) -> bool:
+        """Whether the loss, alone or with others of its level, is as much as some of the writes: a reading cannot tell."""
+        return not sums(writes).isdisjoint(self._with_others(loss))
+
+    def _looks_like_lowers(self, loss: Loss) -> bool:
+        return any(self.auditor.looks_like_lowers(units, loss.level_id, loss.at) for units in self._with_others(loss))
+
+    def _with_others(self, loss: Loss) -> set[int]:
+        """Its units, alone and together with others that the level lost."""
+        others = [other.units for other in self._losses if other is not loss and other.level_id == loss.level_id]
+        return {loss.units, *(loss.units + more for more in sums(others))}
 
     # --- processes ------------------------------------------------------------------------------------------------
 
@@ -623,6 +673,17 @@ class World:
             self._flush()
         self.hub_is_down = is_down
 
+    def _set_clock(self, seconds: float) -> None:
+        self.tell("clock set", int(seconds), lambda: "")
+        self.clock_ahead += seconds
+
+    def _set_refused(self, number: int, is_refused: bool) -> None:
+        """A store takes no writes of one of its articles, or takes them again."""
+        store = self.stores[number]
+        item = store.articles[number % len(store.articles)].inventory_item_id
+        self.tell("refused" if is_refused else "taken again", number, lambda: item)
+        (store.refused.add if is_refused else store.refused.discard)(item)
+
     # --- sync.ports.Channels ----------------------------------------------------------------------------------------
 
     def reader(self, kind: str) -> protocol.EventReader:
@@ -734,6 +795,18 @@ class World:
         if self.story is not None:
             task = self.scheduler.running
             self.story.append(f"{self.scheduler.time:9.3f} {task.name if task else '-':8} {label} {value} {what()}")
+
+
+def _families(recipes: Mapping[int, Mapping[int, int]]) -> list[set[int]]:
+    """SKUs that share components, together."""
+    families: list[set[int]] = []
+    for sku, recipe in recipes.items():
+        related = [
+            family for family in families if family & recipe.keys() or any(recipes[s].keys() & recipe for s in family)
+        ]
+        families = [family for family in families if family not in related]
+        families.append(set().union({sku}, *related))
+    return families
 
 
 class Reader:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
+from locations.routing import in_use
 from sync import register
 from sync.models import Drift
-from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect
+from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect, held_first
 from sync.tables.stock import load_bundles
 from synctec.lib import sql
 
@@ -52,20 +54,29 @@ class CheckTables:
         [row] = sql.rows("SELECT on_loss, on_gain FROM channels_channel WHERE id = %s", [channel_id])
         return Edits(*row)
 
-    def hold_places(self, level_ids: Collection[int]) -> dict[int, int | None]:
-        found = sql.rows(
+    def hold_places(self, level_ids: Collection[int]) -> dict[int, tuple[int, ...]]:
+        held_at: dict[int, int | None] = {}
+        drawn_on: dict[int, list[tuple[int, bool]]] = defaultdict(list)
+        for level, holds, stock_level, is_on in sql.rows(
             """
-            SELECT level.id, coalesce(level.held_at_id, (
-                SELECT stock_level.id FROM locations_mapping mapping
-                JOIN inventory_stocklevel stock_level
-                    ON stock_level.warehouse_id = mapping.warehouse_id AND stock_level.sku_id = listing.sku_id
-                WHERE mapping.store_location_id = level.store_location_id ORDER BY mapping.priority LIMIT 1))
-            FROM channels_listinglevel level JOIN channels_listing listing ON listing.id = level.listing_id
-            WHERE level.id = ANY(%s::bigint[])
+            SELECT level.id, level.held_at_id, drawn_on.id, drawn_on.is_active
+            FROM channels_listinglevel level
+            JOIN channels_listing listing ON listing.id = level.listing_id
+            LEFT JOIN inventory_stocklevel holding ON holding.id = level.held_at_id
+            LEFT JOIN LATERAL (
+                SELECT stock_level.id, warehouse.is_active, mapping.priority FROM locations_mapping mapping
+                JOIN inventory_warehouse warehouse ON warehouse.id = mapping.warehouse_id
+                JOIN inventory_stocklevel stock_level ON stock_level.warehouse_id = warehouse.id
+                    AND stock_level.sku_id = coalesce(holding.sku_id, listing.sku_id)
+                WHERE mapping.store_location_id = level.store_location_id) drawn_on ON true
+            WHERE level.id = ANY(%s::bigint[]) ORDER BY level.id, drawn_on.priority
             """,
             [sorted(level_ids)],
-        )
-        return dict(found)
+        ):
+            held_at[level] = holds
+            if stock_level is not None:
+                drawn_on[level].append((stock_level, is_on))
+        return {level: held_first(held_at[level], in_use(drawn_on[level])) for level in held_at}
 
     def lock_suspects(self, level_ids: Collection[int]) -> list[LockedSuspect]:
         return [
@@ -76,7 +87,9 @@ class CheckTables:
                     level.pushed, level.version, level.confirmed_at IS NULL OR NOT level.is_stocked, level.sample,
                     level.sampled_from, level.sampled_until, level.sample_pushed, level.held, level.held_at_id,
                     level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at,
-                    coalesce(level.doubtful_until >= coalesce(level.sampled_until, now()), false), level.doubtful_lowers
+                    coalesce(
+                        coalesce(level.sampled_until, now()) BETWEEN level.doubtful_from AND level.doubtful_until, false),
+                    level.doubtful_lowers, level.doubtful_lowers_at
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id
                 LEFT JOIN inventory_sku sku ON sku.id = listing.sku_id
@@ -115,7 +128,7 @@ class CheckTables:
                 SET base = level.base + told.residue, version = level.version + 1, is_stocked = told.is_stocked,
                     sample = NULL, since_sample = NULL, sample_pushed = NULL, sampled_from = NULL, sampled_until = NULL,
                     suspect_since = NULL, suspect_reason = '', suspect_available = NULL, next_check_at = NULL, held = 0,
-                    held_at_id = NULL, doubtful_lowers = '{}', confirmed_at = %s,
+                    held_at_id = NULL, doubtful_lowers = '{}', doubtful_lowers_at = '{}', confirmed_at = %s,
                     source_at = greatest(level.source_at, told.source_at)
                 FROM unnest(%s::bigint[], %s::int[], %s::bool[], %s::timestamptz[])
                     AS told (id, residue, is_stocked, source_at)
@@ -137,7 +150,14 @@ class CheckTables:
                     sample = told.sample, since_sample = told.since_sample, sample_pushed = told.sample_pushed,
                     sampled_from = told.sampled_from, sampled_until = told.sampled_until, suspect_available = NULL,
                     held = told.held, held_at_id = told.held_at, next_check_at = told.next_check_at,
-                    doubtful_lowers = CASE WHEN told.is_audited THEN '{}' ELSE level.doubtful_lowers END
+                    -- What was opened after the sample that is settled may be in the newest.
+                    doubtful_lowers = CASE WHEN told.is_audited THEN ARRAY(
+                        SELECT units
+                        FROM unnest(level.doubtful_lowers, level.doubtful_lowers_at) AS written (units, opened_at)
+                        WHERE opened_at > level.sampled_until) ELSE level.doubtful_lowers END,
+                    doubtful_lowers_at = CASE WHEN told.is_audited THEN ARRAY(
+                        SELECT opened_at FROM unnest(level.doubtful_lowers_at) AS written (opened_at)
+                        WHERE opened_at > level.sampled_until) ELSE level.doubtful_lowers_at END
                 FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::int[], %s::timestamptz[], %s::timestamptz[],
                         %s::int[], %s::bigint[], %s::timestamptz[], %s::bool[])
                     AS told (id, residue, sample, since_sample, sample_pushed, sampled_from, sampled_until, held, held_at,

@@ -185,10 +185,11 @@ class PushTables:
                     SET state = 'rejected', settled_at = clock_timestamp(), error_code = told.code, error = told.message
                     FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::interval[], %s::int[], %s::timestamptz[],
                             %s::bool[])
-                        AS told (id, code, message, pause, failures, doubtful_until, may_be_applied)
-                    WHERE push.id = told.id AND push.state = 'open'
+                        AS told (id, code, message, pause, failures, doubtful_until, may_be_applied),
+                        channels_pushbatch batch
+                    WHERE push.id = told.id AND push.state = 'open' AND batch.id = push.batch_id
                     RETURNING push.listing_level_id, push.correlation_ids, push.caused_at, told.pause, told.failures,
-                        told.code, told.message, told.doubtful_until,
+                        told.code, told.message, told.doubtful_until, batch.created_at AS opened_at,
                         greatest(0, push.to_quantity - push.from_quantity) AS raised_by,
                         CASE WHEN told.may_be_applied THEN greatest(0, push.from_quantity - push.to_quantity) ELSE 0 END
                             AS lowered_by
@@ -201,9 +202,14 @@ class PushTables:
                         doubtful_by = CASE WHEN rejected.doubtful_until IS NULL THEN level.doubtful_by
                             WHEN level.doubtful_until > now() THEN level.doubtful_by + rejected.raised_by
                             ELSE rejected.raised_by END,
+                        doubtful_from = CASE WHEN rejected.doubtful_until IS NULL THEN level.doubtful_from
+                            WHEN level.doubtful_until > now() THEN least(level.doubtful_from, rejected.opened_at)
+                            ELSE rejected.opened_at END,
+                        doubtful_until = greatest(level.doubtful_until, rejected.doubtful_until),
                         doubtful_lowers = CASE WHEN rejected.lowered_by > 0
                             THEN (rejected.lowered_by || level.doubtful_lowers)[1:%s] ELSE level.doubtful_lowers END,
-                        doubtful_until = greatest(level.doubtful_until, rejected.doubtful_until)
+                        doubtful_lowers_at = CASE WHEN rejected.lowered_by > 0
+                            THEN (rejected.opened_at || level.doubtful_lowers_at)[1:%s] ELSE level.doubtful_lowers_at END
                     FROM rejected WHERE level.id = rejected.listing_level_id
                     RETURNING level.merchant_id, level.listing_id, level.store_location_id, rejected.raised_by,
                         rejected.correlation_ids, rejected.caused_at
@@ -228,6 +234,7 @@ class PushTables:
                     [row.may_be_applied for row in rows],
                     STORY_EVENTS,
                     DOUBTFUL_LOWERS,
+                    DOUBTFUL_LOWERS,
                 ],
             )
 
@@ -237,7 +244,7 @@ class PushTables:
             WITH due AS (
                 SELECT id FROM channels_listinglevel WHERE doubtful_until <= now() ORDER BY id FOR NO KEY UPDATE
             ), ended AS (
-                UPDATE channels_listinglevel level SET doubtful_by = NULL, doubtful_until = NULL
+                UPDATE channels_listinglevel level SET doubtful_by = NULL, doubtful_from = NULL, doubtful_until = NULL
                 FROM due, channels_listing listing WHERE level.id = due.id AND listing.id = level.listing_id
                 RETURNING level.merchant_id, listing.sku_id
             )

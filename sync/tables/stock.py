@@ -13,7 +13,7 @@ from inventory import holds, stock
 from inventory.bom import explode
 from inventory.ledger import Balance, Entry
 from locations.pace import RUSH_SECONDS, USUAL_SECONDS, Propagation
-from locations.routing import Routing
+from locations.routing import Routing, in_use
 from sync import register
 from sync.decide import Level, Line, LineKey, ListingFacts, Taken, explained
 from sync.ports import Mappings, Mentioned, OrderKey, Waiting
@@ -323,6 +323,7 @@ class StockTables:
                     suspect_since = CASE WHEN told.explained THEN NULL ELSE level.suspect_since END,
                     suspect_available = CASE WHEN told.explained THEN NULL ELSE level.suspect_available END,
                     doubtful_lowers = CASE WHEN told.explained THEN '{}' ELSE level.doubtful_lowers END,
+                    doubtful_lowers_at = CASE WHEN told.explained THEN '{}' ELSE level.doubtful_lowers_at END,
                     next_check_at = CASE WHEN told.explained THEN NULL WHEN level.sample IS NOT NULL THEN now()
                         ELSE level.next_check_at END
                 FROM unnest(%s::bigint[], %s::int[], %s::bool[]) AS told (id, added, explained)
@@ -352,6 +353,7 @@ class StockTables:
                     suspect_reason = CASE WHEN told.suspect THEN 'webhook differs' ELSE '' END,
                     suspect_available = told.available,
                     doubtful_lowers = CASE WHEN told.suspect THEN level.doubtful_lowers ELSE '{}' END,
+                    doubtful_lowers_at = CASE WHEN told.suspect THEN level.doubtful_lowers_at ELSE '{}' END,
                     next_check_at = CASE WHEN told.suspect THEN coalesce(level.next_check_at, %s) END,
                     confirmed_at = CASE WHEN told.suspect THEN level.confirmed_at ELSE %s END,
                     source_at = greatest(level.source_at, told.source_at)
@@ -400,24 +402,25 @@ def load_locations(
     channels: Sequence[int],
 ) -> tuple[dict[tuple[int, str], int], dict[int, tuple[int, ...]], dict[int, int]]:
     location_ids: dict[tuple[int, str], int] = {}
-    warehouses: dict[int, list[int]] = {}
+    warehouses: dict[int, list[tuple[int, bool]]] = {}
     mapped: dict[int, list[int]] = defaultdict(list)
-    for channel, location, remote_id, warehouse in sql.rows(
+    for channel, location, remote_id, warehouse, is_on in sql.rows(
         """
-        SELECT location.channel_id, location.id, location.remote_id, mapping.warehouse_id
+        SELECT location.channel_id, location.id, location.remote_id, mapping.warehouse_id, warehouse.is_active
         FROM channels_storelocation location
         LEFT JOIN locations_mapping mapping ON mapping.store_location_id = location.id
+        LEFT JOIN inventory_warehouse warehouse ON warehouse.id = mapping.warehouse_id
         WHERE location.channel_id = ANY(%s::bigint[]) ORDER BY location.id, mapping.priority
         """,
         [list(channels)],
     ):
         location_ids[(channel, remote_id)] = location
         if warehouse is not None:
-            warehouses.setdefault(location, []).append(warehouse)
+            warehouses.setdefault(location, []).append((warehouse, is_on))
             if location not in mapped[channel]:
                 mapped[channel].append(location)
     default_locations = {channel: locations[0] for channel, locations in mapped.items()}
-    return location_ids, {location: tuple(ids) for location, ids in warehouses.items()}, default_locations
+    return location_ids, {location: in_use(those) for location, those in warehouses.items()}, default_locations
 
 
 def load_routing(channels: Sequence[int]) -> tuple[dict[int, Routing], set[int]]:

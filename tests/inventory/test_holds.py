@@ -260,6 +260,59 @@ def test_all_or_nothing_is_nothing_when_one_is_refused(alder: Trade) -> None:
     assert all(answer.held for answer in hold(alder, Ask("MUG", 1), Ask("TEE", 5), all_or_nothing=True))
 
 
+@committed
+def test_what_a_repeated_request_does_not_take_is_free_for_the_next_at_once() -> None:
+    alder = make_trade(shops=(), stock_of={"MUG": 2})
+    first = held(alder, "MUG", 1, key="k")
+    availability.read(alder.merchant.pk, [alder.skus["MUG"].pk])
+
+    assert held(alder, "MUG", 1, key="k").hold_id == first.hold_id
+    assert held(alder, "MUG", 1).hold_id != first.hold_id
+
+
+@committed
+def test_what_a_batch_that_is_refused_as_a_whole_does_not_take_is_free_for_the_next_at_once() -> None:
+    alder = make_trade(shops=(), stock_of={"MUG": 2, "TEE": 5})
+    availability.read(alder.merchant.pk, [sku.pk for sku in alder.skus.values()])
+
+    answers = hold(alder, Ask("MUG", 2), Ask("TEE", 6), all_or_nothing=True)
+
+    assert [answer.refusal for answer in answers] == [Refusal.NOT_ALONE, Refusal.UNAVAILABLE]
+    assert held(alder, "MUG", 2).quantity == 2
+
+
+@committed
+@pytest.mark.parametrize("all_or_nothing", [False, True])
+def test_what_a_repeated_request_does_not_take_is_free_for_others_of_its_batch(all_or_nothing: bool) -> None:
+    alder = make_trade(shops=(), stock_of={"MUG": 2})
+    first = held(alder, "MUG", 1, key="k")
+    availability.read(alder.merchant.pk, [alder.skus["MUG"].pk])
+
+    again, new = hold(alder, Ask("MUG", 1, key="k"), Ask("MUG", 1), all_or_nothing=all_or_nothing)
+
+    assert again.is_replay
+    assert again.held is not None
+    assert again.held.hold_id == first.hold_id
+    assert new.held is not None
+    assert alder.stock("MUG").available == 0
+
+
+@committed
+def test_what_a_decision_that_fails_does_not_take_is_free_for_the_next_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    alder = make_trade(shops=(), stock_of={"MUG": 2})
+    availability.read(alder.merchant.pk, [alder.skus["MUG"].pk])
+
+    def never_rests(*_: object, **__: object) -> None:
+        raise stock.Moved
+
+    with monkeypatch.context() as broken:
+        broken.setattr(holding, "_look", never_rests)
+        with pytest.raises(stock.Moved):
+            held(alder, "MUG", 2)
+
+    assert held(alder, "MUG", 2).quantity == 2
+
+
 def test_a_quota_limits_holds_and_comes_back_with_a_release_only(alder: Trade) -> None:
     StockLevel.objects.filter(pk=alder.stock("MUG").pk).update(quota=4)
 
@@ -865,6 +918,27 @@ def test_a_release_by_hand_leaves_a_trace_and_frees_what_waits_for_an_order(alde
     assert not by_hand()
     assert alder.stock("MUG").held == 0
     assert commit(alder, first.hold_id, north_order(alder), at=1000).refusal is Refusal.RELEASED
+
+
+@pytest.mark.parametrize("first_end", ["swept", "by hand"])
+def test_a_hold_that_ended_and_was_held_again_for_an_order_is_released_by_hand(alder: Trade, first_end: str) -> None:
+    first = held(alder, "MUG", 4)
+
+    def by_hand(at: float) -> bool:
+        return holds.release_by_hand(
+            merchant_id=alder.merchant.pk, hold_id=first.hold_id, reason="never paid", user=None, now=later(at)
+        )
+
+    if first_end == "swept":
+        holds.sweep(now=later(901))
+    else:
+        assert by_hand(901)
+    assert commit(alder, first.hold_id, north_order(alder), at=902).held is not None
+    assert alder.stock("MUG").held == 4
+
+    assert by_hand(9000)
+
+    assert alder.stock("MUG").held == 0
 
 
 def test_held_units_are_never_below_those_of_a_check(alder: Trade) -> None:

@@ -20,7 +20,7 @@ from inventory.models import BomLine, Sku, SkuKind, StockLevel, Strategy
 from sync.invariants import violations
 from tests.factories import NOON, Trade, make_trade
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.hypothesis]
 
 _number = itertools.count()
 
@@ -196,9 +196,9 @@ def test_any_sequence_of_acts_agrees_with_the_model() -> None:
     run_state_machine_as_test(
         Machine,
         settings=hypothesis_settings(
-            max_examples=20,
+            # Each step is a decision or two of a real PostgreSQL.
+            max_examples=hypothesis_settings().max_examples // 50,
             stateful_step_count=25,
-            deadline=None,
             phases=[Phase.explicit, Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         ),

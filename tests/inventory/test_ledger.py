@@ -57,18 +57,28 @@ def test_new_stock_covers_the_oldest_shortage_first() -> None:
     ]
 
 
+def test_units_that_are_only_held_are_not_short_until_they_are_sold() -> None:
+    balance = Balance(1, on_hand=3, committed=0, held=0, seq=1)
+
+    held = post({1: balance}, [entry(held=5)])
+    sold = post({1: balance}, [entry(committed=5, held=-5)])
+
+    assert held.shortages == []
+    assert [shortage.open_units for shortage in sold.shortages] == [2]
+
+
 def test_a_balance_of_committed_units_below_zero_is_refused() -> None:
     with pytest.raises(AssertionError, match="below zero"):
         post({1: Balance(1, on_hand=5, committed=1, held=0, seq=1)}, [entry(committed=-2)])
 
 
-@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 5)), max_size=30))
-def test_open_shortages_are_always_what_is_lacking(changes: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 5), st.integers(0, 5)), max_size=30))
+def test_open_shortages_are_always_what_was_sold_beyond_stock(changes: list[tuple[int, int, int]]) -> None:
     balance = Balance(1, on_hand=3, committed=0, held=0, seq=0)
-    entries = [entry(on_hand=on_hand, committed=committed) for on_hand, committed in changes]
+    entries = [entry(on_hand=on_hand, committed=committed, held=held) for on_hand, committed, held in changes]
 
     posting = post({1: balance}, entries)
 
-    assert sum(shortage.open_units for shortage in posting.shortages) == max(0, -balance.available)
+    assert sum(shortage.open_units for shortage in posting.shortages) == max(0, balance.committed - balance.on_hand)
     assert [line.seq for line in posting.lines] == list(range(1, balance.seq + 1))
     assert balance.on_hand == 3 + sum(line.delta for line in posting.lines if line.account == "on_hand")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 from django.db import IntegrityError
 
@@ -10,6 +12,8 @@ from inventory.models import Movement, Shortage, StockLevel
 from merchants.models import AuditEvent
 from sync.invariants import violations
 from sync.models import DirtySku
+from synctec.lib import sql
+from synctec.lib.ids import uuid7
 from tests.factories import NOON, Trade, make_trade
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -85,3 +89,30 @@ def test_opening_stock_is_booked_once(alder: Trade) -> None:
 
     assert booked == 0
     assert StockLevel.objects.get(sku=alder.skus["MUG"]).on_hand == 10
+
+
+def test_upgrading_covers_the_newest_shortages_that_were_only_held(alder: Trade) -> None:
+    level = alder.stock("MUG")
+    StockLevel.objects.filter(pk=level.pk).update(committed=14, held=5)
+    made = [
+        Shortage.objects.create(
+            merchant=alder.merchant,
+            stock_level=level,
+            quantity=quantity,
+            cause="sale",
+            correlation_id=uuid7(),
+            occurred_at=NOON,
+        )
+        for quantity in (3, 4, 2)
+    ]
+    migration = import_module("inventory.migrations.0011_shortages_are_sales")
+
+    sql.execute(migration.COVER_WHAT_WAS_ONLY_HELD)
+
+    for shortage in made:
+        shortage.refresh_from_db()
+    assert [(shortage.quantity_covered, shortage.covered_at is not None) for shortage in made] == [
+        (0, False),
+        (3, False),
+        (2, True),
+    ]

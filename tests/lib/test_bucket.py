@@ -231,8 +231,13 @@ def test_workers_together_get_no_more_than_there_is(valkey: "redis.Redis") -> No
 
 costs = st.floats(min_value=0, max_value=60)
 
+#: An example asks a real Valkey dozens of times.
+costly = settings(
+    max_examples=settings().max_examples // 4, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+@costly
 @given(
     level=st.floats(min_value=0, max_value=100),
     rate=st.floats(min_value=1, max_value=20_000),
@@ -259,7 +264,7 @@ def test_grants_never_exceed_the_level_and_what_flowed_in(
         assert spent <= level + rate * elapsed + overdraft + 1e-6
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@costly
 @given(
     reserved=st.lists(costs, max_size=6),
     reports=st.lists(st.tuples(st.floats(-100, 200), st.floats(1, 200)), min_size=1, max_size=5),

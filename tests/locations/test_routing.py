@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locations.routing import Routing, ranked, release, route
+from locations.routing import Routing, in_use, ranked, release, route
 
 stocks = st.lists(st.integers(-10, 30), min_size=1, max_size=5).map(lambda units: dict(enumerate(units)))
 
@@ -16,6 +16,15 @@ def test_a_sale_that_no_warehouse_can_serve_alone_is_split_in_order() -> None:
 
 def test_what_nobody_has_is_taken_from_the_first_warehouse() -> None:
     assert route(9, [1, 2], {1: 2, 2: 5}) == {1: 4, 2: 5}
+
+
+def test_only_warehouses_that_are_switched_on_are_drawn_on() -> None:
+    assert in_use([(1, False), (2, True), (3, True)]) == (2, 3)
+
+
+def test_where_all_warehouses_are_switched_off_what_is_sold_leaves_them_all_the_same() -> None:
+    assert in_use([(1, False), (2, False)]) == (1, 2)
+    assert in_use([]) == ()
 
 
 def test_by_priority_the_matrix_decides_and_by_stock_the_fullest_warehouse() -> None:

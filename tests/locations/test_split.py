@@ -16,8 +16,8 @@ MUG, SAUCER, SET = 1, 2, 3
 MAIN, BARN, ATTIC = 10, 20, 30
 SPLIT = Terms(Policy.SPLIT)
 
-#: Scenes are large; a busy machine takes its time to draw them.
-SCENES = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+#: Scenes are large, and are settled step by step; a busy machine takes its time to draw them.
+SCENES = settings(max_examples=settings().max_examples // 10, suppress_health_check=[HealthCheck.too_slow])
 
 
 def mugs(*ceilings: int, **fields: object) -> list[Shelf]:
@@ -381,4 +381,5 @@ class Trade(RuleBasedStateMachine):
 
 
 TestTrade = Trade.TestCase
-TestTrade.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
+# An example is a whole day of trade.
+TestTrade.settings = settings(max_examples=settings().max_examples // 20, stateful_step_count=50)

@@ -104,8 +104,10 @@ _LEVEL_COLUMNS = (
         "waiting_correlation_ids",
         "waiting_since",
         "doubtful_by",
-        "doubtful_lowers",
+        "doubtful_from",
         "doubtful_until",
+        "doubtful_lowers",
+        "doubtful_lowers_at",
         *_PACE,
     ),
 )
@@ -128,6 +130,8 @@ class Side:
     deliver: Callable[[int, str, str, uuid.UUID], object]
     set_state: Callable[[int, str], object]
     set_clock: Callable[[datetime], object]
+    #: (warehouse, is it on): somebody switches it.
+    switch: Callable[[int, bool], object]
     rows: dict[str, dict[Name, Row]] = field(default_factory=dict)
     _ids: dict[str, dict[Name, Any]] = field(default_factory=dict)
     _names: dict[str, dict[Any, Name]] = field(default_factory=dict)
@@ -184,7 +188,10 @@ class Side:
             case "lock_balances":
                 return self._under_names("stock", value)
             case "hold_places":
-                return _sorted([self.name("level", level), self.named(at, "held_at")] for level, at in value.items())
+                return _sorted(
+                    [self.name("level", level), [self.name("stock", place) for place in places]]
+                    for level, places in value.items()
+                )
             case "standing":
                 return _sorted([self.name("level", level), *told] for level, *told in value)
             case "take_events":
@@ -307,7 +314,7 @@ def _in_tables() -> Side:
         )
     stock.open_stock(merchant_id=MERCHANT, quantities=OPENING, now=START)
     DirtySku.objects.all().delete()
-    return Side(Tables(), _find_in_tables, _deliver_to_tables, _set_state_in_tables, _set_clock)
+    return Side(Tables(), _find_in_tables, _deliver_to_tables, _set_state_in_tables, _set_clock, _switch_in_tables)
 
 
 def _deliver_to_tables(channel: int, topic: str, webhook_id: str, correlation_id: uuid.UUID) -> None:
@@ -330,6 +337,10 @@ def _deliver_to_tables(channel: int, topic: str, webhook_id: str, correlation_id
 
 def _set_state_in_tables(channel: int, state: str) -> None:
     sql.execute("UPDATE channels_channel SET state = %s WHERE id = %s", [state, channel])
+
+
+def _switch_in_tables(warehouse: int, is_on: bool) -> None:
+    Warehouse.objects.filter(pk=warehouse).update(is_active=is_on)
 
 
 #: table -> (how many columns after the number make the name, query)
@@ -492,7 +503,14 @@ def _in_memory(clock: Clock) -> Side:
     def deliver(channel: int, topic: str, webhook_id: str, correlation_id: uuid.UUID) -> None:
         books.receive(channel, topic, webhook_id, webhook_id.encode(), correlation_id=correlation_id)
 
-    return Side(books, lambda: _find_in_memory(books, clock.now), deliver, books.set_channel_state, lambda now: None)
+    return Side(
+        books,
+        lambda: _find_in_memory(books, clock.now),
+        deliver,
+        books.set_channel_state,
+        lambda now: None,
+        lambda warehouse, is_on: books.switch_warehouse(warehouse, is_on=is_on),
+    )
 
 
 def _find_in_memory(books: MemoryBooks, now: datetime) -> Found:

@@ -7,7 +7,8 @@ from django.test import Client
 from django.urls import reverse
 
 from channels.models import Channel, Edits
-from inventory import counts
+from inventory import counts, stock
+from inventory.models import Shortage
 from inventory.movements import Reporter
 from inventory.stock import InsufficientReason
 from merchants.models import AuditEvent, User
@@ -16,7 +17,7 @@ from sync.invariants import violations
 from sync.models import DirtySku, Drift, DriftAction
 from sync.reconcile import poll_orders
 from tests.engine import engine, ref
-from tests.factories import Shop, Trade, later, make_trade
+from tests.factories import Shop, Trade, add_warehouse, later, make_trade
 from tests.fakes import FakeChannel
 from tests.sync.test_check import check, suspect
 
@@ -65,6 +66,26 @@ def test_an_answer_gives_missing_units_up_or_back(alder: Trade, north: Shop, ado
     assert (stock.on_hand, stock.held, stock.available) == (on_hand, 0, on_hand)
     assert DirtySku.objects.filter(sku=alder.skus["MUG"]).exists()
     assert AuditEvent.objects.filter(reason="counted").count() == 1
+    assert list(violations(when_quiet=False)) == []
+
+
+def test_an_answer_takes_what_is_missing_from_all_warehouses_that_have_units(alder: Trade, north: Shop) -> None:
+    loft = add_warehouse(alder, "LOFT", {"MUG": 3})
+    drift = find(north, shown=1)
+    stock.adjust(
+        merchant_id=alder.merchant.pk,
+        sku_id=alder.skus["MUG"].pk,
+        warehouse_id=alder.warehouse.pk,
+        delta=-3,
+        reason="given away meanwhile",
+        user=None,
+        now=later(150),
+    )
+
+    answers.answer(drift_id=drift.pk, adopt=True, reason="counted", user=None, now=later(200))
+
+    assert [alder.stock("MUG", warehouse).on_hand for warehouse in (alder.warehouse, loft)] == [0, 1]
+    assert not Shortage.objects.exists()
     assert list(violations(when_quiet=False)) == []
 
 

@@ -16,9 +16,10 @@ from pytest_django.fixtures import Settings
 from channels import mapping
 from channels.models import BatchState, Channel, InboxEvent, ListingLevel, Push, PushBatch, PushState
 from channels.protocol import LevelState, OrderPage, Paced, PolledOrder, Unavailable
-from inventory.models import Movement, StockLevel
+from inventory.models import Movement, Shortage, StockLevel, Warehouse
 from locations.models import Mapping
 from sync.check import Checked, check_channel
+from sync.invariants import violations
 from sync.models import Drift, DriftAction, OrderLine
 from sync.passes import reconcile
 from sync.publish import publish_batch
@@ -26,7 +27,18 @@ from sync.reconcile import compare_levels, poll_orders
 from sync.tables.upkeep import mark_dirty
 from synctec.lib import sql
 from tests.engine import engine, ref
-from tests.factories import NOON, Shop, Trade, deliver, later, level_body, make_trade, order_body, polled_body
+from tests.factories import (
+    NOON,
+    Shop,
+    Trade,
+    add_warehouse,
+    deliver,
+    later,
+    level_body,
+    make_trade,
+    order_body,
+    polled_body,
+)
 from tests.fakes import FakeChannel
 from tests.sync.test_apply import apply
 
@@ -86,6 +98,64 @@ def test_a_merchants_loss_is_held_at_once_and_adopted_when_the_orders_are_comple
     drift = Drift.objects.get()
     assert (drift.expected, drift.actual, drift.action) == (10, 6, DriftAction.ADOPTED)
     assert Movement.objects.filter(cause="channel_edit", account="on_hand", delta=-4).count() == 1
+
+
+def settle(north: Shop, store: FakeChannel) -> Checked:
+    """Read the suspect, then the orders up to it, then it again."""
+    check(north, store)
+    poll_orders(engine(later(62), {north.channel: store}), channel=ref(north.channel))
+    return check(north, store, later(63))
+
+
+def test_missing_units_are_held_in_a_warehouse_that_has_them(alder: Trade, north: Shop, store: FakeChannel) -> None:
+    loft = add_warehouse(alder, "LOFT", {"MUG": 20})
+    ListingLevel.objects.filter(pk=north.level("MUG").pk).update(base=30)
+    store.levels[store.where(north, "MUG")] = 18
+    suspect(north, "MUG")
+
+    check(north, store)
+
+    assert (alder.stock("MUG").held, alder.stock("MUG", loft).held) == (0, 12)
+
+
+def test_a_loss_is_taken_from_all_warehouses_that_have_units_before_any_is_short(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    loft = add_warehouse(alder, "LOFT", {"MUG": 20})
+    ListingLevel.objects.filter(pk=north.level("MUG").pk).update(base=30)
+    store.levels[store.where(north, "MUG")] = 3
+    suspect(north, "MUG")
+
+    done = settle(north, store)
+
+    assert done.adopted == 1
+    assert [alder.stock("MUG", warehouse).on_hand for warehouse in (alder.warehouse, loft)] == [3, 0]
+    assert not StockLevel.objects.filter(held__gt=0).exists()
+    assert not Shortage.objects.exists()
+    assert list(violations(when_quiet=False)) == []
+
+
+def test_a_suspicion_of_more_than_there_is_declares_no_shortage(alder: Trade, north: Shop, store: FakeChannel) -> None:
+    ListingLevel.objects.filter(pk=north.level("MUG").pk).update(base=12)
+    store.levels[store.where(north, "MUG")] = 0
+    suspect(north, "MUG")
+
+    check(north, store)
+
+    assert alder.stock("MUG").available == -2
+    assert not Shortage.objects.exists()
+    assert list(violations(when_quiet=False)) == []
+
+
+def test_nothing_is_held_in_a_warehouse_that_is_switched_off(alder: Trade, north: Shop, store: FakeChannel) -> None:
+    loft = add_warehouse(alder, "LOFT", {"MUG": 10})
+    Warehouse.objects.filter(pk=alder.warehouse.pk).update(is_active=False)
+    store.levels[store.where(north, "MUG")] = 6
+    suspect(north, "MUG")
+
+    check(north, store)
+
+    assert (alder.stock("MUG").held, alder.stock("MUG", loft).held) == (0, 4)
 
 
 def test_a_merchants_gain_is_overridden(alder: Trade, north: Shop, store: FakeChannel) -> None:

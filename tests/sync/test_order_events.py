@@ -65,6 +65,26 @@ def test_two_versions_of_one_second_wait_for_a_reading_that_tells_which_holds(al
     assert list(violations(when_quiet=False)) == []
 
 
+@pytest.mark.parametrize("topic", ["refunds/create", "orders/delete"])
+def test_whatever_is_told_of_a_contested_order_has_it_read(alder: Trade, topic: str) -> None:
+    """The version that was contested may never come to be read itself: its event is settled, or dead."""
+    north = alder.shops["north"]
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 3), at=10))
+    edited = deliver(north, "orders/updated", order_body(north, 1, ("MUG", 3), at=10, current=(1,)))
+    apply(alder)
+    InboxEvent.objects.filter(pk=edited.pk).update(state=EventState.DEAD, reason="given up", settled_at=NOON)
+    told = deliver(north, topic, {"id": 1} if topic == "orders/delete" else refund_body(1, 0, 1, "return"))
+    apply(alder)
+    assert outcome(told) == (EventState.PENDING, "contested: its order is to be read")
+
+    node = json.loads(polled_body(north, 1, "MUG", 3, at=10))
+    node["readAt"] = later(14).isoformat()
+    apply(alder, {north.channel: FakeChannel(orders=[PolledOrder("1", later(10), json.dumps(node).encode())])})
+
+    assert outcome(told) == (EventState.APPLIED, "")
+    assert list(violations(when_quiet=False)) == []
+
+
 def test_a_contested_order_is_read_even_if_the_worker_that_found_it_so_had_died_before(alder: Trade) -> None:
     north = alder.shops["north"]
     deliver(north, "orders/create", order_body(north, 1, ("MUG", 3), at=10))

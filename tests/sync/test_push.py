@@ -59,7 +59,8 @@ def run(shop: Shop, store: FakeChannel) -> Pushed:
 
 
 def let_leases_run_out() -> None:
-    PushBatch.objects.filter(next_attempt_at__isnull=False).update(next_attempt_at=Now())
+    """And date what the database has dated by the engine's clock, which stands still here."""
+    PushBatch.objects.filter(next_attempt_at__isnull=False).update(next_attempt_at=Now(), created_at=NOON)
 
 
 def check(shop: Shop, store: FakeChannel) -> Checked:
@@ -181,6 +182,7 @@ def test_a_repeat_that_comes_too_late_proves_nothing(alder: Trade, south: Shop, 
     assert (PushBatch.objects.get().state, Push.objects.get().state) == (BatchState.DONE, PushState.REJECTED)
     level = south.level("MUG")
     assert (level.doubtful_by, level.doubtful_lowers, level.suspect_since is None) == (0, [3], False)
+    assert [level.doubtful_from] == level.doubtful_lowers_at == [PushBatch.objects.get().created_at]
     assert level.doubtful_until == later(200)
 
 

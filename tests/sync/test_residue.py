@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.residue import Audit, Judgement, Reading, Ruling, Sample, Suspect, is_auditable, judge, offset_of_clock
+from sync.residue import Audit, Judgement, Lower, Reading, Ruling, Sample, Suspect, is_auditable, judge, offset_of_clock
 from tests.factories import NOON, later
 
 LAG = timedelta(seconds=60)
@@ -257,7 +257,7 @@ def test_a_plain_reading_settles_a_write_only_where_sales_cannot_look_so(
 def test_a_lower_that_was_refused_the_second_time_may_have_been_applied(
     shown: int, ruling: Ruling, residue: int
 ) -> None:
-    level = replace(sampled(shown), doubtful_lowers=(3, 5))
+    level = replace(sampled(shown), doubtful_lowers=(Lower(3, NOON), Lower(5, later(1))))
 
     judgement = rule(level, read(shown), NOTHING_SINCE)
 
@@ -265,8 +265,18 @@ def test_a_lower_that_was_refused_the_second_time_may_have_been_applied(
 
 
 def test_what_such_lowers_may_have_taken_is_not_held() -> None:
-    assert rule(replace(LEVEL, doubtful_lowers=(3,)), read(7)).hold == 0
-    assert rule(replace(LEVEL, doubtful_lowers=(3,)), read(5)).hold == 2
+    level = replace(LEVEL, doubtful_lowers=(Lower(3, later(90)),))
+
+    assert rule(level, read(7)).hold == 0
+    assert rule(level, read(5)).hold == 2
+
+
+def test_a_lower_that_was_opened_after_the_sample_is_not_in_it() -> None:
+    level = replace(sampled(7), doubtful_lowers=(Lower(3, later(1000)),))
+
+    judgement = rule(level, read(7), NOTHING_SINCE)
+
+    assert (judgement.ruling, judgement.residue) == (Ruling.ADOPT, -3)
 
 
 # --- the store's clock --------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sync.simulator import mutants
-from sync.simulator.run import Result, run_many
+from sync.simulator import mutants, table
+from sync.simulator.run import Result, Summary, broken_promises, replay_command, run_many
 from sync.simulator.scheduler import Killed, Scheduler
 from sync.simulator.world import POLICIES, Setting
 from synctec.local.datafolder import PROJECT
@@ -40,6 +42,38 @@ def test_bundles_hold_too(policy: str) -> None:
     assert not broken(summary.results)
 
 
+def test_what_channels_keep_back_saves_them_from_overselling() -> None:
+    plain = run_many(Setting(policy="shared", faults="none"), FIXED_SEEDS)
+
+    buffered = run_many(Setting(policy="shared", faults="none", buffer=5), FIXED_SEEDS)
+
+    assert plain.total("oversold_units") > buffered.total("oversold_units") == 0
+    assert plain.total("units_sold") > buffered.total("units_sold")
+    assert not broken(buffered.results)
+
+
+def test_a_replay_names_all_that_makes_the_run_and_its_tier() -> None:
+    setting = Setting(policy="shared", buffer=2, long_stops=True)
+
+    told, repeated = replay_command(setting, 7), replay_command(setting, 7, tier="postgres")
+
+    assert told == (
+        "python manage.py simulate --policy shared --faults full --buffer 2 --long-stops --seed 7 --runs 1 --trace"
+    )
+    assert repeated == told.replace("--trace", "--tier postgres")
+
+
+def test_the_table_is_put_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{table.BEGIN}\nof last year\n{table.END}\nafter\n")
+
+    written = table.write(page, runs=1, jobs=1)
+
+    assert page.read_text() == f"before\n{table.BEGIN}\n{written}{table.END}\nafter\n"
+    assert written.startswith("1 seeds per cell")
+    assert [row.split(" | ")[0] for row in written.splitlines()[4:]] == [f"| {name}" for name, _ in table.ROWS]
+
+
 def simulate(*arguments: str) -> dict[str, Any]:
     """What the command prints, in a process of its own."""
     command = [sys.executable, "manage.py", "simulate", *arguments, "--jobs", "1", "--json"]
@@ -68,6 +102,33 @@ def test_results_do_not_depend_on_the_number_of_processes() -> None:
     alone, together = run_many(setting, range(4), jobs=1), run_many(setting, range(4), jobs=2)
 
     assert [result.digest for result in alone.results] == [result.digest for result in together.results]
+
+
+def summary(policy: str, faults: str, *, oversold: int, sold: int = 1000) -> Summary:
+    (result,) = run_many(Setting(policy=policy, faults="none"), range(1)).results
+    return Summary(Setting(policy=policy, faults=faults), [replace(result, oversold_units=oversold, units_sold=sold)])
+
+
+@pytest.mark.parametrize(
+    ("policy", "faults", "oversold", "sold", "says"),
+    [
+        ("guard", "full", 20, 1000, ""),
+        ("guard", "full", 21, 1000, "guard has oversold 21 units, 2.1% of the 1000 of shared"),
+        ("guard", "none", 0, 960, ""),
+        ("guard", "none", 1, 1000, "guard has oversold 1 units although nothing went wrong"),
+        ("guard", "none", 0, 959, "guard has sold 959 units, 95.9% of the 1000 of shared"),
+        ("split", "full", 1, 1000, "split has oversold 1 units"),
+        ("split", "none", 0, 10, ""),
+    ],
+)
+def test_what_a_policy_promises_is_held_against_many_runs(
+    policy: str, faults: str, oversold: int, sold: int, says: str
+) -> None:
+    beside = summary("shared", faults, oversold=1000)
+
+    broken = broken_promises([beside, summary(policy, faults, oversold=oversold, sold=sold)])
+
+    assert broken == ([says] if says else [])
 
 
 def test_a_planted_bug_is_caught() -> None:

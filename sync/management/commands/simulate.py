@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Command(BaseCommand):
         parser.add_argument("--skus", type=int, default=2)
         parser.add_argument("--bundles", type=int, default=0, help="bundles of those SKUs, sold along with them")
         parser.add_argument("--guard-units", type=int, help="threshold of guard (default: as measured)")
+        parser.add_argument("--buffer", type=int, default=0, help="units that every channel keeps back (default 0)")
         parser.add_argument("--shopping-seconds", type=float, default=300.0, help="virtual time they come in (300)")
         parser.add_argument("--gains-by-hand", action="store_true", help="merchants raise counters: breaks split")
         parser.add_argument("--long-stops", action="store_true", help="processes sleep for minutes: breaks split")
@@ -51,8 +53,10 @@ class Command(BaseCommand):
             from sync.simulator.world import Setting
         except ImportError as error:
             raise CommandError(f"The simulator needs requirements-dev.txt installed: {error}") from None
-        if min(options["runs"], options["stores"], options["skus"]) < 1 or options["shoppers"] < 0:
-            raise CommandError("--runs, --stores and --skus need 1 at least, --shoppers 0.")
+        if min(options["runs"], options["stores"], options["skus"]) < 1:
+            raise CommandError("--runs, --stores and --skus need 1 at least.")
+        if min(options["shoppers"], options["buffer"]) < 0:
+            raise CommandError("--shoppers and --buffer need 0 at least.")
         if options["tier"] == "postgres" and (options["mutants"] or options["table"] or options["trace"]):
             raise CommandError("--mutants, --table and --trace are for --tier memory.")
         jobs = options["jobs"] or run.jobs_default()
@@ -63,7 +67,7 @@ class Command(BaseCommand):
             return
         if options["table"]:
             path = Path(settings.BASE_DIR, "docs", "simulator.md")
-            table.write(path, runs=options["runs"], jobs=jobs)
+            self.stdout.write(table.write(path, runs=options["runs"], jobs=jobs))
             self.stdout.write(f"Written: {path}")
             return
         first = random.SystemRandom().randrange(10**9) if options["fresh"] else options["seed"]
@@ -78,6 +82,7 @@ class Command(BaseCommand):
                 skus=options["skus"],
                 bundles=options["bundles"],
                 guard_units=options["guard_units"],
+                buffer=options["buffer"],
                 gains_by_hand=options["gains_by_hand"],
                 long_stops=options["long_stops"],
                 shopping_seconds=options["shopping_seconds"],
@@ -98,11 +103,15 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(self._joined(summaries)))
         else:
             for summary in summaries:
-                self._print(run, summary)
-        if any(summary.bad for summary in summaries):
+                self._print(run, summary, options["tier"])
+        broken = run.broken_promises(summaries)
+        for promise in broken:
+            self.stderr.write(f"A promise was not kept: {promise}.")
+        if broken or any(summary.bad for summary in summaries):
             raise SystemExit(1)
 
-    def _print(self, run: Any, summary: Any) -> None:
+    def _print(self, run: Any, summary: Any, tier: str) -> None:
+        at_commit = _at_commit() if summary.bad else ""
         figures = summary.as_json()
         self.stdout.write(
             "{policy}, faults {faults}: {runs} runs, {units_sold} units sold, {oversold_units} oversold, "
@@ -111,7 +120,7 @@ class Command(BaseCommand):
         for result in summary.bad[:10]:
             invariant, at, says = result.violation
             self.stdout.write(f"  seed {result.seed}, {at:.1f} s, {invariant}: {says}")
-            self.stdout.write(f"    {run.replay_command(summary.setting, result.seed)}")
+            self.stdout.write(f"    {run.replay_command(summary.setting, result.seed, tier=tier)}{at_commit}")
 
     def _trace(self, run: Any, setting: Any, seed: int) -> None:
         story: list[str] = []
@@ -154,3 +163,18 @@ class Command(BaseCommand):
             "seconds_per_run": round(seconds, 4),
             "policies": {figures["policy"]: figures for figures in each},
         }
+
+
+def _at_commit() -> str:
+    """What is checked out, as a comment behind a command; "" outside of a checkout."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607  # whichever git people use
+            cwd=settings.BASE_DIR,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return f"  # at commit {asked.stdout.strip()}" if asked.returncode == 0 else ""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sync import register
-from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect
+from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect, held_first
 from sync.simulator.memory.kept import Kept, later
 from sync.simulator.memory.rows import LevelRow
 
@@ -51,21 +51,19 @@ class CheckMemory(Kept):
         channel = self.channels[channel_id]
         return Edits(channel.on_loss, channel.on_gain)
 
-    def hold_places(self, level_ids: Collection[int]) -> dict[int, int | None]:
+    def hold_places(self, level_ids: Collection[int]) -> dict[int, tuple[int, ...]]:
         return {
-            level_id: level.held_at if level.held_at is not None else self._first_stock(level)
+            level_id: held_first(level.held_at, self._stock_drawn_on(level))
             for level_id in sorted(level_ids)
             if (level := self.levels.get(level_id)) is not None
         }
 
-    def _first_stock(self, level: LevelRow) -> int | None:
-        sku = level.listing.sku_id
-        if sku is not None:
-            for warehouse in level.location.warehouses:
-                row = self._stock_at.get((sku, warehouse))
-                if row is not None:
-                    return row.id
-        return None
+    def _stock_drawn_on(self, level: LevelRow) -> tuple[int, ...]:
+        sku = level.listing.sku_id if level.held_at is None else self.stock[level.held_at].sku_id
+        if sku is None:
+            return ()
+        warehouses = tuple(place for place in level.location.warehouses if (sku, place) in self._stock_at)
+        return tuple(self._stock_at[sku, warehouse].id for warehouse in self._in_use(warehouses))
 
     def lock_suspects(self, level_ids: Collection[int]) -> list[LockedSuspect]:
         self._locks("locking suspects")
@@ -98,9 +96,11 @@ class CheckMemory(Kept):
                     open_push_id=None if push is None else push.id,
                     open_push_delta=None if push is None else push.to_quantity - push.from_quantity,
                     open_push_sent_at=None if push is None else push.batch.sent_at,
-                    is_in_doubt=level.doubtful_until is not None
-                    and level.doubtful_until >= (level.sampled_until or self._now()),
+                    is_in_doubt=level.doubtful_from is not None
+                    and level.doubtful_until is not None
+                    and level.doubtful_from <= (level.sampled_until or self._now()) <= level.doubtful_until,
                     doubtful_lowers=level.doubtful_lowers,
+                    doubtful_lowers_at=level.doubtful_lowers_at,
                 )
             )
         return locked
@@ -129,19 +129,19 @@ class CheckMemory(Kept):
                 level.suspect_since = level.suspect_available = level.next_check_at = None
                 level.suspect_reason = ""
                 level.held, level.held_at = 0, None
-                level.doubtful_lowers = ()
+                level.doubtful_lowers = level.doubtful_lowers_at = ()
                 level.confirmed_at = now
                 level.source_at = later(level.source_at, finding.source_at)
             elif finding.sample is not None:
                 level.base += finding.residue
                 level.version += finding.residue != 0
+                if finding.is_audited:
+                    _forget_lowers(level)
                 level.sample, level.since_sample = finding.sample, finding.since_sample
                 level.sample_pushed = finding.sample_pushed
                 level.sampled_from, level.sampled_until = finding.sampled_from, finding.sampled_until
                 level.suspect_available = None
                 level.held, level.held_at = finding.held, finding.held_at
-                if finding.is_audited:
-                    level.doubtful_lowers = ()
                 level.next_check_at = finding.next_check_at
             else:
                 level.next_check_at = finding.next_check_at
@@ -172,3 +172,12 @@ class CheckMemory(Kept):
             if level.suspect_since is None:
                 self._touch_level(level)
                 level.suspect_since, level.suspect_reason, level.next_check_at = now, reason, now
+
+
+def _forget_lowers(level: LevelRow) -> None:
+    """Those that may be in the sample that was settled; what was opened after it may be in the newest."""
+    assert level.sampled_until is not None
+    written = zip(level.doubtful_lowers, level.doubtful_lowers_at, strict=True)
+    kept = [(units, opened_at) for units, opened_at in written if opened_at > level.sampled_until]
+    level.doubtful_lowers = tuple(units for units, _ in kept)
+    level.doubtful_lowers_at = tuple(opened_at for _, opened_at in kept)

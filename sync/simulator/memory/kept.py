@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from inventory.bom import explode
 from locations.publishing import Rule
+from locations.routing import in_use
 from sync.decide import LineKey
 from sync.ports import DriftFound, OrderKey
 from sync.simulator.memory.rows import (
@@ -72,6 +73,7 @@ class Kept:
         self.orders: dict[OrderKey, dict[LineKey, LineRow]] = {}
         self.batches: dict[uuid.UUID, BatchRow] = {}
         self.pushes: dict[int, PushRow] = {}
+        self.closed_warehouses: set[int] = set()
         self.drifts: list[DriftFound] = []
         self.marks: dict[int, dict[int, list[tuple[uuid.UUID, datetime]]]] = defaultdict(dict)
 
@@ -187,6 +189,11 @@ class Kept:
             if sku not in known:
                 known[sku] = explode(sku, self._components)
         return {sku: known[sku] for sku in sku_ids}
+
+    def _in_use(self, warehouses: tuple[int, ...]) -> tuple[int, ...]:
+        if not self.closed_warehouses:
+            return warehouses
+        return in_use((warehouse, warehouse not in self.closed_warehouses) for warehouse in warehouses)
 
     def _stirring(self, channel_id: int) -> list[LevelRow]:
         """The channel's levels that are suspect or out of sync; others are forgotten until they are touched again."""

@@ -54,6 +54,13 @@ class OpeningMemory(StockMemory):
     def add_warehouse(self, merchant_id: int, *, id: int | None = None) -> int:
         return id or self._id("warehouse")
 
+    def switch_warehouse(self, warehouse_id: int, *, is_on: bool) -> None:
+        """Whether units may be sold from the warehouse."""
+        if is_on:
+            self.closed_warehouses.discard(warehouse_id)
+        else:
+            self.closed_warehouses.add(warehouse_id)
+
     def add_sku(self, merchant_id: int, *, id: int | None = None) -> int:
         sku = SkuRow(id or self._id("sku"), merchant_id)
         self.skus[sku.id] = sku

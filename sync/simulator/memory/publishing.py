@@ -149,7 +149,9 @@ class PublishMemory(Kept):
 
     def load_stock(self, sku_ids: Collection[int]) -> dict[tuple[int, int], ShelfStock]:
         return {
-            (sku, row.warehouse_id): ShelfStock(row.on_hand - row.committed - row.held, row.quota)
+            (sku, row.warehouse_id): ShelfStock(
+                min(0, row.available) if row.warehouse_id in self.closed_warehouses else row.available, row.quota
+            )
             for sku in sku_ids
             for row in self._stock_of.get(sku, ())
         }

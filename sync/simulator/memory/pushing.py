@@ -210,10 +210,13 @@ class PushMemory(PublishMemory):
                 is_in_force = level.doubtful_until is not None and level.doubtful_until > now
                 before = level.doubtful_by or 0 if is_in_force else 0
                 level.doubtful_by = before + max(0, push.to_quantity - push.from_quantity)
+                opened_at = push.batch.opened_at
+                level.doubtful_from = earlier(level.doubtful_from, opened_at) if is_in_force else opened_at
                 level.doubtful_until = later(level.doubtful_until, row.is_doubtful_until)
             if row.may_be_applied and push.to_quantity < push.from_quantity:
                 lowered = push.from_quantity - push.to_quantity
                 level.doubtful_lowers = (lowered, *level.doubtful_lowers)[:DOUBTFUL_LOWERS]
+                level.doubtful_lowers_at = (push.batch.opened_at, *level.doubtful_lowers_at)[:DOUBTFUL_LOWERS]
             group, sku = level.location.group, level.listing.sku_id
             if push.to_quantity > push.from_quantity and sku is not None and group and group.policy != "shared":
                 correlation_id = push.correlation_ids[0] if push.correlation_ids else self._uuid()
@@ -230,7 +233,7 @@ class PushMemory(PublishMemory):
         with self.transaction():
             for level in ended:
                 self._touch_level(level)
-                level.doubtful_by = level.doubtful_until = None
+                level.doubtful_by = level.doubtful_from = level.doubtful_until = None
                 if level.listing.sku_id is not None:
                     self.mark_dirty(level.listing.merchant_id, {level.listing.sku_id: (correlation_id, now)})
 

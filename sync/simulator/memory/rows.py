@@ -110,8 +110,10 @@ class LevelRow:
     waiting_correlation_ids: tuple[uuid.UUID, ...] = ()
     waiting_since: datetime | None = None
     doubtful_by: int | None = None
-    doubtful_lowers: tuple[int, ...] = ()
+    doubtful_from: datetime | None = None
     doubtful_until: datetime | None = None
+    doubtful_lowers: tuple[int, ...] = ()
+    doubtful_lowers_at: tuple[datetime, ...] = ()
     velocity: Velocity = field(default_factory=Velocity)
     open_push: PushRow | None = None
 

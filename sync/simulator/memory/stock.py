@@ -57,7 +57,7 @@ class StockMemory(Kept):
                     if group.allows_split_shipment:
                         split_shipment.add(location.id)
                 if location.warehouses:
-                    warehouses[location.id] = location.warehouses
+                    warehouses[location.id] = self._in_use(location.warehouses)
                     default_locations.setdefault(channel, location.id)
         skus = {facts.sku_id for facts in by_variant.values() if facts.sku_id is not None}
         skus.update(known_skus)
@@ -212,7 +212,7 @@ class StockMemory(Kept):
         known = {}
         still_open = []
         for level, balance in balances.items():
-            if balance.available < 0:
+            if balance.oversold:
                 for shortage in self.stock[level].shortages:
                     if shortage.covered_at is None:
                         known[shortage.id] = shortage
@@ -355,7 +355,7 @@ class StockMemory(Kept):
                 level.velocity = level.velocity.sold(-added, now)
             if explained(moved):
                 level.suspect_since = level.suspect_available = level.next_check_at = None
-                level.doubtful_lowers = ()
+                level.doubtful_lowers = level.doubtful_lowers_at = ()
             elif level.sample is not None:
                 level.next_check_at = self._now()
             self._check_level(level)
@@ -374,7 +374,7 @@ class StockMemory(Kept):
             else:
                 level.suspect_since = level.next_check_at = None
                 level.suspect_reason = ""
-                level.doubtful_lowers = ()
+                level.doubtful_lowers = level.doubtful_lowers_at = ()
                 level.confirmed_at = now
             level.suspect_available = becomes.available
             level.source_at = later(level.source_at, becomes.source_at)

@@ -492,19 +492,18 @@ def interpret_or_refuse(topic: str, body: bytes) -> None:
     assert len(events) == 1
 
 
-@settings(max_examples=100, deadline=None)
 @given(topic=st.sampled_from(sorted(TOPICS_READ)), body=st.binary(max_size=200))
 def test_random_bytes_are_read_or_malformed(topic: str, body: bytes) -> None:
     interpret_or_refuse(topic, body)
 
 
-@settings(max_examples=100, deadline=None)
 @given(topic=st.sampled_from(sorted(TOPICS_READ)), value=JSON_VALUES)
 def test_random_json_is_read_or_malformed(topic: str, value: Any) -> None:
     interpret_or_refuse(topic, json.dumps(value).encode())
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# An example is a body of real size.
+@settings(max_examples=settings().max_examples // 5, suppress_health_check=[HealthCheck.too_slow])
 @given(topic=st.sampled_from(sorted(FIXTURE_OF_TOPIC)), seed=st.integers(0, 2**32), replacement=JSON_VALUES)
 def test_any_value_in_a_good_body_may_be_replaced(topic: str, seed: int, replacement: Any) -> None:
     document = document_of(FIXTURE_OF_TOPIC[topic])
