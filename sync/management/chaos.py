@@ -331,18 +331,19 @@ class Chaos:
     def _count_units(self) -> None:
         """What was sold and is held, against what there was: by the books of the stores, and of those who used the API."""
         scene, report = self._scene, self._report
-        sold, held, reported = scene.units_sold(), scene.units_taken_by_holds(), scene.units_reported()
-        declared = scene.units_declared()
+        sold, held = scene.units_sold() + scene.units_sold_by_holds(), scene.units_held()
+        reported, declared = scene.units_reported(), scene.units_declared()
         report.units_sold = sold.total()
         for sku in scene.plain:
-            oversold = max(0, sold[sku] + held[sku] - scene.opening_units - reported[sku])
+            stock = scene.opening_units + reported[sku]
+            oversold = max(0, sold[sku] - stock)
             report.oversold_units += oversold
             report.declared_units += declared[sku]
-            row = {"sku": sku, "oversold": oversold, "declared": declared[sku]}
+            row = {"sku": sku, "stock": stock, "sold": sold[sku], "held": held[sku], "declared": declared[sku]}
             if oversold > declared[sku]:
                 report.violate("oversold_units_are_declared", "every unit sold beyond stock is an open shortage", row)
-            if oversold and report.policy == Policy.SPLIT:
-                report.violate("split_oversells_nothing", "where units are split, none is sold twice", row)
+            if sold[sku] + held[sku] > stock and report.policy == Policy.SPLIT:
+                report.violate("split_oversells_nothing", "where units are split, none is sold or held twice", row)
 
     def _hold_to_promises(self) -> None:
         till, report = self._scene.till, self._report

@@ -349,11 +349,19 @@ class Scene:
         """
         return self._units(statement)
 
-    def units_taken_by_holds(self) -> Counter[str]:
-        """Units that are sold through the API, or held for somebody, by SKU."""
+    def units_sold_by_holds(self) -> Counter[str]:
+        """Units that are sold through the API, by SKU."""
         statement = """
             SELECT sku.code, sum(hold.quantity) FROM inventory_hold hold JOIN inventory_sku sku ON sku.id = hold.sku_id
-            WHERE hold.state IN ('active', 'committed', 'fulfilled') GROUP BY 1
+            WHERE hold.state IN ('committed', 'fulfilled') GROUP BY 1
+        """
+        return self._units(statement)
+
+    def units_held(self) -> Counter[str]:
+        """Units that are kept for somebody who has not decided yet, by SKU."""
+        statement = """
+            SELECT sku.code, sum(hold.quantity) FROM inventory_hold hold JOIN inventory_sku sku ON sku.id = hold.sku_id
+            WHERE hold.state = 'active' GROUP BY 1
         """
         return self._units(statement)
 
