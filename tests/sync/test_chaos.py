@@ -3,16 +3,20 @@
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from django.core.management import CommandError, call_command
 
 from channels.sandbox.faults import Faults, parse_faults
+from sync.invariants import Violation
 from sync.management.chaos import FAULTS_ON_THE_WAY, LINK_TROUBLES, STORE_TROUBLES, Chaos, Report
 from sync.management.chaos_scene import BUNDLES, COUNTED, GOODS, PROBES, unkept
 from sync.management.chaos_till import Promise, Till
@@ -108,6 +112,93 @@ def test_the_command_ends_as_its_report_says(
     said = json.loads(capsys.readouterr().out)
     assert (said["ok"], said["goals_missed"]) == (status == 0, goals_missed)
     assert ended is None or ended.value.code == status
+
+
+# --- what is made of what was found -------------------------------------------------------------------------------
+
+
+class Scene:
+    """A scene on which all is over: one SKU of ten units, all of them sold."""
+
+    plain: ClassVar[list[str]] = ["MUG"]
+    opening_units = 10
+    shoppers = SimpleNamespace(tally=SimpleNamespace(orders=9))
+    changes: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, **found: Any) -> None:
+        self.found = {"sold": 6, "sold_by_holds": 5, "held": 0, "reported": 1, "declared": 0, "promises": [], **found}
+        self.broken: dict[str, Violation] = found.get("broken", {})
+        self.till = SimpleNamespace(tally={"held": 1}, surprises=found.get("surprises", []))
+
+    def audit(self, *, timeout_seconds: float) -> dict[str, Any]:
+        well = {"violations": [], "quiet": True, "passes_done": True, "channels_left_out": []}
+        return {**well, **self.found.get("audit", {})}
+
+    def units_sold(self) -> Counter[str]:
+        return Counter(MUG=self.found["sold"])
+
+    def units_sold_by_holds(self) -> Counter[str]:
+        return Counter(MUG=self.found["sold_by_holds"])
+
+    def units_held(self) -> Counter[str]:
+        return Counter(MUG=self.found["held"])
+
+    def units_reported(self) -> Counter[str]:
+        return Counter(MUG=self.found["reported"])
+
+    def units_declared(self) -> Counter[str]:
+        return Counter(MUG=self.found["declared"])
+
+    def promises_broken(self) -> list[dict[str, Any]]:
+        broken: list[dict[str, Any]] = self.found["promises"]
+        return broken
+
+    def do_nothing(self, **_: object) -> None:
+        """Nothing is left to be done on it."""
+
+    close_stores = heal = await_children = close_till = write_orders = do_nothing
+
+
+def settle(monkeypatch: pytest.MonkeyPatch, policy: str = "guard", **found: Any) -> list[str]:
+    """The names of the violations that follow from what is found."""
+    monkeypatch.setattr("sync.management.chaos.Scene", lambda *_, **__: Scene(**found))
+    chaos = Chaos(minutes=1, seed=1, stores=2, policy=policy, folder=Path(), say=lambda _: None)
+    chaos._settle_accounts()
+    return [violation["name"] for violation in chaos._report.violations]
+
+
+@pytest.mark.parametrize("policy", ["shared", "guard", "split"])
+def test_all_units_may_be_sold(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    assert settle(monkeypatch, policy) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "violation"),
+    [
+        ({"audit": {"quiet": False}}, "all_comes_to_rest"),
+        ({"audit": {"passes_done": False}}, "all_comes_to_rest"),
+        ({"audit": {"channels_left_out": [{"channel": "North", "state": "needs_auth"}]}}, "every_channel_is_active"),
+        ({"audit": {"violations": [{"name": "pushes_add_up"}]}}, "pushes_add_up"),
+        ({"broken": {"pushes_add_up": Violation("pushes_add_up", "", ())}}, "pushes_add_up"),
+        ({"promises": [{"key": "till-1"}]}, "api_keeps_its_word"),
+        ({"surprises": [{"key": "till-1"}]}, "api_answers"),
+        ({"sold": 7}, "oversold_units_are_declared"),
+        ({"sold_by_holds": 6}, "oversold_units_are_declared"),
+        ({"reported": 0}, "oversold_units_are_declared"),
+    ],
+)
+def test_whatever_is_wrong_in_the_end_is_a_violation(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], violation: str
+) -> None:
+    assert settle(monkeypatch, **found) == [violation]
+
+
+@pytest.mark.parametrize("found", [{"sold": 7, "declared": 1}, {"held": 1}])
+def test_a_declared_unit_is_forgiven_unless_units_are_split(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any]
+) -> None:
+    assert settle(monkeypatch, "guard", **found) == []
+    assert settle(monkeypatch, "split", **found) == ["split_oversells_nothing"]
 
 
 # --- what the API promised ----------------------------------------------------------------------------------------
