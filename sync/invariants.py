@@ -244,9 +244,9 @@ ALWAYS = (
                     AND drift.action = 'adopted' AND drift.actual - drift.expected = movement.delta
                     AND (
                         (drift.decided_at IS NOT NULL
-                            AND movement.idempotency_key = 'answer:' || drift.id || ':on_hand')
+                            AND movement.idempotency_key LIKE 'answer:' || drift.id || ':%%')
                         OR (NOT drift.is_ambiguous AND movement.idempotency_key
-                            = 'check:' || drift.correlation_id || ':' || drift.listing_level_id || ':on_hand'
+                            LIKE 'check:' || drift.correlation_id || ':' || drift.listing_level_id || ':%%'
                             AND (channel.on_gain = 'adopt' OR EXISTS (
                                 -- It was so at that time, and was changed afterwards.
                                 SELECT 1 FROM merchants_auditevent event
