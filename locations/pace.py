@@ -60,6 +60,16 @@ class Propagation:
         )
 
 
+def grows_materially(before_seconds: float, after_seconds: float) -> bool:
+    """Whether news takes so much longer that what is shown is computed anew for it: a power of two lies between.
+
+    Computing costs little, and each number that changes a call; an estimate that wavers must not cost one each time.
+    """
+    return after_seconds > before_seconds and (
+        before_seconds <= 0 or math.floor(math.log2(after_seconds)) > math.floor(math.log2(before_seconds))
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Velocity:
     """How fast something sells: units sold, each counting less as it becomes older."""

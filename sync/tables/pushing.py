@@ -11,7 +11,7 @@ from django.db import transaction
 from channels.protocol import QuantityChange
 from sync.ports import DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
 from sync.tables import stock
-from sync.tables.stock import note_lag
+from sync.tables.propagation import note_lag
 from synctec.lib import sql
 from synctec.lib.ids import uuid7
 

@@ -16,6 +16,7 @@ from locations.pace import (
     UNKNOWN_PROPAGATION_SECONDS,
     Propagation,
     Velocity,
+    grows_materially,
     threshold,
 )
 
@@ -90,6 +91,16 @@ def test_an_estimate_stays_within_what_can_be(observations: list[tuple[float, fl
         estimate = estimate.observed(seconds, later(moment))
 
     assert 0 < estimate.seconds <= LONGEST_PROPAGATION_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_material"),
+    [(2, 4, True), (3.9, 4.1, True), (4.1, 7.9, False), (4, 4, False), (9, 5, False), (0.3, 0.6, True), (0, 0.1, True)],
+)
+def test_news_that_becomes_slower_matters_where_it_crosses_a_power_of_two(
+    before: float, after: float, is_material: bool
+) -> None:
+    assert grows_materially(before, after) is is_material
 
 
 def test_a_rush_is_expected_to_go_on_for_a_while_only() -> None:
