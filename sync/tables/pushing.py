@@ -235,7 +235,8 @@ class PushTables:
         sql.execute(
             """
             WITH due AS (
-                SELECT id FROM channels_listinglevel WHERE doubtful_until <= now() ORDER BY id FOR NO KEY UPDATE
+                SELECT id FROM channels_listinglevel WHERE doubtful_until <= now() ORDER BY id
+                FOR NO KEY UPDATE SKIP LOCKED
             ), ended AS (
                 UPDATE channels_listinglevel level SET doubtful_by = NULL, doubtful_until = NULL
                 FROM due, channels_listing listing WHERE level.id = due.id AND listing.id = level.listing_id
