@@ -95,7 +95,7 @@ class PublishTables:
                             CASE WHEN level.since_sample IS NULL THEN level.sample END)
                         + greatest(0, push.to_quantity - push.from_quantity)
                         + CASE WHEN level.doubtful_until > %s THEN level.doubtful_by ELSE 0 END) ELSE 0 END,
-                    level.rush_units, level.usual_units, level.sold_at,
+                    level.rush_units, level.usual_units, level.largest_sale, level.sold_at,
                     CASE WHEN channel.state <> 'active' THEN channel.created_at
                         WHEN channel.failures >= %s THEN channel.failing_since END
                 FROM channels_listinglevel level
@@ -249,8 +249,8 @@ class PublishTables:
 
 
 def _target(*row: Any) -> Target:
-    *facts, rush_units, usual_units, sold_at, failing_since = row
-    velocity = Velocity(rush_units, usual_units, sold_at)
+    *facts, rush_units, usual_units, largest_sale, sold_at, failing_since = row
+    velocity = Velocity(rush_units, usual_units, largest_sale, sold_at)
     return Target(*facts, velocity=velocity, failing_since=failing_since)  # type: ignore[misc]  # facts are not endless
 
 

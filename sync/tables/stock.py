@@ -12,7 +12,7 @@ import msgspec
 from inventory import holds, stock
 from inventory.bom import explode
 from inventory.ledger import Balance, Entry
-from locations.pace import RUSH_SECONDS, USUAL_SECONDS
+from locations.pace import LARGEST_SECONDS, RUSH_SECONDS, USUAL_SECONDS
 from locations.routing import Routing, in_use
 from sync import register
 from sync.decide import Level, Line, LineKey, ListingFacts, Taken, explained
@@ -320,13 +320,16 @@ class StockTables:
                     usual_units = CASE WHEN told.added < 0 THEN -told.added + level.usual_units
                         * exp(-least(700, greatest(0, extract(epoch FROM %s - level.sold_at)) / %s))
                         ELSE level.usual_units END,
+                    largest_sale = CASE WHEN told.added < 0 THEN greatest(told.largest, level.largest_sale
+                        * exp(-least(700, greatest(0, extract(epoch FROM %s - level.sold_at)) / %s)))
+                        ELSE level.largest_sale END,
                     sold_at = CASE WHEN told.added < 0 THEN greatest(level.sold_at, %s) ELSE level.sold_at END,
                     suspect_since = CASE WHEN told.explained THEN NULL ELSE level.suspect_since END,
                     suspect_available = CASE WHEN told.explained THEN NULL ELSE level.suspect_available END,
                     doubtful_lowers = CASE WHEN told.explained THEN '{}' ELSE level.doubtful_lowers END,
                     next_check_at = CASE WHEN told.explained THEN NULL WHEN level.sample IS NOT NULL THEN now()
                         ELSE level.next_check_at END
-                FROM unnest(%s::bigint[], %s::int[], %s::bool[]) AS told (id, added, explained)
+                FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::bool[]) AS told (id, added, largest, explained)
                 WHERE level.id = told.id
                 """,
                 [
@@ -335,8 +338,11 @@ class StockTables:
                     now,
                     USUAL_SECONDS,
                     now,
+                    LARGEST_SECONDS,
+                    now,
                     [level.id for level in moved],
                     [level.order_effects_added for level in moved],
+                    [level.largest_sale for level in moved],
                     [explained(level) for level in moved],
                 ],
             )

@@ -95,7 +95,7 @@ OPENING = {(MUG, 1): 12, (MUG, 2): 3, (TEE, 1): 5, (TEE, 2): 5, (CAP, 3): 4, (MU
 #: channel, SKU, listing, rule
 RULES = ((NORTH, None, None, Rule(buffer_units=1)), (EAST, CAP, None, Rule(cap=3)), (SOUTH, None, 6, Rule(floor=2)))
 
-_PACE = ("rush_units", "usual_units", "sold_at")
+_PACE = ("rush_units", "usual_units", "largest_sale", "sold_at")
 _LEVEL_COLUMNS = (
     *("is_stocked", "base", "order_effects", "pushed", "reported", "shown", "desired", "version", "source_at"),
     *("confirmed_at", "sample", "since_sample", "sample_pushed", "sampled_from", "sampled_until", "suspect_since"),

@@ -15,7 +15,7 @@ from sync.publish import publish_batch
 from sync.reconcile import poll_orders
 from synctec.lib.secret import Secret
 from tests.engine import engine, ref
-from tests.factories import NOON, Shop, Trade, deliver, later, make_trade
+from tests.factories import NOON, Shop, Trade, deliver, later, make_trade, order_body
 from tests.fakes import FakeChannel
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -156,3 +156,20 @@ def test_a_channel_that_is_resumed_after_failures_is_asked_no_more_than_others(a
     poll_orders(engine(later(1), {north.channel: FakeChannel.of(north)}), channel=ref(north.channel))
 
     assert sweep.sweep(now=later(2)).channels_to_poll == []
+
+
+def test_what_is_bought_many_at_once_is_divided_while_one_such_order_could_oversell_it() -> None:
+    alder = make_trade(policy="guard", stock_of={"MUG": 45})
+    Channel.objects.update(inbound_seconds=1, inbound_observed_at=NOON, outbound_seconds=1, outbound_observed_at=NOON)
+    north, south = alder.shops.values()
+    for number, units in enumerate((20, 10), 1):
+        deliver(north, "orders/create", order_body(north, number, ("MUG", units)))
+    apply_batch(engine(later(10)), merchant_id=alder.merchant.pk)
+
+    publish_batch(engine(later(7 * 86_400)), merchant_id=alder.merchant.pk)
+
+    assert north.level("MUG").largest_sale == 20
+    assert alder.stock("MUG").available == 15
+    shown = [desired(shop) or 0 for shop in (north, south)]
+    assert sum(shown) <= 15
+    assert min(shown) > 0

@@ -353,7 +353,7 @@ class StockMemory(PublishMemory):
             if level.desired is not None:
                 level.desired = max(0, level.desired + added)
             if added < 0:
-                level.velocity = level.velocity.sold(-added, now)
+                level.velocity = level.velocity.sold(-added, now, largest=moved.largest_sale)
             if explained(moved):
                 level.suspect_since = level.suspect_available = level.next_check_at = None
                 level.doubtful_lowers = ()
