@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from channels import origins, protocol
+from channels import origins, protocol, states
 from channels.connectors.shopify import auth
 from channels.models import Channel, ChannelState, Credential
 from merchants import trail
@@ -308,6 +308,7 @@ def needs_authorization(channel: Channel, *, reason: str) -> None:
         before = {"state": stored.state}
         stored.state, stored.state_reason = ChannelState.NEEDS_AUTH, reason[:500]
         stored.save(update_fields=["state", "state_reason"])
+        states.tell_changed(stored)
         trail.record(
             merchant_id=stored.merchant_id,
             action="channel.needs_auth",

@@ -261,6 +261,7 @@ class ListingLevel(models.Model):
     #: How fast it sells here (`locations.pace.Velocity`).
     rush_units = models.FloatField(default=0, db_default=0, editable=False)
     usual_units = models.FloatField(default=0, db_default=0, editable=False)
+    largest_sale = models.FloatField(default=0, db_default=0, editable=False)
     sold_at = models.DateTimeField(null=True, blank=True, editable=False)
     #: Counts every change of base, order_effects and pushed: a reading is only judged when it did not move meanwhile.
     version = models.BigIntegerField(default=0, db_default=0)

@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils.text import slugify
 
-from channels import connect, credentials, mapping, origins, protocol
+from channels import connect, credentials, mapping, origins, protocol, states
 from channels.connectors.shopify import auth
 from channels.models import Channel, ChannelKind, ChannelState, Credential, Listing, StoreLocation
 from merchants import trail
@@ -570,8 +570,11 @@ def _become_active(channel: Channel, report: ActivationReport, *, user: User | N
         stored = Channel.objects.select_for_update(no_key=True).get(pk=channel.pk)
         if stored.state == ChannelState.CONNECTING:
             stored.state, stored.state_reason = ChannelState.ACTIVE, ""
-            stored.failures, stored.last_error, stored.next_call_at = 0, "", Now()
-            stored.save(update_fields=["state", "state_reason", "failures", "last_error", "next_call_at"])
+            stored.failures, stored.failing_since, stored.last_error, stored.next_call_at = 0, None, "", Now()
+            stored.save(
+                update_fields=["state", "state_reason", "failures", "failing_since", "last_error", "next_call_at"]
+            )
+            states.tell_changed(stored)
             trail.record(
                 merchant_id=stored.merchant_id,
                 action="channel.activate",

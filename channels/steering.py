@@ -8,7 +8,7 @@ from functools import partial
 
 from django.db import transaction
 
-from channels import connect
+from channels import connect, states
 from channels.models import Channel, ChannelState, ListingLevel
 from merchants import trail
 from merchants.models import User
@@ -40,7 +40,7 @@ def resume(*, channel: Channel, user: User | None, now: datetime, reason: str = 
         CannotSteer: the channel is not paused.
     """
     _move(channel, ChannelState.PAUSED, ChannelState.ACTIVE, user, reason)
-    Channel.objects.filter(pk=channel.pk).update(next_call_at=now, failures=0)
+    Channel.objects.filter(pk=channel.pk).update(next_call_at=now, failures=0, failing_since=None)
     _want_reconciled(channel.pk)
 
 
@@ -92,6 +92,7 @@ def _move(channel: Channel, before: ChannelState, after: ChannelState, user: Use
         raise CannotSteer(f"{stored} is {stored.get_state_display().lower()}, not {before.label.lower()}.")
     Channel.objects.filter(pk=channel.pk).update(state=after, state_reason=reason)
     channel.state, channel.state_reason = after, reason
+    states.tell_changed(channel)
     trail.record(
         merchant_id=channel.merchant_id,
         action=f"channel.{'pause' if after == ChannelState.PAUSED else 'resume'}",

@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -190,7 +190,7 @@ def _reconsidered(
     known: Mapping[str, Recipe],
     refused: Sequence[Sequence[Answer | None]],
     answers: list[list[Answer]],
-    untaken: Collection[int],
+    untaken: Set[int],
     decide: _Decide,
 ) -> list[list[Answer]]:
     """The answers, where what the gate refused for the sake of units that nobody took in the end is decided after all."""

@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from django.db import transaction
@@ -33,6 +34,7 @@ from inventory.movements import CLOCK_SKEW
 from merchants import trail
 from merchants.models import User
 from synctec.lib import sql
+from synctec.lib.alone import alone
 from synctec.lib.ids import uuid7
 
 BATCH_MAX: Final = 500
@@ -710,21 +712,38 @@ _looked_at: Order = (0, "")
 def sweep(*, now: datetime, limit: int = BATCH_MAX) -> int:
     """Release what has expired, and end holds whose order was booked past them; returns how many holds ended.
 
+    Each merchant on its own, so many at most of each: whatever is wrong with one's holds keeps nobody else's.
+
     Nothing waits for it: decisions free what has expired on their own stock levels. It gives the rest back to the stores.
     """
-    due: dict[int, list[int]] = defaultdict(list)
+    expired: dict[int, list[int]] = defaultdict(list)
     for merchant_id, hold_id in sql.rows(
         """
-        SELECT merchant_id, id FROM inventory_hold WHERE state = 'active' AND expires_at <= %s
-        ORDER BY expires_at LIMIT %s
+        SELECT merchant_id, id FROM (
+            SELECT merchant_id, id, row_number() OVER (PARTITION BY merchant_id ORDER BY expires_at, id) AS place
+            FROM inventory_hold WHERE state = 'active' AND expires_at <= %s) due
+        WHERE place <= %s ORDER BY merchant_id, place
         """,
         [now, limit],
     ):
-        due[merchant_id].append(hold_id)
-    for merchant_id, waits in _next_waiting(limit).items():
-        booked = _booked(merchant_id, waits.values())
-        due[merchant_id] += [hold_id for hold_id, wait in waits.items() if wait in booked]
-    return sum(_sweep_merchant(merchant_id, hold_ids, now) for merchant_id, hold_ids in due.items() if hold_ids)
+        expired[merchant_id].append(hold_id)
+    waiting = _next_waiting(limit)
+    return sum(
+        alone(
+            "sweep holds",
+            partial(_sweep_found, merchant_id, expired[merchant_id], waiting.get(merchant_id, {}), now),
+            merchant_id=merchant_id,
+        )
+        or 0
+        for merchant_id in sorted({*expired, *waiting})
+    )
+
+
+def _sweep_found(merchant_id: int, expired: Sequence[int], waiting: Mapping[int, Wait], now: datetime) -> int:
+    """End those of a merchant's holds that have expired, and those that wait for nothing any more."""
+    booked = _booked(merchant_id, waiting.values())
+    due = [*expired, *(hold_id for hold_id, wait in waiting.items() if wait in booked)]
+    return _sweep_merchant(merchant_id, due, now) if due else 0
 
 
 def _next_waiting(limit: int) -> dict[int, dict[int, Wait]]:

@@ -155,7 +155,7 @@ def _counted_already(entry: Entry) -> Entry:
     return replace(
         entry,
         cause=COUNT,
-        key=f"{entry.key}:counted",
+        key=f"counted:{entry.key}",
         on_hand=-entry.on_hand,
         committed=0,
         held=0,

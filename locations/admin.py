@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
 from channels.admin import channel_filter
-from channels.models import Channel
+from channels.models import Channel, ChannelState
 from locations import matrix
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule, Weighting
 from locations.pace import UNKNOWN_PROPAGATION_SECONDS, threshold
@@ -319,8 +319,9 @@ def threshold_in_words(group: LocationGroup) -> str:
 
 def propagation_window(group: LocationGroup) -> tuple[float, str]:
     """Seconds from a sale in the slowest store of the group to the number shown in the slowest other one, and which
-    these are. A store of which nothing is measured yet is taken to be slow."""
-    channels = list(Channel.objects.filter(locations__membership__group=group).distinct().order_by("pk"))
+    these are. A store of which nothing is measured yet is taken to be slow; one that is not written to does not count."""
+    members = Channel.objects.filter(locations__membership__group=group, state=ChannelState.ACTIVE)
+    channels = list(members.distinct().order_by("pk"))
 
     def inbound(channel: Channel) -> float:
         return channel.inbound_seconds if channel.inbound_observed_at else UNKNOWN_PROPAGATION_SECONDS

@@ -21,6 +21,8 @@ NOTED_AFTER_SECONDS = 10.0
 #: A rush shows in the sales of some minutes, what a store usually sells in those of a day.
 RUSH_SECONDS = 60.0
 USUAL_SECONDS = 86_400.0
+#: How long a large order is expected to come again, while smaller ones come. Silence proves nothing.
+LARGEST_SECONDS = 30 * 86_400.0
 
 #: From here on the tail of a Poisson distribution is bounded instead of summed: its terms would underflow.
 LARGEST_SUMMED_MEAN = 500.0
@@ -60,18 +62,39 @@ class Propagation:
         )
 
 
+def grows_materially(before_seconds: float, after_seconds: float) -> bool:
+    """Whether news takes so much longer that what is shown is computed anew for it: a power of two lies between.
+
+    Computing costs little, and each number that changes a call; an estimate that wavers must not cost one each time.
+    """
+    return after_seconds > before_seconds and (
+        before_seconds <= 0 or math.floor(math.log2(after_seconds)) > math.floor(math.log2(before_seconds))
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Velocity:
-    """How fast something sells: units sold, each counting less as it becomes older."""
+    """How fast something sells: units sold, each counting less as it becomes older; and how many at once."""
 
     rush_units: float = 0.0
     usual_units: float = 0.0
+    largest_sale: float = 0.0
     sold_at: datetime | None = None
 
-    def sold(self, units: int, now: datetime) -> Velocity:
-        """The state after a sale of `units` at `now`. Sales of long ago that are learnt of late count as of now."""
+    def sold(self, units: int, now: datetime, *, largest: int | None = None) -> Velocity:
+        """The state after sales of `units` at `now`, `largest` of them at once (None: all).
+
+        Sales of long ago that are learnt of late count as of now.
+        """
         rush, usual = self._faded(now)
-        return Velocity(rush + units, usual + units, max(now, self.sold_at or now))
+        known = 0.0 if self.sold_at is None else self.largest_sale * math.exp(-self._age(now) / LARGEST_SECONDS)
+        at_once = max(known, units if largest is None else largest)
+        return Velocity(rush + units, usual + units, at_once, max(now, self.sold_at or now))
+
+    @property
+    def lot(self) -> int:
+        """The units that one sale may take."""
+        return max(1, math.ceil(self.largest_sale))
 
     def units_per_second(self, now: datetime) -> float:
         """What to expect: the pace of the last minutes or that of the last day, whichever is higher."""
@@ -87,19 +110,29 @@ class Velocity:
     def _faded(self, now: datetime) -> tuple[float, float]:
         if self.sold_at is None:
             return 0.0, 0.0
-        age = max(0.0, (now - self.sold_at).total_seconds())
+        age = self._age(now)
         return self.rush_units * math.exp(-age / RUSH_SECONDS), self.usual_units * math.exp(-age / USUAL_SECONDS)
 
+    def _age(self, now: datetime) -> float:
+        """Seconds since the latest sale."""
+        assert self.sold_at is not None
+        return max(0.0, (now - self.sold_at).total_seconds())
 
-def threshold(units_per_second: float, window_seconds: float, *, risk: float = 1e-6, floor: int = 2) -> int:
-    """The units that a burst of sales within one window does not exceed, but for a chance of `risk`; at least `floor`.
 
-    Sales are taken to be independent (a Poisson process). The answer is the smallest b with P(N > b) < risk.
+def threshold(
+    units_per_second: float, window_seconds: float, *, lot: int = 1, risk: float = 1e-6, floor: int = 2
+) -> int:
+    """The units that a burst of sales within one window does not exceed, but for a chance of `risk`; at least `floor`, and
+    at least one sale.
+
+    Sales are taken to be independent (a Poisson process) and to take `lot` units each. With b the smallest number of sales
+    with P(N > b) < risk, the answer is that of b sales.
     """
-    mean = units_per_second * window_seconds
+    mean = units_per_second * window_seconds / lot
     assert mean >= 0, "a pace and a duration"
     assert 1e-9 <= risk < 1, "a probability that sums of fractions can still tell from zero"
-    return max(floor, _most_by_chernoff(mean, risk) if mean > LARGEST_SUMMED_MEAN else _most(mean, risk))
+    sales = _most_by_chernoff(mean, risk) if mean > LARGEST_SUMMED_MEAN else _most(mean, risk)
+    return max(floor, lot * max(1, sales))
 
 
 def _most(mean: float, risk: float) -> int:

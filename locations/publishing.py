@@ -115,6 +115,7 @@ class Shelf(NamedTuple):
     rule: Rule = NO_RULE
     weight: float = 1.0
     velocity: float = 0.0  # sold here, in units of the listing per second
+    lot: int = 1  # units of the listing that one sale may take
     silent_for: float | None = None  # seconds of outage or pause, in which it goes on showing its ceiling; None: none
     can_raise: bool = True  # False while it is suspect, or not ours to write
 
@@ -243,7 +244,8 @@ def _set_aside(sku: int, warehouses: Sequence[int], silent: Sequence[Shelf], ter
     for shelf in silent:
         if sku in shelf.parts and not set(warehouses).isdisjoint(shelf.warehouses):
             seconds = (shelf.silent_for or 0.0) + terms.window_seconds
-            aside += shelf.parts[sku] * min(shelf.ceiling, threshold(shelf.velocity, seconds, risk=terms.risk))
+            burst = threshold(shelf.velocity, seconds, lot=shelf.lot, risk=terms.risk)
+            aside += shelf.parts[sku] * min(shelf.ceiling, burst)
     return aside
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from channels import connect, credentials, onboarding, protocol
+from channels import connect, credentials, onboarding, protocol, states
 from channels.models import Channel, ChannelState, EventState, Listing, StoreLocation
 from merchants import trail
 from sync.decide import Envelope, Verdict
@@ -132,6 +132,7 @@ def _uninstalled(event: protocol.AppUninstalled, channel: Channel, envelope: Env
     channel.state = ChannelState.UNINSTALLED
     channel.state_reason = "The app was removed in the store. Connect the store again to go on."
     channel.save(update_fields=["state", "state_reason"])
+    states.tell_changed(channel)
     credentials.wipe(channel)
     trail.record(
         merchant_id=channel.merchant_id,

@@ -102,6 +102,7 @@ class Level:
     held: int = 0
     is_stocked: bool = True
     order_effects_added: int = 0
+    largest_sale: int = 0  # the most units that one line took in addition
     becomes: LevelChange | None = None
 
 
@@ -269,6 +270,7 @@ def _settle(line: Line, envelope: Envelope, world: World, outcome: Outcome) -> N
 
 def _shift(level: Level, units: int) -> None:
     level.order_effects_added += units
+    level.largest_sale = max(level.largest_sale, -units)
     level.reported += units
 
 

@@ -10,14 +10,15 @@ from functools import partial
 
 from django.db import transaction
 
-from channels import connect, inbox, mapping, onboarding, protocol, steering
+from channels import connect, inbox, mapping, onboarding, protocol, states, steering
 from channels.models import Channel, Listing
 from inventory import holds, stock
 from locations import matrix
 from sync import register, tasks
 from sync.decide import Line, ends_hold
 from sync.models import OrderLine
-from sync.tables import upkeep
+from sync.tables import propagation, upkeep
+from synctec.lib import clock
 from synctec.lib.ids import uuid7
 
 
@@ -32,6 +33,7 @@ def attach() -> None:
     mapping.on_mapped.append(_listings_mapped)
     steering.on_reconcile.append(tasks.ring_reconcile)
     onboarding.on_connected.append(tasks.ring_activate)
+    states.on_change.append(_channel_changed)
 
 
 def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uuid.UUID, now: datetime) -> None:
@@ -42,6 +44,12 @@ def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uui
 def _stocks_changed(merchant_id: int, changes: Sequence[tuple[int, uuid.UUID]], now: datetime) -> None:
     upkeep.mark_each_dirty(merchant_id=merchant_id, changes=changes, now=now)
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
+
+
+def _channel_changed(channel: Channel) -> None:
+    """What a channel may sell that we can no longer lower is out of the others' reach, and within it again afterwards."""
+    propagation.mark_groups_dirty(channel.pk, clock.now())
+    transaction.on_commit(partial(tasks.ring_publish, channel.merchant_id))
 
 
 def _order_ids(merchant_id: int, orders: Collection[holds.Order]) -> dict[holds.Order, str | None]:

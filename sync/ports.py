@@ -206,7 +206,10 @@ class StockBooks(Protocol):
         ...
 
     def note_inbound_lag(self, lags: Mapping[int, float], now: datetime) -> None:
-        """Per channel: seconds between an event in the store and its arrival, the longest of a batch."""
+        """Per channel: seconds between an event in the store and its arrival, the longest of a batch.
+
+        Where that makes news materially slower in a group that guards its units by it, its SKUs are marked.
+        """
         ...
 
 
@@ -238,7 +241,9 @@ class Target(NamedTuple):
     shown: int  # at least, as far as we know, writes under way included (units)
     ceiling: int  # what the store may still sell without our knowing (units, never negative)
     velocity: Velocity
-    failing_since: datetime | None  # of its channel: since when nobody answers, or since nothing is written there
+    #: Of its channel: since when it does not answer. One that is not written to any more has been so for ever, since nobody
+    #: asks it how long: whatever it may sell is its own.
+    failing_since: datetime | None
 
 
 class Group(NamedTuple):
@@ -251,7 +256,7 @@ class Group(NamedTuple):
     is_weighted_by_velocity: bool
     allows_split_shipment: bool
     holds_weight: float
-    window_seconds: float  # how long news takes from the slowest of its channels to the slowest of the others
+    window_seconds: float  # how long news takes from the slowest of its active channels to the slowest of the others
 
 
 class ShelfStock(NamedTuple):

@@ -125,6 +125,7 @@ def _shelf(
         rule=_rule(target, rules),
         weight=target.velocity.weight(now) if group.is_weighted_by_velocity else target.weight,
         velocity=target.velocity.units_per_second(now),
+        lot=target.velocity.lot,
         silent_for=silent_for,
         can_raise=not target.is_suspect,
     )
@@ -168,11 +169,15 @@ def _terms(group: Group, shelves: Sequence[Shelf], pool: Mapping[tuple[int, int]
 def _thresholds(shelves: Sequence[Shelf], group: Group) -> dict[int, int]:
     """Per SKU, the units that are sold elsewhere before the news of a sale is everywhere, with a margin."""
     paces: dict[int, float] = defaultdict(float)
-    at_once: dict[int, int] = defaultdict(int)  # units that the biggest single sale takes
+    parts: dict[int, int] = defaultdict(int)  # units in one of what is sold
+    lots: dict[int, int] = defaultdict(int)  # units that the biggest single sale takes
     for shelf in shelves:
         for sku, units in shelf.parts.items():
             paces[sku] += shelf.velocity * units
-            at_once[sku] = max(at_once[sku], units)
+            parts[sku] = max(parts[sku], units)
+            lots[sku] = max(lots[sku], units * shelf.lot)
     if group.guard_units is not None:
         return dict.fromkeys(paces, group.guard_units)
-    return {sku: at_once[sku] * threshold(pace / at_once[sku], group.window_seconds) for sku, pace in paces.items()}
+    return {
+        sku: threshold(pace, group.window_seconds, lot=lots[sku], floor=2 * parts[sku]) for sku, pace in paces.items()
+    }

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import LiteralString
 
 from sync.models import Heartbeat
 from synctec.lib import sql
+from synctec.lib.alone import alone
 from synctec.lib.backoff import MAX_ATTEMPTS
 
 
@@ -28,7 +30,6 @@ class Found:
 def sweep(*, now: datetime) -> Found:
     """Look for work that is due. It takes no lock: two sweeps at once ring the same bells, which collapse."""
     Heartbeat.objects.update_or_create(name="sweep", defaults={"beat_at": now})
-    take_up_placeable_lines()
     return Found(
         merchants_to_apply=_ids(
             """
@@ -78,15 +79,24 @@ def take_up_placeable_lines() -> int:
     """Have events applied again whose order lines wait for a mapping that is there by now; returns how many.
 
     A mapping takes up what was set aside before it (`sync.hooks`). A line that was set aside at that very moment, by a
-    transaction that had not seen the mapping yet, is found here. It costs attempts, so that it ends by itself.
+    transaction that had not seen the mapping yet, is found here. It costs attempts, so that it ends by itself. Each merchant
+    on its own.
     """
+    waiting = _ids("SELECT DISTINCT merchant_id FROM sync_orderline WHERE waiting_for <> ''")
+    return sum(
+        alone("take up lines", partial(_take_up, merchant_id), merchant_id=merchant_id) or 0 for merchant_id in waiting
+    )
+
+
+def _take_up(merchant_id: int) -> int:
     return sql.execute(
         """
         UPDATE channels_inboxevent event
         SET state = 'pending', reason = '', settled_at = NULL, next_attempt_at = now()
         FROM sync_orderline line
         WHERE event.id = line.latest_event_id AND event.state IN ('applied', 'ignored') AND event.attempts <= %s
-            AND line.waiting_for <> '' AND CASE WHEN line.waiting_for LIKE 'variant %%' THEN EXISTS (
+            AND line.merchant_id = %s AND line.waiting_for <> ''
+            AND CASE WHEN line.waiting_for LIKE 'variant %%' THEN EXISTS (
                 SELECT 1 FROM channels_listing listing
                 WHERE listing.channel_id = line.channel_id AND listing.remote_variant_id = line.remote_variant_id
                     AND listing.sku_id IS NOT NULL)
@@ -96,7 +106,7 @@ def take_up_placeable_lines() -> int:
                 WHERE place.channel_id = line.channel_id AND line.waiting_for IN ('location of the sale',
                     'location ' || place.remote_id, 'location without a warehouse: ' || place.id)) END
         """,
-        [MAX_ATTEMPTS],
+        [MAX_ATTEMPTS, merchant_id],
     )
 
 

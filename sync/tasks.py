@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 import structlog
@@ -35,10 +35,13 @@ from sync import push as pushing
 from sync import reconcile as reconciling
 from sync import sweep as sweeping
 from synctec.lib import clock
+from synctec.lib.alone import alone
 from synctec.lib.doorbell import Doorbell
 from synctec.lib.failpoints import failpoint
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: A task gives way to others after this long, and rings for the rest.
 SHIFT_SECONDS = 10.0
@@ -274,7 +277,7 @@ def reconcile_all(**_: Any) -> None:
 def check_webhooks(**_: Any) -> None:
     """Look after every active channel's webhook subscriptions, and read what was missed if one was gone (celery-beat)."""
     for channel in Channel.objects.filter(state=ChannelState.ACTIVE):
-        _guarded(channel, partial(_check_webhooks, channel))
+        alone("check webhooks", partial(_guarded, channel, partial(_check_webhooks, channel)), channel_id=channel.pk)
 
 
 def _check_webhooks(channel: Channel) -> None:
@@ -296,12 +299,11 @@ def audit(**_: Any) -> None:
 @shared_task
 def sweep(**_: Any) -> None:
     """Find what no doorbell announced, and ring for it (celery-beat, every few seconds)."""
-    try:
-        live.engine().books.end_doubts()
-        holds.sweep(now=clock.now())
-        found = sweeping.sweep(now=clock.now())
-    except (OperationalError, InterfaceError) as error:
-        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
+    _step("end doubts", lambda: live.engine().books.end_doubts())
+    _step("sweep holds", lambda: holds.sweep(now=clock.now()))
+    _step("take up lines", sweeping.take_up_placeable_lines)
+    found = _step("find work", lambda: sweeping.sweep(now=clock.now()))
+    if found is None:
         return
     failpoint("sweep.after_find")
     for merchant_id in found.merchants_to_apply:
@@ -314,6 +316,19 @@ def sweep(**_: Any) -> None:
         ring_check(channel_id)
     for channel_id in found.channels_to_poll:
         ring_poll(channel_id)
+
+
+def _step(step: str, act: Callable[[], T]) -> T | None:
+    """What a step of a sweep returns; None where it failed."""
+
+    def work() -> T | None:
+        try:
+            return act()
+        except (OperationalError, InterfaceError) as error:
+            log.warning("task.database_away", step=step, error=str(error).splitlines()[0][:200])
+            return None
+
+    return alone(step, work)
 
 
 def _guarded(channel: Channel, work: Callable[[], object]) -> None:

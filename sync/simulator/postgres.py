@@ -60,7 +60,7 @@ from sync.simulator.scheduler import EPOCH, Scheduler
 from sync.simulator.stores import Shelf, Store, Told
 from sync.simulator.world import MERCHANT, Setting, World
 from sync.sweep import sweep
-from sync.tables import Tables
+from sync.tables import Tables, propagation
 from synctec.lib import sql
 from synctec.local.stack import LocalStack
 
@@ -302,6 +302,7 @@ class TableBooks(Tables):
     def set_channel_state(self, channel_id: int, state: str) -> None:
         self._set_clock()
         sql.execute("UPDATE channels_channel SET state = %s WHERE id = %s", [state, channel_id])
+        propagation.mark_groups_dirty(channel_id, self._world.clock())
 
     def open_work(self) -> Iterable[tuple[str, int]]:
         self._set_clock()

@@ -12,9 +12,10 @@ from typing import Any
 from django.db import transaction
 
 from inventory import availability, stock
-from locations.pace import UNKNOWN_PROPAGATION_SECONDS, Velocity
+from locations.pace import Velocity
 from locations.publishing import Rule
 from sync.ports import OUTAGE_FAILURES, STORY_EVENTS, Desire, Group, Mark, ShelfStock, Target
+from sync.tables.propagation import load_windows
 from sync.tables.stock import load_bundles, lock_level_rows
 from synctec.lib import sql
 
@@ -94,8 +95,8 @@ class PublishTables:
                             CASE WHEN level.since_sample IS NULL THEN level.sample END)
                         + greatest(0, push.to_quantity - push.from_quantity)
                         + CASE WHEN level.doubtful_until > %s THEN level.doubtful_by ELSE 0 END) ELSE 0 END,
-                    level.rush_units, level.usual_units, level.sold_at,
-                    CASE WHEN channel.state <> 'active' THEN coalesce(channel.failing_since, channel.created_at)
+                    level.rush_units, level.usual_units, level.largest_sale, level.sold_at,
+                    CASE WHEN channel.state <> 'active' THEN channel.created_at
                         WHEN channel.failures >= %s THEN channel.failing_since END
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id
@@ -109,25 +110,19 @@ class PublishTables:
         ]
 
     def load_groups(self, group_ids: Collection[int]) -> dict[int, Group]:
+        windows = load_windows(group_ids)
         groups = {}
         for group_id, warehouses, *terms in sql.rows(
             """
             SELECT shelf_group.id,
                 ARRAY(SELECT warehouse_id FROM locations_groupwarehouse WHERE group_id = shelf_group.id ORDER BY id),
                 shelf_group.policy, shelf_group.guard_units, shelf_group.weighting = 'velocity',
-                shelf_group.allows_split_shipment, shelf_group.holds_weight::float8,
-                coalesce((
-                    SELECT max(CASE WHEN channel.inbound_observed_at IS NULL THEN %s ELSE channel.inbound_seconds END)
-                        + max(CASE WHEN channel.outbound_observed_at IS NULL THEN %s ELSE channel.outbound_seconds END)
-                    FROM locations_grouplocation member
-                    JOIN channels_storelocation place ON place.id = member.store_location_id
-                    JOIN channels_channel channel ON channel.id = place.channel_id
-                    WHERE member.group_id = shelf_group.id), 0)
+                shelf_group.allows_split_shipment, shelf_group.holds_weight::float8
             FROM locations_locationgroup shelf_group WHERE shelf_group.id = ANY(%s::bigint[])
             """,
-            [UNKNOWN_PROPAGATION_SECONDS, UNKNOWN_PROPAGATION_SECONDS, sorted(group_ids)],
+            [sorted(group_ids)],
         ):
-            groups[group_id] = Group(group_id, tuple(warehouses), *terms)
+            groups[group_id] = Group(group_id, tuple(warehouses), *(*terms, windows.get(group_id, 0.0)))
         return groups
 
     def load_parts(self, merchant_id: int, sku_ids: Collection[int]) -> dict[int, dict[int, int]]:
@@ -254,8 +249,8 @@ class PublishTables:
 
 
 def _target(*row: Any) -> Target:
-    *facts, rush_units, usual_units, sold_at, failing_since = row
-    velocity = Velocity(rush_units, usual_units, sold_at)
+    *facts, rush_units, usual_units, largest_sale, sold_at, failing_since = row
+    velocity = Velocity(rush_units, usual_units, largest_sale, sold_at)
     return Target(*facts, velocity=velocity, failing_since=failing_since)  # type: ignore[misc]  # facts are not endless
 
 

@@ -11,7 +11,7 @@ from django.db import transaction
 from channels.protocol import QuantityChange
 from sync.ports import DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
 from sync.tables import stock
-from sync.tables.stock import note_lag
+from sync.tables.propagation import note_lag
 from synctec.lib import sql
 from synctec.lib.ids import uuid7
 
@@ -242,7 +242,8 @@ class PushTables:
         sql.execute(
             """
             WITH due AS (
-                SELECT id FROM channels_listinglevel WHERE doubtful_until <= now() ORDER BY id FOR NO KEY UPDATE
+                SELECT id FROM channels_listinglevel WHERE doubtful_until <= now() ORDER BY id
+                FOR NO KEY UPDATE SKIP LOCKED
             ), ended AS (
                 UPDATE channels_listinglevel level SET doubtful_by = NULL, doubtful_from = NULL, doubtful_until = NULL
                 FROM due, channels_listing listing WHERE level.id = due.id AND listing.id = level.listing_id

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, LiteralString
+from typing import Any
 
 import msgspec
 
 from inventory import holds, stock
 from inventory.bom import explode
 from inventory.ledger import Balance, Entry
-from locations.pace import RUSH_SECONDS, USUAL_SECONDS, Propagation
+from locations.pace import LARGEST_SECONDS, RUSH_SECONDS, USUAL_SECONDS
 from locations.routing import Routing, in_use
 from sync import register
 from sync.decide import Level, Line, LineKey, ListingFacts, Taken, explained
 from sync.ports import Mappings, Mentioned, OrderKey, Waiting
 from sync.register import Effect
+from sync.tables.propagation import note_lag
 from synctec.lib import sql
 
 
@@ -319,6 +320,9 @@ class StockTables:
                     usual_units = CASE WHEN told.added < 0 THEN -told.added + level.usual_units
                         * exp(-least(700, greatest(0, extract(epoch FROM %s - level.sold_at)) / %s))
                         ELSE level.usual_units END,
+                    largest_sale = CASE WHEN told.added < 0 THEN greatest(told.largest, level.largest_sale
+                        * exp(-least(700, greatest(0, extract(epoch FROM %s - level.sold_at)) / %s)))
+                        ELSE level.largest_sale END,
                     sold_at = CASE WHEN told.added < 0 THEN greatest(level.sold_at, %s) ELSE level.sold_at END,
                     suspect_since = CASE WHEN told.explained THEN NULL ELSE level.suspect_since END,
                     suspect_available = CASE WHEN told.explained THEN NULL ELSE level.suspect_available END,
@@ -326,7 +330,7 @@ class StockTables:
                     doubtful_lowers_at = CASE WHEN told.explained THEN '{}' ELSE level.doubtful_lowers_at END,
                     next_check_at = CASE WHEN told.explained THEN NULL WHEN level.sample IS NOT NULL THEN now()
                         ELSE level.next_check_at END
-                FROM unnest(%s::bigint[], %s::int[], %s::bool[]) AS told (id, added, explained)
+                FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::bool[]) AS told (id, added, largest, explained)
                 WHERE level.id = told.id
                 """,
                 [
@@ -335,8 +339,11 @@ class StockTables:
                     now,
                     USUAL_SECONDS,
                     now,
+                    LARGEST_SECONDS,
+                    now,
                     [level.id for level in moved],
                     [level.order_effects_added for level in moved],
+                    [level.largest_sale for level in moved],
                     [explained(level) for level in moved],
                 ],
             )
@@ -374,28 +381,6 @@ class StockTables:
 
     def note_inbound_lag(self, lags: Mapping[int, float], now: datetime) -> None:
         note_lag("inbound", lags, now)
-
-
-def note_lag(direction: str, lags: Mapping[int, float], now: datetime) -> None:
-    """Let each channel's estimate learn of a lag in seconds. Read and written outside of locks: it is an estimate."""
-    read, write = _LAGS[direction]
-    for channel_id, seconds, observed_at in sql.rows(read, [sorted(lags)]):
-        before = Propagation(seconds, observed_at) if observed_at else Propagation()
-        after = before.observed(lags[channel_id], now)
-        if before.is_worth_noting(after, now):
-            sql.execute(write, [after.seconds, after.observed_at, channel_id])
-
-
-_LAGS: dict[str, tuple[LiteralString, LiteralString]] = {
-    "inbound": (
-        "SELECT id, inbound_seconds, inbound_observed_at FROM channels_channel WHERE id = ANY(%s::bigint[])",
-        "UPDATE channels_channel SET inbound_seconds = %s, inbound_observed_at = %s WHERE id = %s",
-    ),
-    "outbound": (
-        "SELECT id, outbound_seconds, outbound_observed_at FROM channels_channel WHERE id = ANY(%s::bigint[])",
-        "UPDATE channels_channel SET outbound_seconds = %s, outbound_observed_at = %s WHERE id = %s",
-    ),
-}
 
 
 def load_locations(

@@ -13,7 +13,7 @@ import pytest
 import requests
 from django.db import connection, transaction
 
-from channels import connect, credentials, mapping, onboarding, protocol
+from channels import connect, credentials, mapping, onboarding, protocol, states
 from channels.models import (
     Channel,
     ChannelKind,
@@ -246,6 +246,17 @@ class TestActivating:
         assert AuditEvent.objects.latest("pk").action == "channel.activate"
         uris = {subscription["uri"] for subscription in lake.webhooks()}
         assert uris == {f"http://127.0.0.1:8000/webhooks/sandbox/{channel.webhook_token}/"}
+
+    def test_tells_once_that_the_channel_is_active(
+        self, channel: Channel, alder: Merchant, lake: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[str] = []
+        monkeypatch.setattr(states, "on_change", [lambda channel: told.append(channel.state)])
+
+        onboarding.activate(channel, now=NOON)
+        onboarding.activate(channel, now=NOON)
+
+        assert told == [ChannelState.ACTIVE]
 
     def test_again_changes_nothing(self, channel: Channel, alder: Merchant, lake: Store) -> None:
         Sku.objects.create(merchant=alder, code="MUG")

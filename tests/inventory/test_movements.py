@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.utils import timezone
 
-from inventory import movements
+from inventory import counts, movements
 from inventory.models import Cause, Movement, Sku, SkuKind, Warehouse
 from sync.invariants import violations
 from sync.models import DirtySku
-from tests.factories import NOON, Trade
+from tests.factories import NOON, Trade, later
 from tests.inventory.conftest import Program
 
 pytestmark = pytest.mark.django_db
@@ -278,3 +278,22 @@ def test_by_a_clock_ahead_of_ours_nothing_happened_later_than_now(wms: Program, 
     assert alder.stock("MUG").on_hand == 110
     booked = Movement.objects.get(idempotency_key="move:r:on_hand")
     assert booked.effective_at <= booked.created_at + timedelta(seconds=1)
+
+
+def test_a_key_is_its_own_whatever_counts_have_made_of_others(alder: Trade) -> None:
+    reporter = movements.Reporter()
+    count = counts.Counted("c", "MUG", "MAIN", 10, NOON)
+    counts.take(merchant_id=alder.merchant.pk, counts=[count], reporter=reporter, all_or_nothing=True, now=NOON)
+
+    def report(key: str, effective_at: datetime) -> movements.Status:
+        said = movements.Reported(key, movements.Kind.RECEIPT, "MUG", "MAIN", 5, effective_at=effective_at)
+        [outcome] = movements.report(
+            merchant_id=alder.merchant.pk, lines=[said], reporter=reporter, all_or_nothing=False, now=later(90)
+        )
+        return outcome.status
+
+    assert report("A", later(-60)) == movements.Status.APPLIED
+    assert alder.stock("MUG").on_hand == 10
+    assert report("A:counted", later(60)) == movements.Status.APPLIED
+    assert alder.stock("MUG").on_hand == 15
+    assert list(violations(when_quiet=False)) == []

@@ -284,6 +284,8 @@ def test_the_page_says_what_policies_cost_and_which_threshold_is_in_force(
     measured = page(policy="guard")
     assert f"{threshold(1 / 60, 30)} for one that sells once a minute" in measured
     assert "Slowest to tell: South, 28.0 s" in measured
+    Channel.objects.filter(name="South").update(state="paused")
+    assert "Slowest to tell: North, 1.0 s" in page(policy="guard")
     assert "7 units of every SKU, as set here" in page(guard_units=7)
     assert "split always divides" in page(policy="split")
     assert "shared never divides" in page(policy="shared")

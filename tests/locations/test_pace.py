@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locations.pace import (
+    LARGEST_SECONDS,
     LONGEST_PROPAGATION_SECONDS,
     PROPAGATION_HALF_LIFE_SECONDS,
     RUSH_SECONDS,
     UNKNOWN_PROPAGATION_SECONDS,
     Propagation,
     Velocity,
+    grows_materially,
     threshold,
 )
 
@@ -50,6 +52,24 @@ def test_a_large_threshold_is_near_the_normal_one() -> None:
     usual = mean + 3.7 * math.sqrt(mean)
 
     assert usual <= threshold(mean, 1, risk=1e-4) <= usual + 0.01 * mean
+
+
+@given(
+    st.floats(1e-9, 20),
+    st.integers(1, 50),
+    st.sampled_from([1e-2, 1e-4, 1e-6]),
+)
+def test_a_burst_of_sales_of_one_size_does_not_exceed_the_threshold_but_for_the_risk(
+    sales: float, lot: int, risk: float
+) -> None:
+    units = threshold(sales * lot, 1, lot=lot, risk=risk)
+
+    within = math.fsum(math.exp(-sales + k * math.log(sales) - math.lgamma(k + 1)) for k in range(units // lot + 1))
+    assert 1 - within < risk * (1 + 1e-6)
+
+
+def test_one_sale_as_large_as_any_does_not_exceed_the_threshold_however_seldom() -> None:
+    assert threshold(20 / 86_400 / 365, 60, lot=20) == 20
 
 
 def test_what_is_not_measured_is_taken_to_be_slow() -> None:
@@ -92,6 +112,16 @@ def test_an_estimate_stays_within_what_can_be(observations: list[tuple[float, fl
     assert 0 < estimate.seconds <= LONGEST_PROPAGATION_SECONDS
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_material"),
+    [(2, 4, True), (3.9, 4.1, True), (4.1, 7.9, False), (4, 4, False), (9, 5, False), (0.3, 0.6, True), (0, 0.1, True)],
+)
+def test_news_that_becomes_slower_matters_where_it_crosses_a_power_of_two(
+    before: float, after: float, is_material: bool
+) -> None:
+    assert grows_materially(before, after) is is_material
+
+
 def test_a_rush_is_expected_to_go_on_for_a_while_only() -> None:
     velocity = Velocity()
     for second in range(60):
@@ -101,6 +131,19 @@ def test_a_rush_is_expected_to_go_on_for_a_while_only() -> None:
     assert at_once == pytest.approx(1 - math.exp(-60 / RUSH_SECONDS), rel=0.1)
     assert velocity.units_per_second(later(7200)) < at_once / 50
     assert velocity.weight(later(7200)) > 50
+
+
+def test_a_large_order_is_expected_again_after_any_silence() -> None:
+    velocity = Velocity().sold(20, NOON)
+
+    assert velocity.lot == 20
+    assert velocity.sold(1, later(1)).lot == 20
+    assert velocity.sold(3, later(LARGEST_SECONDS)).lot == 8
+
+
+def test_of_sales_that_are_told_together_the_largest_counts() -> None:
+    assert Velocity().sold(12, NOON, largest=5).lot == 5
+    assert Velocity().lot == 1
 
 
 def test_what_never_sold_weighs_something() -> None:

@@ -29,7 +29,7 @@ from sync.models import DirtySku
 from sync.ports import Books
 from sync.simulator.memory import MemoryBooks
 from sync.simulator.memory.rows import LevelRow
-from sync.tables import Tables
+from sync.tables import Tables, propagation
 from synctec.lib import sql
 
 #: Later than the real clock, which some columns take their first value from: what these say is due.
@@ -37,6 +37,7 @@ START = datetime(2040, 11, 20, 12, tzinfo=UTC)
 
 Name = tuple[Any, ...]
 Row = dict[str, Any]
+Groups = dict[int, tuple[str, tuple[int, ...], Routing, bool]]
 Found = dict[str, Sequence[tuple[Any, Name, Row]]]  # table -> (number, name, columns)
 
 #: Columns and fields that hold a number of the side's own.
@@ -63,7 +64,7 @@ NORTH, SOUTH, EAST = CHANNELS = (1, 2, 3)
 EDITS = {NORTH: ("adopt", "override"), SOUTH: ("ask", "ask"), EAST: ("adopt", "adopt")}
 DIVIDED, SHARED = 1, 2
 #: group -> (policy, warehouses, routing, may send the parts of a bundle from several)
-GROUPS = {
+GROUPS: Groups = {
     DIVIDED: ("split", (1, 2), Routing.MOST_STOCK, False),
     SHARED: ("shared", (3,), Routing.PRIORITY, True),
 }
@@ -94,7 +95,7 @@ OPENING = {(MUG, 1): 12, (MUG, 2): 3, (TEE, 1): 5, (TEE, 2): 5, (CAP, 3): 4, (MU
 #: channel, SKU, listing, rule
 RULES = ((NORTH, None, None, Rule(buffer_units=1)), (EAST, CAP, None, Rule(cap=3)), (SOUTH, None, 6, Rule(floor=2)))
 
-_PACE = ("rush_units", "usual_units", "sold_at")
+_PACE = ("rush_units", "usual_units", "largest_sale", "sold_at")
 _LEVEL_COLUMNS = (
     *("is_stocked", "base", "order_effects", "pushed", "reported", "shown", "desired", "version", "source_at"),
     *("confirmed_at", "sample", "since_sample", "sample_pushed", "sampled_from", "sampled_until", "suspect_since"),
@@ -211,10 +212,14 @@ def _sorted(values: Iterable[Any]) -> list[Any]:
     return sorted(values, key=repr)
 
 
-def make_sides(clock: Clock) -> tuple[Side, Side]:
-    """The same merchant on both sides: PostgreSQL first. Call in a transaction that is rolled back in the end."""
+def make_sides(clock: Clock, policy: str) -> tuple[Side, Side]:
+    """The same merchant on both sides: PostgreSQL first. Call in a transaction that is rolled back in the end.
+
+    `policy` is that of the divided group.
+    """
     _cover_clock(clock.now)
-    return _in_tables(), _in_memory(clock)
+    groups = GROUPS | {DIVIDED: (policy, *GROUPS[DIVIDED][1:])}
+    return _in_tables(groups), _in_memory(clock, groups)
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------
@@ -237,7 +242,7 @@ def _set_clock(now: datetime) -> None:
     sql.rows("SELECT set_config('standing_clock.now', %s, true)", [now.isoformat()])
 
 
-def _in_tables() -> Side:
+def _in_tables(groups: Groups) -> Side:
     mine = {"merchant": Merchant.objects.create(pk=MERCHANT, name="Alder", slug="alder")}
     for number in WAREHOUSES:
         Warehouse.objects.create(pk=number, code=f"W{number}", name=f"Warehouse {number}", **mine)
@@ -247,7 +252,7 @@ def _in_tables() -> Side:
         Sku.objects.create(pk=number, code=f"SKU{number}", kind=kind, **mine)
     for bundle, component, quantity in BOM:
         BomLine.objects.create(bundle_id=bundle, component_id=component, quantity=quantity, **mine)
-    for number, (policy, warehouses, routing, may_split) in GROUPS.items():
+    for number, (policy, warehouses, routing, may_split) in groups.items():
         LocationGroup.objects.create(
             pk=number,
             name=f"Group {number}",
@@ -337,6 +342,8 @@ def _deliver_to_tables(channel: int, topic: str, webhook_id: str, correlation_id
 
 def _set_state_in_tables(channel: int, state: str) -> None:
     sql.execute("UPDATE channels_channel SET state = %s WHERE id = %s", [state, channel])
+    [(now,)] = sql.rows("SELECT now()")
+    propagation.mark_groups_dirty(channel, now)
 
 
 def _switch_in_tables(warehouse: int, is_on: bool) -> None:
@@ -460,7 +467,7 @@ def _find_in_tables() -> Found:
 # --- memory -------------------------------------------------------------------------------------------------------
 
 
-def _in_memory(clock: Clock) -> Side:
+def _in_memory(clock: Clock, groups: Groups) -> Side:
     books = MemoryBooks(lambda: clock.now)
     books.add_merchant(id=MERCHANT)
     for number in WAREHOUSES:
@@ -469,7 +476,7 @@ def _in_memory(clock: Clock) -> Side:
         books.add_sku(MERCHANT, id=number)
     for bom_line in BOM:
         books.add_bom_line(*bom_line)
-    for number, (policy, warehouses, routing, may_split) in GROUPS.items():
+    for number, (policy, warehouses, routing, may_split) in groups.items():
         books.add_group(
             MERCHANT,
             id=number,

@@ -685,18 +685,19 @@ def test_an_order_that_was_set_aside_while_its_listing_was_mapped_is_taken_up_by
     Listing.objects.filter(pk=north.listings["MUG"].pk).update(sku=None)
     event = deliver(north, "orders/create", order_body(north, 1, ("MUG", 2)))
     apply(alder)
-    sweep.sweep(now=NOON)
+    sweep.take_up_placeable_lines()
     assert outcome(event)[0] == EventState.IGNORED
 
     # As if the mapping had been committed a moment before: what it took up was not set aside yet.
     Listing.objects.filter(pk=north.listings["MUG"].pk).update(sku=alder.skus["MUG"])
+    sweep.take_up_placeable_lines()
     found = sweep.sweep(now=NOON)
     apply(alder)
 
     assert found.merchants_to_apply == [alder.merchant.pk]
     assert outcome(event) == (EventState.APPLIED, "")
     assert alder.stock("MUG").committed == 2
-    assert sweep.sweep(now=NOON).merchants_to_apply == []
+    assert sweep.take_up_placeable_lines() == 0
 
 
 def test_an_order_that_waits_for_a_location_is_taken_up_by_the_sweep(alder: Trade) -> None:
@@ -704,13 +705,13 @@ def test_an_order_that_waits_for_a_location_is_taken_up_by_the_sweep(alder: Trad
     Draws.objects.filter(store_location=north.location).delete()
     event = deliver(north, "orders/create", order_body(north, 1, ("MUG", 2)))
     apply(alder)
-    sweep.sweep(now=NOON)
+    sweep.take_up_placeable_lines()
     assert outcome(event) == (EventState.IGNORED, "unmapped location of the sale")
 
     Draws.objects.create(
         merchant=alder.merchant, group=alder.group, store_location=north.location, warehouse=alder.warehouse
     )
-    sweep.sweep(now=NOON)
+    sweep.take_up_placeable_lines()
     apply(alder)
 
     assert outcome(event)[0] == EventState.APPLIED

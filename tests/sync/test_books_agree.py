@@ -589,13 +589,13 @@ ENGINE: tuple[Callable[[Life, Engine, random.Random], object], ...] = (
 
 
 @contextmanager
-def a_history() -> Iterator[History]:
+def a_history(policy: str = "split") -> Iterator[History]:
     """Two new lives; PostgreSQL forgets its own in the end."""
     clock = Clock()
     orders: dict[int, dict[str, OrderState]] = defaultdict(dict)
     said: dict[bytes, tuple[protocol.Event, ...]] = {}
     with transaction.atomic():
-        tables, memory = (Life(side, clock, orders, said) for side in make_sides(clock))
+        tables, memory = (Life(side, clock, orders, said) for side in make_sides(clock, policy))
         yield History(clock, (tables, memory), orders, said)
         transaction.set_rollback(True)
 
@@ -634,9 +634,9 @@ def test_both_books_live_the_same_life() -> None:
     # A history takes half a second. Shrinking one that differs would take minutes: that it differs, and where, is told as it
     # was found.
     @settings(max_examples=settings().max_examples // 40, phases=(Phase.explicit, Phase.reuse, Phase.generate))
-    @given(st.lists(step, min_size=20, max_size=60))
-    def live_through(steps: list[tuple[Any, int, int | None]]) -> None:
-        with a_history() as history:
+    @given(st.sampled_from(["split", "guard"]), st.lists(step, min_size=20, max_size=60))
+    def live_through(policy: str, steps: list[tuple[Any, int, int | None]]) -> None:
+        with a_history(policy) as history:
             assert not differences(history)
             for act, seed, calls in steps:
                 if act in OUTSIDE:

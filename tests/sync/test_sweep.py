@@ -7,17 +7,24 @@ from importlib import import_module
 
 import pytest
 from django.apps import apps
+from django.db import IntegrityError
 from django.db.models.functions import Now
 from django_celery_beat.models import PeriodicTask
+from structlog.testing import capture_logs
 
-from channels.models import Channel, ChannelState, ListingLevel
+from channels.models import Channel, ChannelState, Listing, ListingLevel
 from channels.protocol import NotAuthorized, Throttled, Unavailable
+from inventory import holding, holds
+from inventory.holds import Ask
+from inventory.models import Hold, HoldState, StockLevel
 from merchants.models import AuditEvent
 from sync import outage, sweep, tasks
+from sync.apply import apply_batch
 from sync.models import DirtySku, Heartbeat
 from synctec.celery import app
+from synctec.lib import clock
 from tests.engine import engine, ref
-from tests.factories import NOON, Trade, deliver, make_trade, order_body
+from tests.factories import NOON, Trade, deliver, later, make_trade, order_body
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -139,3 +146,74 @@ def test_ringing_never_fails_when_the_broker_is_away(alder: Trade, monkeypatch: 
     tasks.ring_apply(alder.merchant.pk)
 
     assert tasks._broker_rests_until > 0
+
+
+@pytest.fixture
+def broken(alder: Trade) -> Trade:
+    """Birch, which has as much to do as Alder; but its stock says that nothing is held, and its holds cannot end."""
+    birch = make_trade("Birch")
+    for trade in (birch, alder):
+        north = trade.shops["north"]
+        holding.hold([Ask("MUG", 4)], merchant_id=trade.merchant.pk, now=NOON)
+        Listing.objects.filter(pk=north.listings["TEE"].pk).update(sku=None)
+        deliver(north, "orders/create", order_body(north, 1, ("TEE", 2)))
+        apply_batch(engine(later(10)), merchant_id=trade.merchant.pk)
+        Listing.objects.filter(pk=north.listings["TEE"].pk).update(sku=trade.skus["TEE"])
+    StockLevel.objects.filter(merchant=birch.merchant).update(held=0)
+    return birch
+
+
+def test_what_is_wrong_with_one_merchant_keeps_the_sweep_from_no_other(
+    alder: Trade, broken: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[int] = []
+    monkeypatch.setattr(tasks, "ring_apply", rung.append)
+    monkeypatch.setattr(clock, "now", lambda: later(3600))
+
+    tasks.sweep()
+
+    assert alder.stock("MUG").held == 0
+    assert Hold.objects.get(merchant=alder.merchant).state == HoldState.RELEASED
+    assert Hold.objects.get(merchant=broken.merchant).state == HoldState.ACTIVE
+    assert set(rung) == {alder.merchant.pk, broken.merchant.pk}
+
+
+def test_lines_that_cannot_be_taken_up_keep_the_sweep_from_nothing_else(
+    alder: Trade, broken: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_up = sweep._take_up
+
+    def refuse(merchant_id: int) -> int:
+        if merchant_id == broken.merchant.pk:
+            raise IntegrityError("a row that no update may touch")
+        return take_up(merchant_id)
+
+    monkeypatch.setattr(sweep, "_take_up", refuse)
+
+    assert sweep.take_up_placeable_lines() == 1
+
+
+def test_a_step_that_fails_is_logged_and_the_next_ones_are_taken(alder: Trade, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> int:
+        raise ValueError("a row that nobody can read")
+
+    rung: list[int] = []
+    monkeypatch.setattr(tasks, "ring_apply", rung.append)
+    monkeypatch.setattr(holds, "sweep", fail)
+    deliver(alder.shops["north"], "orders/create", order_body(alder.shops["north"], 1, ("MUG", 1)))
+
+    with capture_logs() as logged:
+        tasks.sweep()
+
+    assert rung == [alder.merchant.pk]
+    assert [(line["event"], line["step"]) for line in logged] == [("step.failed", "sweep holds")]
+
+
+def test_a_merchant_with_many_expired_holds_keeps_the_sweep_from_no_other(alder: Trade) -> None:
+    birch = make_trade("Birch")
+    for seconds, trade in enumerate((birch, birch, birch, alder)):
+        holding.hold([Ask("MUG", 1)], merchant_id=trade.merchant.pk, now=later(seconds))
+
+    assert holds.sweep(now=later(3600), limit=2) == 3
+
+    assert alder.stock("MUG").held == 0

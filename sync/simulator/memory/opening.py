@@ -50,6 +50,9 @@ class OpeningMemory(StockMemory):
         channel = self.channels[channel_id]
         self._touch(channel)
         channel.state = state
+        self._mark_groups_dirty(
+            [group for group in self._groups_of(channel_id) if group.policy != "shared"], self._now()
+        )
 
     def add_warehouse(self, merchant_id: int, *, id: int | None = None) -> int:
         return id or self._id("warehouse")

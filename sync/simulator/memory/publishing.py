@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 
+from locations.pace import Propagation, grows_materially
 from locations.publishing import Rule
 from sync.ports import OUTAGE_FAILURES, STORY_EVENTS, Desire, Group, Mark, ShelfStock, Target
 from sync.simulator.memory.kept import Kept, earlier
-from sync.simulator.memory.rows import ChannelRow, LevelRow
+from sync.simulator.memory.rows import ChannelRow, GroupRow, LevelRow
 
 _by_level_id = attrgetter("level_id")
 
@@ -123,7 +124,7 @@ class PublishMemory(Kept):
     def _failing_since(self, channel_id: int) -> datetime | None:
         channel = self.channels[channel_id]
         if channel.state != "active":
-            return channel.failing_since or channel.created_at
+            return channel.created_at
         return channel.failing_since if channel.failures >= OUTAGE_FAILURES else None
 
     def load_groups(self, group_ids: Collection[int]) -> dict[int, Group]:
@@ -209,10 +210,43 @@ class PublishMemory(Kept):
                 self._touch(row)
                 row.quota = quota
 
+    def _note_lag(self, channel_id: int, way: str, seconds: float, now: datetime) -> None:
+        channel = self.channels[channel_id]
+        before: Propagation = getattr(channel, way)
+        after = before.observed(seconds, now)
+        if not before.is_worth_noting(after, now):
+            return
+        guarded = [
+            group for group in self._groups_of(channel_id) if group.policy == "guard" and group.guard_units is None
+        ]
+        windows = [_window(group.channels.values()) for group in guarded]
+        self._touch(channel)
+        setattr(channel, way, after)
+        grown = [
+            group
+            for group, known in zip(guarded, windows, strict=True)
+            if grows_materially(known, _window(group.channels.values()))
+        ]
+        self._mark_groups_dirty(grown, now)
+
+    def _groups_of(self, channel_id: int) -> list[GroupRow]:
+        return [group for group in self.groups.values() if channel_id in group.channels]
+
+    def _mark_groups_dirty(self, groups: Collection[GroupRow], now: datetime) -> None:
+        if groups:
+            correlation_id = self._uuid()
+            skus = {
+                (listing.merchant_id, listing.sku_id)
+                for listing in self.listings.values()
+                if listing.sku_id is not None and any(level.location.group in groups for level in listing.levels)
+            }
+            for merchant_id, sku in sorted(skus):
+                self.mark_dirty(merchant_id, {sku: (correlation_id, now)})
+
 
 def _window(channels: Iterable[ChannelRow]) -> float:
-    """How long news takes from the slowest channel to the slowest (seconds)."""
-    rows = list(channels)
+    """How long news takes from the slowest active channel to the slowest (seconds)."""
+    rows = [row for row in channels if row.state == "active"]
     return max((row.inbound.seconds for row in rows), default=0.0) + max(
         (row.outbound.seconds for row in rows), default=0.0
     )

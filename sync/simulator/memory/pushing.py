@@ -175,11 +175,7 @@ class PushMemory(PublishMemory):
                 correlation_id = push.correlation_ids[0] if push.correlation_ids else self._uuid()
                 self.mark_dirty(level.listing.merchant_id, {sku: (correlation_id, push.caused_at or now)})
         for channel_id, seconds in slowest.items():
-            channel = self.channels[channel_id]
-            after = channel.outbound.observed(seconds, now)
-            if channel.outbound.is_worth_noting(after, now):
-                self._touch(channel)
-                channel.outbound = after
+            self._note_lag(channel_id, "outbound", seconds, now)
 
     def _settle_push(self, push_id: int, state: str, now: datetime) -> PushRow | None:
         push = self.pushes.get(push_id)

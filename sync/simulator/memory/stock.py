@@ -12,13 +12,14 @@ from inventory.ledger import Balance, Entry
 from locations.routing import Routing
 from sync.decide import Level, Line, LineKey, ListingFacts, Taken, explained
 from sync.ports import Mappings, Mentioned, OrderKey, Waiting
-from sync.simulator.memory.kept import Kept, later
+from sync.simulator.memory.kept import later
+from sync.simulator.memory.publishing import PublishMemory
 from sync.simulator.memory.rows import LevelRow, LineRow, ShortageRow, StockRow
 
 _by_id = attrgetter("id")
 
 
-class StockMemory(Kept):
+class StockMemory(PublishMemory):
     """`sync.ports.StockBooks`."""
 
     def load_mappings(self, merchant_id: int, mentioned: Mentioned, known_skus: Collection[int]) -> Mappings:
@@ -352,7 +353,7 @@ class StockMemory(Kept):
             if level.desired is not None:
                 level.desired = max(0, level.desired + added)
             if added < 0:
-                level.velocity = level.velocity.sold(-added, now)
+                level.velocity = level.velocity.sold(-added, now, largest=moved.largest_sale)
             if explained(moved):
                 level.suspect_since = level.suspect_available = level.next_check_at = None
                 level.doubtful_lowers = level.doubtful_lowers_at = ()
@@ -381,12 +382,8 @@ class StockMemory(Kept):
             self._check_level(level)
 
     def note_inbound_lag(self, lags: Mapping[int, float], now: datetime) -> None:
-        for channel_id, seconds in lags.items():
-            channel = self.channels[channel_id]
-            after = channel.inbound.observed(seconds, now)
-            if channel.inbound.is_worth_noting(after, now):
-                self._touch(channel)
-                channel.inbound = after
+        for channel_id, seconds in sorted(lags.items()):
+            self._note_lag(channel_id, "inbound", seconds, now)
 
     def _new_level(self, listing_id: int, location_id: int, id: int | None = None) -> LevelRow:
         """A level as the database makes it: to be read before all else."""
