@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +19,15 @@ class Loss:
 
 
 @contextmanager
-def lost_commit() -> Iterator[Loss]:
-    """This thread's next COMMIT is done, and its connection cut before the answer."""
+def lost_commit(after: int = 0) -> Iterator[Loss]:
+    """This thread's next COMMIT, or the one `after` so many, is done, and its connection cut before the answer."""
     loss = Loss()
     commit = connection._commit  # type: ignore[attr-defined]
+    numbers = itertools.count()
 
     def commit_and_lose() -> None:
         commit()
-        if not loss.has_happened:
+        if next(numbers) == after:
             loss.has_happened = True
             connection.connection.close()
             raise OperationalError("the connection was lost after COMMIT had been sent")

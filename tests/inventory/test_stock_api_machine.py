@@ -41,7 +41,7 @@ NOBODYS = 10**9
 
 codes, stocked, warehouses = st.sampled_from(sorted(PARTS)), st.sampled_from(STOCKED), st.sampled_from(WAREHOUSES)
 modes = st.sampled_from([PER_LINE, ALL_OR_NOTHING])
-minutes = st.integers(1, 30)
+minutes = st.integers(1, 15)
 #: An answer is lost now and then.
 losses = st.sampled_from([False, False, True])
 wishes = st.lists(
@@ -167,30 +167,57 @@ class Machine(RuleBasedStateMachine):
         minutes=minutes,
         minutes_ago=st.integers(0, 20),
         mode=modes,
-        is_alone=st.booleans(),
         is_lost=losses,
     )
-    def act(
-        self, data: st.DataObject, act: str, minutes: int, minutes_ago: int, mode: str, is_alone: bool, is_lost: bool
+    def act_on_many(
+        self, data: st.DataObject, act: str, minutes: int, minutes_ago: int, mode: str, is_lost: bool
     ) -> None:
         ids = st.sampled_from([*sorted(self.model.holds), NOBODYS])
-        chosen = data.draw(st.lists(ids, min_size=1, max_size=1 if is_alone else 3, unique=True))
-        at, lifetime = self.minutes_ago(minutes_ago), timedelta(minutes=minutes)
-        after = copy.deepcopy(self.model)
-        expected = [after.act(act, hold_id, lifetime=lifetime, at=at) for hold_id in chosen]
-        more: dict[str, Any] = {"expires_in": minutes * 60} if act == "extend" else {}
-        of_line = {"effective_at": at.isoformat()} if act == "fulfil" else {}
-        if is_alone:
-            answer = self.post(f"holds/{chosen[0]}/{act}", more | of_line, is_lost=is_lost)
-            assert (answer.status_code == 200) == (expected == [""])
-            if expected != [""]:
-                assert answer.json()["type"].endswith(expected[0])
-        else:
-            lines = [{"id": hold_id, **of_line} for hold_id in chosen] if act in ("commit", "fulfil") else chosen
-            answer = self.post(f"holds/batch/{act}", {"mode": mode, "holds": lines, **more}, is_lost=is_lost)
-            self.agreed(answer, expected, mode)
-        if not any(expected) or (mode == PER_LINE and not is_alone):
+        chosen = data.draw(st.lists(ids, min_size=1, max_size=3, unique=True))
+        at, after = self.minutes_ago(minutes_ago), copy.deepcopy(self.model)
+        expected = [after.act(act, hold_id, lifetime=timedelta(minutes=minutes), at=at) for hold_id in chosen]
+        more, of_line = self.words(act, minutes, at)
+        lines = [{"id": hold_id, **of_line} for hold_id in chosen] if act in ("commit", "fulfil") else chosen
+        answer = self.post(f"holds/batch/{act}", {"mode": mode, "holds": lines, **more}, is_lost=is_lost)
+        self.agreed(answer, expected, mode)
+        if mode == PER_LINE or not any(expected):
             self.model = after
+
+    @precondition(lambda self: self.model.holds)
+    @rule(data=st.data(), act=st.sampled_from(ACTS), minutes=minutes, minutes_ago=st.integers(0, 20), is_lost=losses)
+    def act_on_one(self, data: st.DataObject, act: str, minutes: int, minutes_ago: int, is_lost: bool) -> None:
+        hold_id = data.draw(st.sampled_from([*sorted(self.model.holds), NOBODYS]))
+        self.act(act, hold_id, minutes=minutes, at=self.minutes_ago(minutes_ago), is_lost=is_lost)
+
+    @precondition(lambda self: self.undecided())
+    @rule(data=st.data(), act=st.sampled_from(["commit", "extend", "release"]), is_gone=st.booleans(), is_lost=losses)
+    def act_too_late(self, data: st.DataObject, act: str, is_gone: bool, is_lost: bool) -> None:
+        """On a hold that has expired, as shoppers do who thought it over, while others perhaps took all there was."""
+        hold_id = data.draw(st.sampled_from(self.undecided()))
+        hold = self.model.holds[hold_id]
+        self.model.now = max(self.model.now, hold.until)
+        left = self.model.free(hold.code, hold.warehouse)
+        if is_gone and left > 0:
+            self.hold(hold.code, hold.warehouse, left, minutes=30, is_lost=False)
+        self.act(act, hold_id, minutes=5, at=self.model.now, is_lost=is_lost)
+
+    def undecided(self) -> list[int]:
+        """Holds that are active, or were until their time was up."""
+        holds = self.model.holds.items()
+        return [hold_id for hold_id, hold in holds if hold.state == "active" or hold.has_timed_out]
+
+    def act(self, act: str, hold_id: int, *, minutes: int, at: datetime, is_lost: bool) -> None:
+        reason = self.model.act(act, hold_id, lifetime=timedelta(minutes=minutes), at=at)
+        more, of_line = self.words(act, minutes, at)
+        answer = self.post(f"holds/{hold_id}/{act}", more | of_line, is_lost=is_lost)
+        assert (answer.status_code == 200) == (not reason)
+        if reason:
+            assert answer.json()["type"].endswith(reason)
+
+    def words(self, act: str, minutes: int, at: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a request says of an act as a whole, and of each hold."""
+        more = {"expires_in": minutes * 60} if act == "extend" else {}
+        return more, {"effective_at": at.isoformat()} if act == "fulfil" else {}
 
     # --- movements ----------------------------------------------------------------------------------------------
 
