@@ -286,6 +286,7 @@ def _check_webhooks(channel: Channel) -> None:
 def sweep(**_: Any) -> None:
     """Find what no doorbell announced, and ring for it (celery-beat, every few seconds)."""
     try:
+        live.engine().books.mind_clock()
         live.engine().books.end_doubts()
         holds.sweep(now=clock.now())
         found = sweeping.sweep(now=clock.now())

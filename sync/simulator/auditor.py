@@ -334,7 +334,7 @@ class Auditor:
                 push.to_quantity - push.from_quantity for push in late if by_hand and push.level.listing.sku_id == sku
             )
             hidden = max(0, raised) + masked[sku]
-            is_flagged = ambiguous or by_hand or late
+            is_flagged = ambiguous or by_hand or late or world.setting.clock_ahead
             if available != shelf.left and not (is_flagged and available <= shelf.left + hidden):
                 self.blame("pool", f"SKU {sku}: {available} available, {shelf.left} on the shelf")
         undeclared = self.undeclared_units()
@@ -416,7 +416,7 @@ class Auditor:
                 self.blame("calls", f"{max(minutes.values())} calls to a store in a minute")
         by_hand = any(store.edited for store in world.stores)
         drifts = [drift for drift in world.books.drifts if not drift.is_ambiguous]
-        if drifts and not by_hand and not self._late_writes():
+        if drifts and not by_hand and not self._late_writes() and not world.setting.clock_ahead:
             drift = drifts[0]
             self.blame(
                 "repairs", f"level {drift.level_id}: {drift.expected} expected, {drift.actual} found, {drift.action}"

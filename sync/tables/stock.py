@@ -352,7 +352,7 @@ class StockTables:
                     suspect_reason = CASE WHEN told.suspect THEN 'webhook differs' ELSE '' END,
                     suspect_available = told.available,
                     doubtful_lowers = CASE WHEN told.suspect THEN level.doubtful_lowers ELSE '{}' END,
-                    next_check_at = CASE WHEN told.suspect THEN coalesce(level.next_check_at, %s) END,
+                    next_check_at = CASE WHEN told.suspect THEN coalesce(level.next_check_at, least(%s, now()) + %s) END,
                     confirmed_at = CASE WHEN told.suspect THEN level.confirmed_at ELSE %s END,
                     source_at = greatest(level.source_at, told.source_at)
                 FROM unnest(%s::bigint[], %s::bool[], %s::int[], %s::timestamptz[])
@@ -361,7 +361,8 @@ class StockTables:
                 """,
                 [
                     now,
-                    now + check_after,
+                    now,
+                    check_after,
                     now,
                     [level for level, _ in changed],
                     [change.is_suspect for _, change in changed],
