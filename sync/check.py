@@ -17,7 +17,7 @@ from channels.protocol import LevelState
 from inventory.ledger import Entry
 from locations.routing import route
 from sync import outage, push
-from sync.ports import ChannelRef, DriftFound, Due, Edits, Engine, Finding, LockedSuspect
+from sync.ports import LOOK_AGAIN, ChannelRef, DriftFound, Due, Edits, Engine, Finding, LockedSuspect
 from sync.residue import (
     CLOCK_SKEW,
     Audit,
@@ -39,8 +39,6 @@ log = structlog.get_logger(__name__)
 #: While a level is being read nobody else reads it.
 READ_LEASE = timedelta(seconds=15)
 LOOK_AGAIN_AT_ONCE = timedelta(milliseconds=200)
-#: A sample waits for the order list: until then the level is looked at now and then, for it may explain itself.
-LOOK_AGAIN = timedelta(seconds=5)
 
 BY_HAND = "no order, refund or push of ours explains it: changed in the store by hand"
 AMBIGUOUS = (
@@ -167,7 +165,9 @@ def _judge(
         assert locked.sampled_from is not None
         assert locked.sampled_until is not None
         assert locked.sample_pushed is not None
-        sample = Sample(locked.sample, locked.sampled_from, locked.sampled_until, locked.sample_pushed)
+        # One that is still to come was dated before the clock was set back: nobody can tell any more when that was.
+        if locked.sampled_until <= read.answered_at:
+            sample = Sample(locked.sample, locked.sampled_from, locked.sampled_until, locked.sample_pushed)
     audit = None
     if sample is not None and is_auditable(sample, orders_read_at, engine.audit_lag):
         taken, is_ambiguous = engine.books.taken_since(

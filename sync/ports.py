@@ -33,6 +33,12 @@ STORY_EVENTS = 64
 DOUBTFUL_LOWERS = 8
 #: From so many failures in a row on, a channel is taken to be in outage.
 OUTAGE_FAILURES = 2
+#: A sample waits for the order list: until then the level is looked at now and then, for it may explain itself.
+LOOK_AGAIN = timedelta(seconds=5)
+#: A request without an answer may still be executed so long after it was sent: by a paused worker, a slow channel.
+DOUBTFUL = timedelta(seconds=200)
+#: The database's clock is never set back by less than this; two sweeps at once may see as much.
+CLOCK_STEP = timedelta(seconds=1)
 
 OrderKey = tuple[int, str]  # channel, order
 
@@ -292,7 +298,7 @@ class PublishBooks(Protocol):
         together and nothing is granted twice."""
         ...
 
-    def load_targets(self, sku_ids: Collection[int], now: datetime) -> list[Target]:
+    def load_targets(self, sku_ids: Collection[int]) -> list[Target]:
         """The listing levels of these SKUs, in ascending id."""
         ...
 
@@ -426,6 +432,12 @@ class PushBooks(Protocol):
 
     def give_back(self, rows: Sequence[GivenBack]) -> None:
         """Mark pushes as not applied; what they stood for waits at their levels again."""
+        ...
+
+    def mind_clock(self) -> None:
+        """Notice, sweep by sweep, that the database's clock was set back, and bring what is put off nearer by as much: else
+        it would wait until the clock is there again. A commit of its own.
+        """
         ...
 
     def end_doubts(self) -> None:
@@ -567,7 +579,10 @@ class CheckBooks(Protocol):
         ...
 
     def orders_applied_since(self, channel_id: int) -> datetime | None:
-        """When the latest complete poll of the channel's orders began, if all that it found is applied by now."""
+        """When the latest complete poll of the channel's orders began, if all that it found is applied by now.
+
+        None, too, if that is still to come: then the clock was set back since.
+        """
         ...
 
     def edits(self, channel_id: int) -> Edits: ...

@@ -43,7 +43,7 @@ def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
         if divided:
             books.lock_shelves(divided)
         now = engine.now()
-        targets = books.load_targets(list(marks), now)
+        targets = books.load_targets(list(marks))
         groups = books.load_groups({target.group_id for target in targets if target.group_id is not None})
         parts = books.load_parts(merchant_id, list(marks))
         drawn_on = books.load_warehouses({target.store_location_id for target in targets})

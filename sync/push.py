@@ -22,7 +22,7 @@ import structlog
 from channels import protocol
 from channels.protocol import Connector, RowOutcome, RowResult
 from sync import outage
-from sync.ports import Batch, ChannelRef, Engine, GivenBack, Picked, Row
+from sync.ports import DOUBTFUL, Batch, ChannelRef, Engine, GivenBack, Picked, Row
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 from synctec.lib.failpoints import failpoint
 from synctec.lib.ids import uuid7
@@ -40,8 +40,6 @@ SHRINK = 5
 KEYED_RETRIES = 12
 #: Shopify remembers a key for 24 hours. Asked again after that, a write that was applied would be applied once more.
 KEY_MEMORY = timedelta(hours=23)
-#: A request without an answer may still be executed so long after it was sent: by a paused worker, a slow channel.
-DOUBTFUL = timedelta(seconds=200)
 
 
 @dataclass(slots=True)

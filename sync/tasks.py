@@ -299,6 +299,7 @@ def audit(**_: Any) -> None:
 @shared_task
 def sweep(**_: Any) -> None:
     """Find what no doorbell announced, and ring for it (celery-beat, every few seconds)."""
+    _step("mind the clock", lambda: live.engine().books.mind_clock())
     _step("end doubts", lambda: live.engine().books.end_doubts())
     _step("sweep holds", lambda: holds.sweep(now=clock.now()))
     _step("take up lines", sweeping.take_up_placeable_lines)

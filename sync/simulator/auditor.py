@@ -354,7 +354,7 @@ class Auditor:
                 push.to_quantity - push.from_quantity for push in late if by_hand and push.level.listing.sku_id == sku
             )
             most, least = shelf.left + max(0, raised) + masked[sku], shelf.left - mistaken[sku]
-            if not least <= available <= most:
+            if not least <= available <= most and not world.setting.clock_ahead:
                 self.blame(
                     "pool",
                     f"SKU {sku}: {available} available, {shelf.left} on the shelf ({least} to {most} can be told)",

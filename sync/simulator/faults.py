@@ -75,7 +75,7 @@ class Faults:
     outages: tuple[Window, ...] = ()  # of a store
     clogs: tuple[Window, ...] = ()  # a store answers, after the window
     throttles: tuple[Window, ...] = ()
-    clock_jumps: tuple[Jump, ...] = ()
+    clock_jumps: tuple[Jump, ...] = ()  # back; ahead by more than a second: outside the promise
     refusals: tuple[Window, ...] = ()  # a store takes no write of one of its articles
     # people
     cancelled: float = 0.0  # of orders
@@ -140,7 +140,7 @@ class Swarm:
     absent: float = 0.25
     scale: float = 1.0
 
-    def draw(self, *, gains_by_hand: bool, long_stops: bool) -> Faults:
+    def draw(self, *, gains_by_hand: bool, long_stops: bool, clock_ahead: bool) -> Faults:
         rate = self._rate
         rng = self.rng
         calls = 0.2 * self.scale
@@ -177,6 +177,7 @@ class Swarm:
             outages=self._several(3, lambda: rng.uniform(1, 60)) + self._long_outage(),
             clogs=self._swizzled(),
             throttles=self._several(2, lambda: rng.uniform(1, 20)),
+            clock_jumps=self._jumps(clock_ahead),
             refusals=self._several(3, lambda: rng.uniform(5, 120)) if rng.random() < 0.1 * self.scale else (),
             cancelled=rate(0.15),
             refunded=rate(0.15),
@@ -206,6 +207,17 @@ class Swarm:
             return ()
         return (Window(self.rng.uniform(0, self.seconds), 600.0, self.rng.randrange(self.stores)),)
 
+    def _jumps(self, ahead: bool) -> tuple[Jump, ...]:
+        """The database's clock is set once or twice: by up to a second in either direction, or back by up to an hour."""
+        rng = self.rng
+        if rng.random() >= 0.25 * self.scale and not ahead:
+            return ()
+        moments = sorted(rng.uniform(0, self.seconds) for _ in range(rng.randint(1, 2)))
+        if ahead:
+            return tuple(Jump(moment, 3600.0 ** rng.random()) for moment in moments)
+        steps = (rng.uniform(-1, 1), -(3600.0 ** rng.random()))
+        return tuple(Jump(moment, rng.choice(steps)) for moment in moments)
+
     def _swizzled(self) -> tuple[Window, ...]:
         """Some of the stores are clogged one by one, and freed one by one in another order."""
         rng = self.rng
@@ -227,6 +239,7 @@ def draw(
     stores: int,
     gains_by_hand: bool = False,
     long_stops: bool = False,
+    clock_ahead: bool = False,
 ) -> Faults:
     """The faults of a run. Raises ValueError for a level that does not exist."""
     if level == "none":
@@ -234,4 +247,4 @@ def draw(
     if level not in LEVELS:
         raise ValueError(f"There are no faults {level!r}; choose one of {', '.join(LEVELS)}.")
     swarm = Swarm(rng, seconds, stores, scale=1.0 if level == "full" else 0.25)
-    return swarm.draw(gains_by_hand=gains_by_hand, long_stops=long_stops)
+    return swarm.draw(gains_by_hand=gains_by_hand, long_stops=long_stops, clock_ahead=clock_ahead)

@@ -76,9 +76,11 @@ class Setting:
     guard_units: int | None = None
     #: Units that every channel keeps back.
     buffer: int = 0
-    #: Outside the promise: a merchant raises counters by hand; processes sleep longer than a request can be valid.
+    #: Outside the promise: a merchant raises counters by hand; processes sleep longer than a request can be valid; the
+    #: database's clock is set ahead.
     gains_by_hand: bool = False
     long_stops: bool = False
+    clock_ahead: bool = False
     shopping_seconds: float = SHOPPING_SECONDS
 
 
@@ -145,6 +147,7 @@ class World:
             stores=setting.stores,
             gains_by_hand=setting.gains_by_hand,
             long_stops=setting.long_stops,
+            clock_ahead=setting.clock_ahead,
         )
         self.faults = Faults()
         self.is_healed = False
@@ -463,7 +466,8 @@ class World:
 
     def promises_about(self, sku: int) -> bool:
         """Whether `split` promises that none of this SKU are oversold in this run."""
-        return not self.drawn.gains_by_hand and not self.drawn.stopped_long and not self.hidden[sku]
+        drawn, ahead = self.drawn, self.setting.clock_ahead
+        return not drawn.gains_by_hand and not drawn.stopped_long and not ahead and not self.hidden[sku]
 
     def _is_as_much_as(self, loss: Loss, writes: Sequence[int]) -> bool:
         """Whether the loss, alone or with others of its level, is as much as some of the writes: a reading cannot tell."""
@@ -584,6 +588,7 @@ class World:
         if self.hub_is_down or self.database_is_down:
             return
         try:
+            self.books.mind_clock()
             self.books.end_doubts()
         except OperationalError:
             return  # the next sweep is not far

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from locations.routing import in_use
 from sync import register
 from sync.models import Drift
-from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect, held_first
+from sync.ports import LOOK_AGAIN, ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect, held_first
 from sync.tables.stock import load_bundles
 from synctec.lib import sql
 
@@ -40,7 +40,7 @@ class CheckTables:
     def orders_applied_since(self, channel_id: int) -> datetime | None:
         [(orders_read_at, has_pending)] = sql.rows(
             """
-            SELECT channel.orders_read_at, EXISTS (
+            SELECT CASE WHEN channel.orders_read_at <= now() THEN channel.orders_read_at END, EXISTS (
                 SELECT 1 FROM channels_inboxevent event
                 WHERE event.merchant_id = channel.merchant_id AND event.channel_id = channel.id
                     AND event.state = 'pending' AND (event.topic LIKE 'orders/%%' OR event.topic LIKE 'refunds/%%'))
@@ -149,7 +149,7 @@ class CheckTables:
                 SET base = level.base + told.residue, version = level.version + (told.residue <> 0)::int,
                     sample = told.sample, since_sample = told.since_sample, sample_pushed = told.sample_pushed,
                     sampled_from = told.sampled_from, sampled_until = told.sampled_until, suspect_available = NULL,
-                    held = told.held, held_at_id = told.held_at, next_check_at = told.next_check_at,
+                    held = told.held, held_at_id = told.held_at, next_check_at = least(told.next_check_at, now() + %s),
                     -- What was opened after the sample that is settled may be in the newest.
                     doubtful_lowers = CASE WHEN told.is_audited THEN ARRAY(
                         SELECT units
@@ -165,6 +165,7 @@ class CheckTables:
                 WHERE level.id = told.id
                 """,
                 [
+                    LOOK_AGAIN,
                     [finding.level_id for finding in sampled],
                     [finding.residue for finding in sampled],
                     [finding.sample for finding in sampled],
@@ -181,10 +182,14 @@ class CheckTables:
         if unknown:
             sql.execute(
                 """
-                UPDATE channels_listinglevel level SET next_check_at = told.next_check_at
+                UPDATE channels_listinglevel level SET next_check_at = least(told.next_check_at, now() + %s)
                 FROM unnest(%s::bigint[], %s::timestamptz[]) AS told (id, next_check_at) WHERE level.id = told.id
                 """,
-                [[finding.level_id for finding in unknown], [finding.next_check_at for finding in unknown]],
+                [
+                    LOOK_AGAIN,
+                    [finding.level_id for finding in unknown],
+                    [finding.next_check_at for finding in unknown],
+                ],
             )
 
     def add_drifts(self, channel: ChannelRef, drifts: Sequence[DriftFound]) -> None:
@@ -218,7 +223,7 @@ class CheckTables:
                 SELECT id FROM channels_listinglevel WHERE id = ANY(%s::bigint[]) AND suspect_since IS NULL
                 ORDER BY id FOR NO KEY UPDATE
             )
-            UPDATE channels_listinglevel level SET suspect_since = %s, suspect_reason = %s, next_check_at = %s
+            UPDATE channels_listinglevel level SET suspect_since = %s, suspect_reason = %s, next_check_at = least(%s, now())
             FROM unsuspected WHERE level.id = unsuspected.id
             """,
             [sorted(level_ids), now, reason, now],

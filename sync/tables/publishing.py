@@ -80,7 +80,7 @@ class PublishTables:
             [sorted(sku_ids)],
         )
 
-    def load_targets(self, sku_ids: Collection[int], now: datetime) -> list[Target]:
+    def load_targets(self, sku_ids: Collection[int]) -> list[Target]:
         return [
             _target(*row)
             for row in sql.rows(
@@ -94,7 +94,7 @@ class PublishTables:
                         greatest(level.shown, level.reported, level.suspect_available,
                             CASE WHEN level.since_sample IS NULL THEN level.sample END)
                         + greatest(0, push.to_quantity - push.from_quantity)
-                        + CASE WHEN level.doubtful_until > %s THEN level.doubtful_by ELSE 0 END) ELSE 0 END,
+                        + CASE WHEN level.doubtful_until > now() THEN level.doubtful_by ELSE 0 END) ELSE 0 END,
                     level.rush_units, level.usual_units, level.largest_sale, level.sold_at,
                     CASE WHEN channel.state <> 'active' THEN channel.created_at
                         WHEN channel.failures >= %s THEN channel.failing_since END
@@ -105,7 +105,7 @@ class PublishTables:
                 LEFT JOIN channels_push push ON push.listing_level_id = level.id AND push.state = 'open'
                 WHERE listing.sku_id = ANY(%s::bigint[]) ORDER BY level.id
                 """,
-                [now, OUTAGE_FAILURES, sorted(sku_ids)],
+                [OUTAGE_FAILURES, sorted(sku_ids)],
             )
         ]
 
@@ -181,7 +181,7 @@ class PublishTables:
             cursor.execute(
                 """
                 UPDATE channels_listinglevel level
-                SET desired = told.desired, next_push_at = %s, push_failures = 0,
+                SET desired = told.desired, next_push_at = least(%s, now()), push_failures = 0,
                     waiting_since = CASE WHEN told.desired = level.reported THEN NULL
                         WHEN level.desired = level.reported THEN told.caused_at
                         ELSE least(level.waiting_since, told.caused_at) END,

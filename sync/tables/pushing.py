@@ -5,18 +5,42 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import LiteralString
 
+import structlog
 from django.db import transaction
 
 from channels.protocol import QuantityChange
-from sync.ports import DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
+from sync.ports import CLOCK_STEP, DOUBTFUL, DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
 from sync.tables import stock
 from sync.tables.propagation import note_lag
 from synctec.lib import sql
 from synctec.lib.ids import uuid7
 
+log = structlog.get_logger(__name__)
+
 #: Class of the advisory locks that put the claims of a channel in line.
 CLAIM_LOCK = 7002
+
+#: What is put off comes nearer by an interval.
+_BRING_NEARER: tuple[LiteralString, ...] = (
+    """
+    UPDATE channels_inboxevent SET next_attempt_at = next_attempt_at - %s
+    WHERE state = 'pending' AND next_attempt_at > now()
+    """,
+    "UPDATE channels_channel SET next_call_at = next_call_at - %s WHERE next_call_at > now()",
+    """
+    UPDATE channels_listinglevel
+    SET next_push_at = CASE WHEN next_push_at > now() THEN next_push_at - step.by ELSE next_push_at END,
+        next_check_at = CASE WHEN next_check_at > now() THEN next_check_at - step.by ELSE next_check_at END
+    FROM (SELECT %s::interval AS by) step
+    WHERE next_push_at > now() OR next_check_at > now()
+    """,
+    """
+    UPDATE channels_pushbatch SET next_attempt_at = next_attempt_at - %s
+    WHERE state IN ('intent', 'unknown') AND next_attempt_at > now()
+    """,
+)
 
 
 class PushTables:
@@ -236,6 +260,27 @@ class PushTables:
                     DOUBTFUL_LOWERS,
                     DOUBTFUL_LOWERS,
                 ],
+            )
+
+    def mind_clock(self) -> None:
+        with transaction.atomic():
+            found = sql.rows(
+                """
+                UPDATE sync_heartbeat clock SET beat_at = now()
+                FROM (SELECT name, beat_at FROM sync_heartbeat WHERE name = 'clock' FOR UPDATE) before
+                WHERE clock.name = before.name RETURNING before.beat_at - clock.beat_at
+                """
+            )
+            if not found:
+                sql.execute("INSERT INTO sync_heartbeat (name, beat_at) VALUES ('clock', now()) ON CONFLICT DO NOTHING")
+            elif found[0][0] > CLOCK_STEP:
+                log.warning("clock.set_back", seconds=found[0][0].total_seconds())
+                for statement in _BRING_NEARER:
+                    sql.execute(statement, found[0])
+            # By whatever clock they were dated.
+            sql.execute(
+                "UPDATE channels_listinglevel SET doubtful_until = now() + %s WHERE doubtful_until > now() + %s",
+                [DOUBTFUL, DOUBTFUL],
             )
 
     def end_doubts(self) -> None:

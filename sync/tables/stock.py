@@ -361,7 +361,7 @@ class StockTables:
                     suspect_available = told.available,
                     doubtful_lowers = CASE WHEN told.suspect THEN level.doubtful_lowers ELSE '{}' END,
                     doubtful_lowers_at = CASE WHEN told.suspect THEN level.doubtful_lowers_at ELSE '{}' END,
-                    next_check_at = CASE WHEN told.suspect THEN coalesce(level.next_check_at, %s) END,
+                    next_check_at = CASE WHEN told.suspect THEN coalesce(level.next_check_at, least(%s, now()) + %s) END,
                     confirmed_at = CASE WHEN told.suspect THEN level.confirmed_at ELSE %s END,
                     source_at = greatest(level.source_at, told.source_at)
                 FROM unnest(%s::bigint[], %s::bool[], %s::int[], %s::timestamptz[])
@@ -370,7 +370,8 @@ class StockTables:
                 """,
                 [
                     now,
-                    now + check_after,
+                    now,
+                    check_after,
                     now,
                     [level for level, _ in changed],
                     [change.is_suspect for _, change in changed],

@@ -377,6 +377,7 @@ def compares(life: Life, engine: Engine, dice: random.Random) -> object:
 
 def goes_round(life: Life, engine: Engine, dice: random.Random) -> object:
     """All of it for all channels that answer, so that what is found comes to an end."""
+    engine.books.mind_clock()
     engine.books.end_doubts()
     done: list[object] = []
     for channel in map(_ref, CHANNELS):
@@ -479,7 +480,7 @@ def pushes_twice_at_once(life: Life, books: Books, dice: random.Random) -> bool:
 
 
 def shows_less_than_nothing(life: Life, books: Books, dice: random.Random) -> bool:
-    target = books.load_targets([MUG], life.clock.now)[0]
+    target = books.load_targets([MUG])[0]
     books.write_desires([Desire(target, -1)], {MUG: Mark()}, life.clock.now)
     return True
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import chain, repeat
 from uuid import uuid4
 
 import pytest
@@ -350,6 +351,43 @@ def test_a_reading_during_which_an_order_is_applied_waits_for_the_next(
     store.while_reading = None
     store.sell(north, "MUG", 2)
     assert check(north, store).explained == 1
+
+
+def test_a_clock_that_is_set_back_while_a_level_is_read_costs_no_reading(north: Shop, store: FakeChannel) -> None:
+    store.levels[store.where(north, "MUG")] = 6
+    suspect(north, "MUG")
+    ListingLevel.objects.update(next_check_at=Now())
+    moments = chain([NOON], repeat(later(-30)))
+    set_back = replace(engine(NOON, {north.channel: store}), now=lambda: next(moments))
+
+    check_channel(set_back, channel=ref(north.channel))
+
+    level = north.level("MUG")
+    assert (level.sample, level.sampled_from, level.sampled_until) == (6, NOON, NOON)
+
+
+def test_a_sample_that_is_still_to_come_is_taken_anew(alder: Trade, north: Shop, store: FakeChannel) -> None:
+    """Its clock was set back since: nobody can tell when it was taken."""
+    store.levels[store.where(north, "MUG")] = 6
+    suspect(north, "MUG")
+    check(north, store, later(3600))
+    Channel.objects.update(orders_read_at=later(7200))
+
+    done = check(north, store, NOON)
+
+    assert done.waiting == 1
+    assert north.level("MUG").sampled_until == NOON
+    assert alder.stock("MUG").held == 4
+
+
+def test_orders_that_are_still_to_be_read_tell_nothing(north: Shop) -> None:
+    read = engine().books.orders_applied_since
+    Channel.objects.update(orders_read_at=Now() + timedelta(minutes=1))
+    assert read(north.channel.pk) is None
+
+    Channel.objects.update(orders_read_at=Now() - timedelta(minutes=1))
+
+    assert read(north.channel.pk) is not None
 
 
 def test_reconciliation_makes_only_differing_levels_suspect(alder: Trade, north: Shop, store: FakeChannel) -> None:

@@ -92,7 +92,7 @@ def test_what_a_channel_out_of_reach_may_sell_stays_its_own_however_short_it_has
     south.channel.refresh_from_db()
     outage.note_failure(engine(), ref(north.channel), NotAuthorized("token revoked"))
 
-    targets = engine().books.load_targets([alder.skus["MUG"].pk], NOON)
+    targets = engine().books.load_targets([alder.skus["MUG"].pk])
 
     north.channel.refresh_from_db()
     since = {target.channel_id: target.failing_since for target in targets}

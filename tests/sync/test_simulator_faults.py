@@ -8,10 +8,12 @@ import pytest
 
 from channels.protocol import QuantityChange, Throttled
 from sync import push
+from sync.ports import DOUBTFUL
 from sync.simulator import world as simulated
-from sync.simulator.faults import Faults, Window
+from sync.simulator.faults import Faults, Jump, Window
 from sync.simulator.memory.rows import BatchRow
 from sync.simulator.world import Setting, World
+from synctec.lib.clock import READ_AGAIN_SECONDS
 
 TWO_STORES = Setting(policy="shared", faults="none", stores=2, shoppers=20)
 
@@ -169,6 +171,31 @@ def test_an_outage_lasts_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls, "the engine asks now and then whether it is back"
 
 
+@pytest.mark.parametrize("policy", ["guard", "split"])
+def test_a_database_whose_clock_is_set_back_costs_no_time(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    jumps = (Jump(100.0, -1800.0), Jump(200.0, 1.0))
+    monkeypatch.setattr(simulated.swarm, "draw", lambda *_, **__: Faults(clock_jumps=jumps, webhook_lost=0.2))
+    world = World(Setting(policy=policy, faults="light"), seed=3)
+
+    world.run()
+
+    assert world.clock_ahead == -1799.0
+    assert not world.auditor.violations
+
+
+def test_workers_know_the_clock_as_they_have_last_read_it(opened: Callable[..., World]) -> None:
+    world = opened(faults=Faults(clock_jumps=(Jump(0.0, -1.0),)))
+    before = world.workers_clock()
+    world.clock_ahead -= 100.0
+
+    unaware = world.workers_clock()
+    pass_by(world, READ_AGAIN_SECONDS + 1.0)
+    aware = world.workers_clock()
+
+    assert unaware == before
+    assert aware == world.clock() < before
+
+
 def test_faults_last_until_what_was_refused_may_be_tried_again() -> None:
     faults = Faults(refusals=(Window(50.0, 10.0, 1),), outages=(Window(20.0, 30.0, 0),))
 
@@ -182,7 +209,7 @@ def test_a_store_forgets_its_keys_and_nothing_is_written_twice(monkeypatch: pyte
     be under way beyond that.
     """
     monkeypatch.setattr(push, "KEY_MEMORY", timedelta(minutes=1))
-    monkeypatch.setattr(simulated, "KEYS_KEPT_SECONDS", 60.0 + push.DOUBTFUL.total_seconds())
+    monkeypatch.setattr(simulated, "KEYS_KEPT_SECONDS", 60.0 + DOUBTFUL.total_seconds())
     given_up = 0
 
     for seed in range(6):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from importlib import import_module
+from uuid import uuid4
 
 import pytest
 from django.apps import apps
@@ -12,7 +13,7 @@ from django.db.models.functions import Now
 from django_celery_beat.models import PeriodicTask
 from structlog.testing import capture_logs
 
-from channels.models import Channel, ChannelState, Listing, ListingLevel
+from channels.models import BatchState, Channel, ChannelState, InboxEvent, Listing, ListingLevel, PushBatch
 from channels.protocol import NotAuthorized, Throttled, Unavailable
 from inventory import holding, holds
 from inventory.holds import Ask
@@ -21,6 +22,7 @@ from merchants.models import AuditEvent
 from sync import outage, sweep, tasks
 from sync.apply import apply_batch
 from sync.models import DirtySku, Heartbeat
+from sync.ports import DOUBTFUL
 from synctec.celery import app
 from synctec.lib import clock
 from tests.engine import engine, ref
@@ -70,6 +72,66 @@ def test_a_suspect_level_is_found_when_it_is_due(alder: Trade) -> None:
     levels.update(next_check_at=Now())
 
     assert sweep.sweep(now=NOON).channels_to_check == [south.channel.pk]
+
+
+class TestAClockThatIsSetBack:
+    """What the database's clock said an hour ahead of now, at the sweep before."""
+
+    @pytest.fixture(autouse=True)
+    def _swept_before(self, alder: Trade) -> None:
+        engine().books.mind_clock()
+        Heartbeat.objects.filter(name="clock").update(beat_at=Now() + timedelta(hours=1))
+
+    def test_what_is_put_off_waits_no_longer_than_it_would_have(self, alder: Trade) -> None:
+        north = alder.shops["north"]
+        in_an_hour = Now() + timedelta(hours=1, seconds=-1)
+        deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
+        InboxEvent.objects.update(next_attempt_at=in_an_hour)
+        levels = ListingLevel.objects.filter(listing=north.listings["MUG"])
+        levels.update(desired=3, next_push_at=in_an_hour, suspect_since=NOON, next_check_at=in_an_hour)
+        Channel.objects.filter(pk=north.channel.pk).update(next_call_at=in_an_hour)
+
+        engine().books.mind_clock()
+
+        assert sweep.sweep(now=NOON) == sweep.Found(
+            merchants_to_apply=[alder.merchant.pk],
+            channels_to_push=[north.channel.pk],
+            channels_to_check=[north.channel.pk],
+        )
+
+    def test_a_write_without_an_answer_is_asked_about_again(self, alder: Trade) -> None:
+        channel = alder.shops["north"].channel
+        PushBatch.objects.create(
+            id=uuid4(),
+            merchant=alder.merchant,
+            channel=channel,
+            state=BatchState.UNKNOWN,
+            lease_token=1,
+            next_attempt_at=Now() + timedelta(minutes=59),
+            sent_at=Now(),
+        )
+
+        engine().books.mind_clock()
+
+        assert sweep.sweep(now=NOON).channels_to_push == [channel.pk]
+
+    def test_it_is_noticed_once(self, alder: Trade) -> None:
+        engine().books.mind_clock()
+        levels = ListingLevel.objects.filter(listing=alder.shops["north"].listings["MUG"])
+        levels.update(next_push_at=Now() + timedelta(minutes=15))
+
+        engine().books.mind_clock()
+
+        assert levels.filter(next_push_at__gt=Now() + timedelta(minutes=14)).count() == levels.count() > 0
+
+    def test_a_doubt_lasts_no_longer_than_a_request_can(self, alder: Trade) -> None:
+        levels = ListingLevel.objects.filter(listing=alder.shops["north"].listings["MUG"])
+        levels.update(doubtful_by=1, doubtful_until=Now() + timedelta(hours=1))
+
+        engine().books.mind_clock()
+
+        assert levels.filter(doubtful_until__gt=Now() + DOUBTFUL).count() == 0
+        assert levels.filter(doubtful_until__gt=Now() + DOUBTFUL - timedelta(seconds=30)).count() == levels.count() > 0
 
 
 def test_a_channel_that_fails_rests_longer_each_time(alder: Trade) -> None:

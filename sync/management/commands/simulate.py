@@ -41,6 +41,9 @@ class Command(BaseCommand):
         parser.add_argument("--shopping-seconds", type=float, default=300.0, help="virtual time they come in (300)")
         parser.add_argument("--gains-by-hand", action="store_true", help="merchants raise counters: breaks split")
         parser.add_argument("--long-stops", action="store_true", help="processes sleep for minutes: breaks split")
+        parser.add_argument(
+            "--clock-ahead", action="store_true", help="the database's clock is set ahead: breaks split"
+        )
         parser.add_argument("--jobs", type=int, default=0, help="processes (default: one per core)")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
         parser.add_argument("--trace", action="store_true", help="print the story of the first seed")
@@ -85,6 +88,7 @@ class Command(BaseCommand):
                 buffer=options["buffer"],
                 gains_by_hand=options["gains_by_hand"],
                 long_stops=options["long_stops"],
+                clock_ahead=options["clock_ahead"],
                 shopping_seconds=options["shopping_seconds"],
             )
             for policy in policies

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sync import register
-from sync.ports import ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect, held_first
-from sync.simulator.memory.kept import Kept, later
+from sync.ports import LOOK_AGAIN, ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect, held_first
+from sync.simulator.memory.kept import Kept, earlier, later
 from sync.simulator.memory.rows import LevelRow
 
 _DRIFT_ACTIONS = frozenset({"explained", "adopted", "overridden", "asked"})
@@ -45,7 +45,8 @@ class CheckMemory(Kept):
             event.envelope.channel_id == channel_id and event.topic.startswith(("orders/", "refunds/"))
             for event in self._pending[channel.merchant_id].values()
         )
-        return None if has_pending else channel.orders_read_at
+        is_to_come = channel.orders_read_at is not None and channel.orders_read_at > self._now()
+        return None if has_pending or is_to_come else channel.orders_read_at
 
     def edits(self, channel_id: int) -> Edits:
         channel = self.channels[channel_id]
@@ -142,9 +143,9 @@ class CheckMemory(Kept):
                 level.sampled_from, level.sampled_until = finding.sampled_from, finding.sampled_until
                 level.suspect_available = None
                 level.held, level.held_at = finding.held, finding.held_at
-                level.next_check_at = finding.next_check_at
+                level.next_check_at = earlier(finding.next_check_at, self._now() + LOOK_AGAIN)
             else:
-                level.next_check_at = finding.next_check_at
+                level.next_check_at = earlier(finding.next_check_at, self._now() + LOOK_AGAIN)
             self._check_level(level)
 
     def add_drifts(self, channel: ChannelRef, drifts: Sequence[DriftFound]) -> None:
@@ -171,7 +172,8 @@ class CheckMemory(Kept):
             level = self.levels[level_id]
             if level.suspect_since is None:
                 self._touch_level(level)
-                level.suspect_since, level.suspect_reason, level.next_check_at = now, reason, now
+                level.suspect_since, level.suspect_reason = now, reason
+                level.next_check_at = min(now, self._now())
 
 
 def _forget_lowers(level: LevelRow) -> None:

@@ -59,6 +59,8 @@ class Kept:
         #: How to take back what the transaction under way has done, in order; None: there is none.
         self._undo: list[tuple[Any, ...]] | None = None
         self._ids: dict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
+        #: What the database's clock said when it was last minded.
+        self._swept_at: datetime | None = None
         #: What the books refused; a run without a planted bug ends with none.
         self.broken: list[str] = []
 

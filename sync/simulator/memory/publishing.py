@@ -78,8 +78,8 @@ class PublishMemory(Kept):
     def lock_shelves(self, sku_ids: Collection[int]) -> None:
         self._locks("locking shelves")
 
-    def load_targets(self, sku_ids: Collection[int], now: datetime) -> list[Target]:
-        targets = []
+    def load_targets(self, sku_ids: Collection[int]) -> list[Target]:
+        targets, now = [], self._now()
         for sku in sku_ids:
             for listing in self._listings_of.get(sku, ()):
                 is_published = listing.is_tracked and not listing.is_store_bundle and listing.deleted_at is None
@@ -186,7 +186,7 @@ class PublishMemory(Kept):
                 else:
                     level.waiting_since = earlier(level.waiting_since, caused_at)
                     level.waiting_correlation_ids = (newest + level.waiting_correlation_ids)[:STORY_EVENTS]
-            level.desired, level.next_push_at, level.push_failures = desired, now, 0
+            level.desired, level.next_push_at, level.push_failures = desired, min(now, self._now()), 0
             self._check_level(level)
 
     def undivided(self, cells: Collection[tuple[int, int]]) -> set[tuple[int, int]]:

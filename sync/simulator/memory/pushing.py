@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from channels.protocol import QuantityChange
-from sync.ports import DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
+from sync.ports import CLOCK_STEP, DOUBTFUL, DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
 from sync.simulator.memory.kept import earlier, later
 from sync.simulator.memory.publishing import PublishMemory
 from sync.simulator.memory.rows import BatchRow, PushRow
@@ -15,6 +16,8 @@ from sync.simulator.memory.rows import BatchRow, PushRow
 _BATCH_STATES = frozenset({"intent", "unknown", "done", "unresolved"})
 #: Sorts levels without a waiting event last.
 _NEVER = datetime.max.replace(tzinfo=UTC)
+
+Moment = TypeVar("Moment", datetime, datetime | None)
 
 
 class PushMemory(PublishMemory):
@@ -218,6 +221,32 @@ class PushMemory(PublishMemory):
                 correlation_id = push.correlation_ids[0] if push.correlation_ids else self._uuid()
                 self.mark_dirty(level.listing.merchant_id, {sku: (correlation_id, push.caused_at or now)})
 
+    def mind_clock(self) -> None:
+        before, now = self._swept_at, self._now()
+        latest = now + DOUBTFUL
+        for level in self.levels.values():
+            if level.doubtful_until is not None and level.doubtful_until > latest:
+                level.doubtful_until = latest
+        if before is None or before - now <= CLOCK_STEP:
+            self._swept_at = now
+            return
+        step = before - now
+        with self.transaction():
+            self._put(self.__dict__, "_swept_at", now)
+            for event in (event for pending in self._pending.values() for event in pending.values()):
+                self._touch(event)
+                event.next_attempt_at = _nearer(event.next_attempt_at, step, now)
+            for batch in (batch for unanswered in self._unanswered.values() for batch in unanswered.values()):
+                self._touch(batch)
+                batch.next_attempt_at = _nearer(batch.next_attempt_at, step, now)
+            for channel in self.channels.values():
+                self._touch(channel)
+                channel.next_call_at = _nearer(channel.next_call_at, step, now)
+            for level in self.levels.values():
+                self._touch_level(level)
+                level.next_push_at = _nearer(level.next_push_at, step, now)
+                level.next_check_at = _nearer(level.next_check_at, step, now)
+
     def end_doubts(self) -> None:
         now = self._now()
         ended = [
@@ -278,3 +307,8 @@ class PushMemory(PublishMemory):
         self._touch(channel)
         channel.next_call_at = self._now() + wait
         channel.last_error = error[:500]
+
+
+def _nearer(moment: Moment, step: timedelta, now: datetime) -> Moment:
+    """What is put off, nearer by a step."""
+    return moment if moment is None or moment <= now else moment - step

@@ -371,7 +371,7 @@ class StockMemory(PublishMemory):
             if becomes.is_suspect:
                 level.suspect_since = level.suspect_since or now
                 level.suspect_reason = "webhook differs"
-                level.next_check_at = level.next_check_at or now + check_after
+                level.next_check_at = level.next_check_at or min(now, self._now()) + check_after
             else:
                 level.suspect_since = level.next_check_at = None
                 level.suspect_reason = ""

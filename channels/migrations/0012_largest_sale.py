@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('channels', '0010_waits_for_mappings'),
+        ('channels', '0011_doubts_since'),
     ]
 
     operations = [
