@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
-#: Before anything is measured: news is taken to travel as slowly as may be before somebody is called.
-UNKNOWN_PROPAGATION_SECONDS = 30.0
+#: Before anything is measured: news is taken to travel as slowly as may be before somebody is called. The first that arrives
+#: makes the estimate fall by most of it.
+UNKNOWN_PROPAGATION_SECONDS = 60.0
 #: What takes longer than this was lost and found again by a reconciliation; it counts as no more.
 LONGEST_PROPAGATION_SECONDS = 600.0
 #: The memory of a slow time fades by half in this time.
@@ -122,6 +123,18 @@ class Velocity:
 def threshold(
     units_per_second: float, window_seconds: float, *, lot: int = 1, risk: float = 1e-6, floor: int = 2
 ) -> int:
+    """The units that may be sold within one window, but for a chance of `risk`; at least `floor`.
+
+    The pace is not known, it was seen: in the sales of `RUSH_SECONDS`. What may come after so many follows a negative
+    binomial distribution (Poisson sales whose pace has Jeffreys' prior). So little is kept back where news is fast, and much
+    where it is slow, even of what has not sold yet: the first sale may be the first of a rush. What `burst` says of sales
+    that take `lot` units each is the least.
+    """
+    foreseen = _most_foreseen(units_per_second * RUSH_SECONDS + 0.5, window_seconds / RUSH_SECONDS, risk)
+    return max(foreseen, burst(units_per_second, window_seconds, lot=lot, risk=risk, floor=floor))
+
+
+def burst(units_per_second: float, window_seconds: float, *, lot: int = 1, risk: float = 1e-6, floor: int = 2) -> int:
     """The units that a burst of sales within one window does not exceed, but for a chance of `risk`; at least `floor`, and
     at least one sale.
 
@@ -133,6 +146,38 @@ def threshold(
     assert 1e-9 <= risk < 1, "a probability that sums of fractions can still tell from zero"
     sales = _most_by_chernoff(mean, risk) if mean > LARGEST_SUMMED_MEAN else _most(mean, risk)
     return max(floor, lot * max(1, sales))
+
+
+def _most_foreseen(shape: float, ratio: float, risk: float) -> int:
+    """Of what sold `shape` times in some time: the most that sells in `ratio` times as long."""
+    none = -shape * math.log1p(ratio)  # the logarithm of the chance that there are none
+    if none < -LARGEST_SUMMED_MEAN:
+        return _most_foreseen_by_chernoff(shape, ratio, risk)
+    count, term, share = 0, math.exp(none), ratio / (1 + ratio)
+    tail = -math.expm1(none)
+    while tail >= risk:
+        count += 1
+        term *= (count - 1 + shape) / count * share
+        tail -= term
+    return count
+
+
+def _most_foreseen_by_chernoff(shape: float, ratio: float, risk: float) -> int:
+    """An upper bound of it: P(N > b) <= (mean / b)^b ((b + shape) / (mean + shape))^(b + shape), solved by bisection."""
+    mean = shape * ratio
+
+    def is_rare(units: float) -> bool:
+        return (units + shape) * math.log((units + shape) / (mean + shape)) - units * math.log(units / mean) < math.log(
+            risk
+        )
+
+    low, high = math.floor(mean), math.ceil(2 * mean)
+    while not is_rare(high):
+        high *= 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_rare(middle) else (middle, high)
+    return high
 
 
 def _most(mean: float, risk: float) -> int:

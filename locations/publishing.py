@@ -29,7 +29,7 @@ from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from inventory.bom import bundles_available
-from locations.pace import UNKNOWN_PROPAGATION_SECONDS, threshold
+from locations.pace import UNKNOWN_PROPAGATION_SECONDS, burst
 from locations.shares import Bound, fill
 
 T = TypeVar("T")
@@ -244,8 +244,8 @@ def _set_aside(sku: int, warehouses: Sequence[int], silent: Sequence[Shelf], ter
     for shelf in silent:
         if sku in shelf.parts and not set(warehouses).isdisjoint(shelf.warehouses):
             seconds = (shelf.silent_for or 0.0) + terms.window_seconds
-            burst = threshold(shelf.velocity, seconds, lot=shelf.lot, risk=terms.risk)
-            aside += shelf.parts[sku] * min(shelf.ceiling, burst)
+            units = burst(shelf.velocity, seconds, lot=shelf.lot, risk=terms.risk)
+            aside += shelf.parts[sku] * min(shelf.ceiling, units)
     return aside
 
 

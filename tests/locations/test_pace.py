@@ -17,6 +17,7 @@ from locations.pace import (
     UNKNOWN_PROPAGATION_SECONDS,
     Propagation,
     Velocity,
+    burst,
     grows_materially,
     threshold,
 )
@@ -32,26 +33,26 @@ def later(seconds: float) -> datetime:
     ("mean", "at_a_thousandth", "at_a_millionth"),
     [(0.05, 2, 3), (0.2, 3, 5), (0.5, 4, 7), (1, 5, 9), (2, 8, 12), (5, 13, 19)],
 )
-def test_the_threshold_is_that_of_the_table(mean: float, at_a_thousandth: int, at_a_millionth: int) -> None:
-    assert threshold(mean / 10, 10, risk=1e-3, floor=0) == at_a_thousandth
-    assert threshold(mean, 1, risk=1e-6, floor=0) == at_a_millionth
+def test_a_burst_is_that_of_the_table(mean: float, at_a_thousandth: int, at_a_millionth: int) -> None:
+    assert burst(mean / 10, 10, risk=1e-3, floor=0) == at_a_thousandth
+    assert burst(mean, 1, risk=1e-6, floor=0) == at_a_millionth
 
 
-def test_what_does_not_sell_has_the_least_threshold() -> None:
-    assert threshold(0, 60) == 2
-    assert threshold(0, 60, floor=5) == 5
+def test_what_does_not_sell_has_the_least_burst() -> None:
+    assert burst(0, 60) == 2
+    assert burst(0, 60, floor=5) == 5
 
 
 @given(st.floats(0, 2000), st.floats(0, 2000), st.sampled_from([1e-3, 1e-6]))
-def test_more_sales_never_lower_the_threshold(mean: float, more: float, risk: float) -> None:
-    assert threshold(mean, 1, risk=risk) <= threshold(mean + more, 1, risk=risk)
+def test_more_sales_never_lower_the_burst(mean: float, more: float, risk: float) -> None:
+    assert burst(mean, 1, risk=risk) <= burst(mean + more, 1, risk=risk)
 
 
-def test_a_large_threshold_is_near_the_normal_one() -> None:
+def test_a_large_burst_is_near_the_normal_one() -> None:
     mean = 10_000
     usual = mean + 3.7 * math.sqrt(mean)
 
-    assert usual <= threshold(mean, 1, risk=1e-4) <= usual + 0.01 * mean
+    assert usual <= burst(mean, 1, risk=1e-4) <= usual + 0.01 * mean
 
 
 @given(
@@ -59,17 +60,57 @@ def test_a_large_threshold_is_near_the_normal_one() -> None:
     st.integers(1, 50),
     st.sampled_from([1e-2, 1e-4, 1e-6]),
 )
-def test_a_burst_of_sales_of_one_size_does_not_exceed_the_threshold_but_for_the_risk(
-    sales: float, lot: int, risk: float
-) -> None:
-    units = threshold(sales * lot, 1, lot=lot, risk=risk)
+def test_a_burst_of_sales_of_one_size_is_no_larger_but_for_the_risk(sales: float, lot: int, risk: float) -> None:
+    units = burst(sales * lot, 1, lot=lot, risk=risk)
 
     within = math.fsum(math.exp(-sales + k * math.log(sales) - math.lgamma(k + 1)) for k in range(units // lot + 1))
     assert 1 - within < risk * (1 + 1e-6)
 
 
 def test_one_sale_as_large_as_any_does_not_exceed_the_threshold_however_seldom() -> None:
-    assert threshold(20 / 86_400 / 365, 60, lot=20) == 20
+    assert burst(20 / 86_400 / 365, 60, lot=20) == 20
+
+
+@pytest.mark.parametrize(
+    ("window", "seen", "units"),
+    [(0.5, 0, 2), (5, 0, 4), (60, 0, 17), (120, 0, 29), (0.5, 10, 4), (60, 10, 44)],
+)
+def test_the_threshold_follows_the_news_even_of_what_has_not_sold(window: float, seen: int, units: int) -> None:
+    assert threshold(seen / RUSH_SECONDS, window) == units
+
+
+@given(
+    st.floats(0, 400).filter(lambda seen: seen == 0 or seen > 1e-6),
+    st.floats(0.01, 600),
+    st.sampled_from([1e-2, 1e-4, 1e-6]),
+)
+def test_sales_at_a_pace_that_was_only_seen_do_not_exceed_the_threshold_but_for_the_risk(
+    seen: float, window: float, risk: float
+) -> None:
+    units = threshold(seen / RUSH_SECONDS, window, risk=risk, floor=0)
+
+    shape, share = seen + 0.5, window / (window + RUSH_SECONDS)
+    within = math.fsum(
+        math.exp(
+            math.lgamma(k + shape)
+            - math.lgamma(shape)
+            - math.lgamma(k + 1)
+            + k * math.log(share)
+            + shape * math.log1p(-share)
+        )
+        for k in range(units + 1)
+    )
+    assert 1 - within < risk * (1 + 1e-6) + 1e-11
+
+
+@given(st.floats(0, 100), st.floats(0, 1000), st.integers(1, 50))
+def test_the_threshold_is_never_less_than_the_burst(pace: float, window: float, lot: int) -> None:
+    assert threshold(pace, window, lot=lot) >= burst(pace, window, lot=lot)
+
+
+@given(st.floats(0, 100), st.floats(0, 1000), st.floats(0, 1000))
+def test_slower_news_never_lowers_the_threshold(pace: float, window: float, more: float) -> None:
+    assert threshold(pace, window) <= threshold(pace, window + more)
 
 
 def test_what_is_not_measured_is_taken_to_be_slow() -> None:
