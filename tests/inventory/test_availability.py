@@ -47,6 +47,19 @@ def dead_redis(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
+#: As if every shelf of a hash had been written at that moment (ms).
+_AGE_SHELVES = """
+local stored = redis.call('HGETALL', KEYS[1])
+for i = 1, #stored, 2 do
+  if stored[i] ~= 'at' then
+    local shelf = cmsgpack.unpack(stored[i + 1])
+    shelf[5] = tonumber(ARGV[1])
+    redis.call('HSET', KEYS[1], stored[i], cmsgpack.pack(shelf))
+  end
+end
+"""
+
+
 def read(trade: Trade, code: str = "MUG") -> Reading:
     sku_id = trade.skus[code].pk
     return availability.read(trade.merchant.pk, [sku_id])[sku_id]
@@ -112,6 +125,26 @@ def test_a_reading_is_trusted_for_so_long_and_then_taken_anew(alder: Trade, monk
 
     monkeypatch.setattr(availability, "TRUSTED_SECONDS", 10.0)
     assert units(alder) == [3]
+
+
+@pytest.mark.parametrize(("age_seconds", "is_trusted"), [(9.5, True), (10.001, False)])
+def test_nothing_read_is_older_than_ten_seconds(
+    alder: Trade, server: redis.Redis, age_seconds: float, is_trusted: bool
+) -> None:
+    assert units(alder) == [10]
+    behind_its_back(alder, 3)
+    seconds, microseconds = server.time()
+    read_at = seconds * 1000 + microseconds // 1000 - int(age_seconds * 1000)
+    key = availability._key(alder.merchant.pk, alder.skus["MUG"].pk)
+    server.hset(key, "at", read_at)
+    # What a shelf was written after would be younger than the reading, and stay.
+    server.eval(_AGE_SHELVES, 1, key, read_at)
+
+    reading = read(alder)
+
+    assert [shelf.available for shelf in reading.shelves] == [10 if is_trusted else 3]
+    assert reading.age_seconds <= 10
+    assert (reading.age_seconds >= 9.5) is is_trusted
 
 
 def test_a_flushed_redis_is_filled_again(alder: Trade, server: redis.Redis) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -308,3 +309,56 @@ def test_in_the_admin_a_hold_is_released_with_a_reason(client: Client, alder: Tr
     assert (event.reason, event.user, event.after) == ("customer rang", user, {"state": "released"})
     for held in ("yes", "order", "late", "no"):
         assert client.get(reverse("admin:inventory_hold_changelist"), {"held": held}).status_code == 200
+
+
+@pytest.mark.parametrize("act", ["", "release", "commit"])
+def test_five_hundred_holds_go_into_a_batch_and_not_one_more(act: str) -> None:
+    alder = make_trade(shops=(), stock_of={"MUG": 1000})
+    till = Till(alder)
+    new = [{"sku": "MUG", "quantity": 1}] * 501
+    made = till.post("holds/batch", {"holds": new[:500]})
+    ids = [line["hold"]["id"] for line in made.json()["results"]]
+    lines: list[Any] = (
+        new if not act else [*ids, ids[0]] if act == "release" else [{"id": one} for one in (*ids, ids[0])]
+    )
+    path = f"holds/batch/{act}" if act else "holds/batch"
+
+    refused = till.post(path, {"holds": lines})
+
+    assert (made.status_code, refused.status_code) == (200, 400)
+    assert alder.stock("MUG").held == 500
+    assert till.post(path, {"holds": lines[:500]}).status_code == 200
+    assert alder.stock("MUG").held == (1000 if not act else 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_batch_whose_key_is_in_flight_is_a_conflict_and_holds_nothing(
+    alder: Trade, till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_begun, may_end = threading.Event(), threading.Event()
+    hold = holding.hold
+
+    def hold_slowly(*asks: Any, **how: Any) -> Any:
+        is_begun.set()
+        assert may_end.wait(20)
+        return hold(*asks, **how)
+
+    monkeypatch.setattr(holding, "hold", hold_slowly)
+    body = {"holds": [{"sku": "MUG", "quantity": 4}]}
+
+    def ask() -> Any:
+        try:
+            return till.post("holds/batch", body, key="cart 7")
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(ask)
+        assert is_begun.wait(20)
+        meanwhile = till.post("holds/batch", body, key="cart 7")
+        may_end.set()
+
+    again = till.post("holds/batch", body, key="cart 7")
+    assert (first.result().status_code, meanwhile.status_code, again.status_code) == (200, 409, 200)
+    assert again.json() == first.result().json()
+    assert alder.stock("MUG").held == 4

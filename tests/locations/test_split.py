@@ -50,6 +50,23 @@ def test_an_empty_store_gets_units_only_once_another_has_confirmed_that_it_gave_
     assert shown(mugs(4, 2, 0), 8) == [4, 2, 2]
 
 
+def test_a_store_with_half_its_share_is_given_more_if_that_is_soon_sold_out() -> None:
+    """Of ten mugs each of two stores has a share of five. Moving units costs two calls, so it must pay."""
+
+    def other_lowers_to(held: int, sold_out_in_seconds: float) -> int:
+        poor = mugs(held, velocity=held / sold_out_in_seconds)[0]
+        rich = mugs(0, 10 - held)[1]
+        return shown([poor, rich], 10, replace(SPLIT, cover_seconds=900))[1]
+
+    assert other_lowers_to(2, 899) == 5
+    assert other_lowers_to(2, 901) == 8, "what it has lasts for long enough"
+    assert other_lowers_to(3, 1) == 7, "it has more than half its share"
+
+
+def test_an_empty_store_is_given_units_however_seldom_it_sells() -> None:
+    assert shown(mugs(0, 10), 10, replace(SPLIT, cover_seconds=0)) == [0, 5]
+
+
 def test_a_store_that_cannot_be_reached_keeps_what_it_shows() -> None:
     silent = mugs(5, silent_for=60.0)
     assert shown([*silent, *mugs(0, 0, 0)[1:]], 9) == [5, 2, 2]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from channels import connect, credentials, steering
-from channels.models import Channel, ChannelState
+from channels.models import Channel, ChannelState, ListingLevel
 from channels.protocol import NotAuthorized, Unavailable
+from inventory import stock
 from locations.models import LocationGroup
 from sync import outage, sweep
 from sync.apply import apply_batch
@@ -173,3 +174,28 @@ def test_what_is_bought_many_at_once_is_divided_while_one_such_order_could_overs
     shown = [desired(shop) or 0 for shop in (north, south)]
     assert sum(shown) <= 15
     assert min(shown) > 0
+
+
+def test_units_are_divided_by_what_each_shop_usually_sells() -> None:
+    alder = make_trade(policy="split", stock_of={"MUG": 40})
+    LocationGroup.objects.filter(pk=alder.group.pk).update(weighting="velocity")
+    north, south = alder.shops.values()
+    for number, (shop, units) in enumerate(((north, 17), (south, 2), (north, 12)), 1):
+        deliver(shop, "orders/create", order_body(shop, number, ("MUG", units)))
+        apply_batch(engine(later(number)), merchant_id=alder.merchant.pk)
+    ListingLevel.objects.update(desired=0, pushed=0, order_effects=0, base=0)
+    stock.adjust(
+        merchant_id=alder.merchant.pk,
+        sku_id=alder.skus["MUG"].pk,
+        warehouse_id=alder.warehouse.pk,
+        delta=24,
+        reason="delivered",
+        user=None,
+        now=later(10),
+    )
+
+    publish(alder)
+
+    assert alder.stock("MUG").available == 33
+    # One unit of weight besides what it usually sells: 30 to 3.
+    assert (desired(north), desired(south)) == (30, 3)
