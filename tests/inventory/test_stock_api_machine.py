@@ -19,9 +19,16 @@ from django.conf import settings
 from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from inventory import holds
+from inventory import holds, stock
 from inventory.models import BomLine, Movement, Sku, SkuKind, StockLevel, Strategy, Warehouse
 from sync.invariants import violations
 from synctec.lib import clock
@@ -30,7 +37,7 @@ from tests.inventory.conftest import Program
 from tests.inventory.stock_model import PARTS, STOCKED, WAREHOUSES, Hold, Model, Shelf, Transfer
 from tests.lost_commits import lost_commit
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.hypothesis]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.hypothesis, pytest.mark.slow]
 
 _numbers = itertools.count()
 
@@ -81,8 +88,8 @@ class Machine(RuleBasedStateMachine):
         self.trade = make_merchant()
         self.program = Program(self.trade.merchant)
         shelves = {(code, warehouse): Shelf() for code in STOCKED for warehouse in WAREHOUSES}
-        for code, units in OPENING.items():
-            shelves[code, "MAIN"].changes.append((NOON, units))
+        for (code, _), shelf in shelves.items():
+            shelf.changes.append((NOON, OPENING[code]))
         self.model = Model(NOON, shelves)
         self.sent: list[Sent] = []
         self.patch = pytest.MonkeyPatch()
@@ -119,6 +126,11 @@ class Machine(RuleBasedStateMachine):
 
     def minutes_ago(self, minutes: int) -> datetime:
         return self.model.now - timedelta(minutes=minutes)
+
+    @initialize()
+    def begin_with_holds(self) -> None:
+        for warehouse in WAREHOUSES:
+            self.hold("SET", warehouse, 2, minutes=5, is_lost=False)
 
     # --- holds --------------------------------------------------------------------------------------------------
 
@@ -481,7 +493,9 @@ class Machine(RuleBasedStateMachine):
 def make_merchant() -> Trade:
     """A merchant of its own for every run: what is committed stays, in PostgreSQL and in Redis."""
     trade = make_trade(f"A{next(_numbers)}", stock_of=OPENING, shops=())
-    Warehouse.objects.create(merchant=trade.merchant, code="SECOND", name="Second")
+    second = Warehouse.objects.create(merchant=trade.merchant, code="SECOND", name="Second")
+    quantities = {(trade.skus[code].pk, second.pk): units for code, units in OPENING.items()}
+    stock.open_stock(merchant_id=trade.merchant.pk, quantities=quantities, now=NOON)
     bundle = Sku.objects.create(merchant=trade.merchant, code="SET", kind=SkuKind.BUNDLE)
     for part, quantity in PARTS["SET"].items():
         BomLine.objects.create(merchant=trade.merchant, bundle=bundle, component=trade.skus[part], quantity=quantity)
@@ -493,8 +507,8 @@ def test_any_sequence_of_requests_agrees_with_the_model() -> None:
         Machine,
         settings=hypothesis_settings(
             # Each step is a request or two to a real PostgreSQL.
-            max_examples=hypothesis_settings().max_examples // 50,
-            stateful_step_count=40,
+            max_examples=hypothesis_settings().max_examples // 40,
+            stateful_step_count=50,
             phases=[Phase.explicit, Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         ),
