@@ -15,7 +15,7 @@ from inventory.models import Warehouse
 from locations import matrix, publishing
 from locations.admin import cell_name, read_cells
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PolicyChoice, PublishingRule
-from locations.pace import threshold
+from locations.pace import UNKNOWN_PROPAGATION_SECONDS, threshold
 from merchants.models import AuditEvent, Member, Role, User
 from tests.factories import Trade, make_trade
 
@@ -280,7 +280,7 @@ def test_the_page_says_what_policies_cost_and_which_threshold_is_in_force(
     new = client.get(reverse("admin:locations_locationgroup_add")).content.decode()
     assert "Computed per SKU once the group has store locations" in new
     assert "a store can show 0 while another still has some" in unknown
-    assert "60.0 seconds that news takes. Not every store is measured yet." in unknown
+    assert f"{2 * UNKNOWN_PROPAGATION_SECONDS} seconds that news takes. Not every store is measured yet." in unknown
     measured = page(policy="guard")
     assert f"{threshold(1 / 60, 30)} for one that sells once a minute" in measured
     assert "Slowest to tell: South, 28.0 s" in measured
