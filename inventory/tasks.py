@@ -11,13 +11,13 @@ import redis
 import structlog
 from celery import shared_task
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from inventory import delivery
 from merchants import idempotency
+from synctec.lib import sql
 from synctec.lib.doorbell import Doorbell
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ def sweep_endpoints(**_: Any) -> None:
         for endpoint_id in delivery.due():
             if _bell().press(str(endpoint_id)):
                 tell_endpoint.delay(endpoint_id)
-    except (OperationalError, InterfaceError) as error:
+    except sql.AWAY as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
@@ -56,7 +56,7 @@ def tell_endpoint(endpoint_id: int, **_: Any) -> None:
     try:
         while delivery.deliver(endpoint_id, now=timezone.now, rng=_rng) and time.monotonic() < until:
             pass
-    except (OperationalError, InterfaceError) as error:
+    except sql.AWAY as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
     finally:
         _bell().answer(str(endpoint_id))

@@ -29,7 +29,6 @@ import redis
 import structlog
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import URLPattern, URLResolver
@@ -55,6 +54,7 @@ from rest_framework.views import APIView
 from merchants import idempotency, keys
 from merchants.models import ApiKey, Merchant, Scope
 from merchants.pages import own_page
+from synctec.lib import sql
 
 log = structlog.get_logger(__name__)
 
@@ -142,7 +142,7 @@ def _as_problem(error: Exception) -> Problem:
         return Problem(403, "not-allowed", str(error))
     if isinstance(error, exceptions.APIException):
         return Problem(error.status_code, "invalid-request", str(error.detail))
-    if isinstance(error, OperationalError | InterfaceError):
+    if isinstance(error, sql.AWAY):
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         return Problem(503, "try-again", "The database is away or busy. Send the same request again.", headers=headers)
     return Problem(500, "internal-error", "This should not happen. The error was noted; nothing was changed.")

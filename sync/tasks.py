@@ -18,7 +18,6 @@ import redis
 import structlog
 from celery import shared_task
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -34,7 +33,7 @@ from sync import publish as publishing
 from sync import push as pushing
 from sync import reconcile as reconciling
 from sync import sweep as sweeping
-from synctec.lib import clock
+from synctec.lib import clock, sql
 from synctec.lib.alone import alone
 from synctec.lib.doorbell import Doorbell
 from synctec.lib.failpoints import failpoint
@@ -149,7 +148,7 @@ def _stay(name: str, key: int, work: Callable[[], bool], *, pause_seconds: float
                 held_at = time.monotonic()
         bell.answer(str(key))
         return work()
-    except (OperationalError, InterfaceError) as error:
+    except sql.AWAY as error:
         # The database is away or a lock could not be had: nothing is lost, the sweep comes back to it.
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
         return False
@@ -186,7 +185,7 @@ def publish(merchant_id: int, **_: Any) -> None:
     try:
         while _publish(merchant_id):
             pass
-    except (OperationalError, InterfaceError) as error:
+    except sql.AWAY as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
@@ -292,7 +291,7 @@ def audit(**_: Any) -> None:
     """Ask the database whether all holds that must hold at any moment (celery-beat, hourly)."""
     try:
         auditor.audit(now=clock.now())
-    except (OperationalError, InterfaceError) as error:
+    except sql.AWAY as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
@@ -325,7 +324,7 @@ def _step(step: str, act: Callable[[], T]) -> T | None:
     def work() -> T | None:
         try:
             return act()
-        except (OperationalError, InterfaceError) as error:
+        except sql.AWAY as error:
             log.warning("task.database_away", step=step, error=str(error).splitlines()[0][:200])
             return None
 
@@ -339,7 +338,7 @@ def _guarded(channel: Channel, work: Callable[[], object]) -> None:
     except protocol.ChannelError as error:
         outage.note_failure(live.engine(), live.ref(channel), error)
         log.warning("task.channel_error", channel_id=channel.pk, error=str(error)[:300])
-    except (OperationalError, InterfaceError) as error:
+    except sql.AWAY as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
     except redis.RedisError as error:
         log.warning("task.redis_away", channel_id=channel.pk, error=type(error).__name__)

@@ -13,8 +13,11 @@ from datetime import datetime
 from typing import Any, LiteralString, Self
 
 import psycopg
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, InternalError, OperationalError, connections
 from psycopg.pq import PipelineStatus
+
+#: The database is away, or has ended our transaction: that of a process which stood still ends with an InternalError.
+AWAY = (OperationalError, InterfaceError, InternalError)
 
 #: A statement and its parameters, to be asked together with others.
 Question = tuple[LiteralString, Sequence[Any]]

@@ -1,10 +1,11 @@
-"""Arrays as `synctec.lib.sql` writes them come back as they were told."""
+"""Arrays as `synctec.lib.sql` writes them come back as they were told; what counts as trouble with the database."""
 
+import time
 import uuid
 from datetime import UTC, datetime
 
 import pytest
-from django.db import DataError
+from django.db import DataError, InternalError, OperationalError, connection, transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
@@ -36,3 +37,20 @@ class TestArrays(TestCase):
 def test_a_text_with_a_nul_is_refused() -> None:
     with pytest.raises(DataError):
         sql.rows("SELECT %s::text[]", [["a\0b", "c"]])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_that_the_database_ended_is_trouble_with_the_database() -> None:
+    """What a process meets that stood still with a transaction open."""
+
+    def stand_still() -> None:
+        with transaction.atomic():
+            sql.rows("SELECT set_config('idle_in_transaction_session_timeout', '50', true)")
+            time.sleep(0.5)
+            sql.rows("SELECT 1")
+
+    with pytest.raises(sql.AWAY) as trouble:
+        stand_still()
+    connection.close()
+
+    assert isinstance(trouble.value, InternalError | OperationalError)
