@@ -279,3 +279,21 @@ def test_a_merchant_with_many_expired_holds_keeps_the_sweep_from_no_other(alder:
     assert holds.sweep(now=later(3600), limit=2) == 3
 
     assert alder.stock("MUG").held == 0
+
+
+def test_webhooks_of_a_channel_that_make_no_sense_keep_those_of_no_other_from_being_checked(
+    alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north, south = (shop.channel for shop in alder.shops.values())
+    checked: list[int] = []
+
+    def check(channel: Channel) -> None:
+        checked.append(channel.pk)
+        if channel == north:
+            raise LookupError("an answer without subscriptions")
+
+    monkeypatch.setattr(tasks, "_check_webhooks", check)
+
+    tasks.check_webhooks()
+
+    assert set(checked) == {north.pk, south.pk}
