@@ -160,14 +160,7 @@ def _judge(
     orders_read_at: datetime | None,
     clock_offset: timedelta,
 ) -> Judgement:
-    sample = None
-    if locked.sample is not None:
-        assert locked.sampled_from is not None
-        assert locked.sampled_until is not None
-        assert locked.sample_pushed is not None
-        # One that is still to come was dated before the clock was set back: nobody can tell any more when that was.
-        if locked.sampled_until <= read.answered_at:
-            sample = Sample(locked.sample, locked.sampled_from, locked.sampled_until, locked.sample_pushed)
+    sample = _sample(locked, read)
     audit = None
     if sample is not None and is_auditable(sample, orders_read_at, engine.audit_lag):
         taken, is_ambiguous = engine.books.taken_since(
@@ -193,6 +186,20 @@ def _judge(
         read.state.available, read.state.is_stocked, read.asked_at, read.answered_at, read.due.version, read.due.pushed
     )
     return judge(suspect, reading, audit, on_loss=edits.losses, on_gain=edits.gains)
+
+
+def _sample(locked: LockedSuspect, read: Read) -> Sample | None:
+    """The sample to be audited. One that is still to come was dated before the clock was set back: nobody can tell when it
+    was taken.
+    """
+    if locked.sample is None:
+        return None
+    assert locked.sampled_from is not None
+    assert locked.sampled_until is not None
+    assert locked.sample_pushed is not None
+    if locked.sampled_until > read.answered_at:
+        return None
+    return Sample(locked.sample, locked.sampled_from, locked.sampled_until, locked.sample_pushed)
 
 
 def _settle_push(engine: Engine, locked: LockedSuspect, was_applied: bool) -> None:

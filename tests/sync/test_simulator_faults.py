@@ -9,6 +9,7 @@ import pytest
 from channels.protocol import QuantityChange, Throttled
 from sync import push
 from sync.ports import DOUBTFUL
+from sync.simulator import faults
 from sync.simulator import world as simulated
 from sync.simulator.faults import Faults, Jump, Window
 from sync.simulator.memory.rows import BatchRow
@@ -159,7 +160,12 @@ def test_a_token_that_expires_is_renewed_or_the_channel_waits_for_another(opened
 def test_an_outage_lasts_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     healed_at: list[float] = []
     heal = World._heal
-    monkeypatch.setattr(World, "_heal", lambda world: (healed_at.append(world.scheduler.time), heal(world)))
+
+    def watched(world: World) -> None:
+        healed_at.append(world.scheduler.time)
+        heal(world)
+
+    monkeypatch.setattr(World, "_heal", watched)
     world = World(replace(TWO_STORES, policy="guard", faults="light"), seed=1)
     world.drawn = replace(Faults(), outages=(Window(100.0, 600.0, 1),))
 
@@ -174,7 +180,7 @@ def test_an_outage_lasts_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("policy", ["guard", "split"])
 def test_a_database_whose_clock_is_set_back_costs_no_time(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
     jumps = (Jump(100.0, -1800.0), Jump(200.0, 1.0))
-    monkeypatch.setattr(simulated.swarm, "draw", lambda *_, **__: Faults(clock_jumps=jumps, webhook_lost=0.2))
+    monkeypatch.setattr(faults, "draw", lambda *_, **__: Faults(clock_jumps=jumps, webhook_lost=0.2))
     world = World(Setting(policy=policy, faults="light"), seed=3)
 
     world.run()
@@ -197,9 +203,9 @@ def test_workers_know_the_clock_as_they_have_last_read_it(opened: Callable[..., 
 
 
 def test_faults_last_until_what_was_refused_may_be_tried_again() -> None:
-    faults = Faults(refusals=(Window(50.0, 10.0, 1),), outages=(Window(20.0, 30.0, 0),))
+    drawn = Faults(refusals=(Window(50.0, 10.0, 1),), outages=(Window(20.0, 30.0, 0),))
 
-    assert faults.last(refused_for=900.0) == 960.0
+    assert drawn.last(refused_for=900.0) == 960.0
     assert Faults().last(refused_for=900.0) == 0.0
 
 

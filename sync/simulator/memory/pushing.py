@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
 from channels.protocol import QuantityChange
 from sync.ports import CLOCK_STEP, DOUBTFUL, DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
@@ -16,8 +15,6 @@ from sync.simulator.memory.rows import BatchRow, PushRow
 _BATCH_STATES = frozenset({"intent", "unknown", "done", "unresolved"})
 #: Sorts levels without a waiting event last.
 _NEVER = datetime.max.replace(tzinfo=UTC)
-
-Moment = TypeVar("Moment", datetime, datetime | None)
 
 
 class PushMemory(PublishMemory):
@@ -238,14 +235,14 @@ class PushMemory(PublishMemory):
                 event.next_attempt_at = _nearer(event.next_attempt_at, step, now)
             for batch in (batch for unanswered in self._unanswered.values() for batch in unanswered.values()):
                 self._touch(batch)
-                batch.next_attempt_at = _nearer(batch.next_attempt_at, step, now)
+                batch.next_attempt_at = batch.next_attempt_at and _nearer(batch.next_attempt_at, step, now)
             for channel in self.channels.values():
                 self._touch(channel)
                 channel.next_call_at = _nearer(channel.next_call_at, step, now)
             for level in self.levels.values():
                 self._touch_level(level)
                 level.next_push_at = _nearer(level.next_push_at, step, now)
-                level.next_check_at = _nearer(level.next_check_at, step, now)
+                level.next_check_at = level.next_check_at and _nearer(level.next_check_at, step, now)
 
     def end_doubts(self) -> None:
         now = self._now()
@@ -309,6 +306,6 @@ class PushMemory(PublishMemory):
         channel.last_error = error[:500]
 
 
-def _nearer(moment: Moment, step: timedelta, now: datetime) -> Moment:
+def _nearer(moment: datetime, step: timedelta, now: datetime) -> datetime:
     """What is put off, nearer by a step."""
-    return moment if moment is None or moment <= now else moment - step
+    return moment - step if moment > now else moment
