@@ -54,6 +54,9 @@ BUSY = timedelta(milliseconds=20)
 #: From then on a reading is the last word on a version of this very second.
 READ_AFTER = protocol.VERSION_IS_FINAL_AFTER + timedelta(seconds=1)
 
+#: A version of an order that is no older than this is the one it was placed with.
+STILL_NEW = timedelta(seconds=5)
+
 StockEvent = OrderState | OrderDeleted | RefundMade | LevelTouched
 
 
@@ -353,12 +356,14 @@ def _put_off_contested(
 
 
 def _lags(batch: Iterable[Claimed]) -> dict[int, float]:
-    """How long news of new orders took to arrive, per channel (seconds). Store times are whole seconds."""
+    """How long news of new orders took to arrive, per channel (seconds). Store times are whole seconds, and a store may be
+    at work on an order for a moment before it tells of it.
+    """
     lags: dict[int, float] = {}
     for claimed in batch:
         for event in claimed.events:
-            if isinstance(event, OrderState) and event.version == event.created_at:
-                lag = (claimed.envelope.received_at - event.created_at).total_seconds()
+            if isinstance(event, OrderState) and event.version - event.created_at <= STILL_NEW:
+                lag = max(0.0, (claimed.envelope.received_at - event.version).total_seconds())
                 channel = claimed.envelope.channel_id
                 lags[channel] = max(lags.get(channel, 0.0), lag)
     return lags

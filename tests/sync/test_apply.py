@@ -28,6 +28,7 @@ from inventory.models import BomLine, Movement, Shortage, Sku, SkuKind
 from locations import matrix
 from locations.models import GroupLocation
 from locations.models import Mapping as Draws
+from locations.pace import Propagation
 from sync import apply as applying
 from sync import catalogue, sweep
 from sync.apply import Applied, apply_batch
@@ -278,6 +279,21 @@ def test_a_location_that_is_mapped_takes_up_its_orders_and_has_its_levels_read(a
     assert (north.level("MUG").suspect_reason, south.level("MUG").suspect_reason) == ("mapped", "")
     apply(alder)
     assert alder.stock("MUG").committed == 2
+
+
+def test_an_order_that_its_store_was_at_work_on_for_a_moment_tells_how_long_news_takes(alder: Trade) -> None:
+    north = alder.shops["north"]
+    told_late = order_body(north, 1, ("MUG", 1), at=8)  # placed at 5
+    touched_later = order_body(north, 2, ("MUG", 1), at=60)
+    for body in (told_late, touched_later):
+        event = deliver(north, "orders/updated", body)
+        InboxEvent.objects.filter(pk=event.pk).update(received_at=later(70 if body is touched_later else 10))
+
+    apply_batch(engine(later(80)), merchant_id=alder.merchant.pk)
+
+    channel = Channel.objects.get(pk=north.channel.pk)
+    assert channel.inbound_observed_at == later(80)
+    assert channel.inbound_seconds == Propagation().observed(2.0, later(80)).seconds
 
 
 def test_a_mapping_reads_what_waits_for_it_and_not_all_that_was_ever_set_aside(alder: Trade) -> None:
