@@ -281,6 +281,54 @@ def test_a_location_that_is_mapped_takes_up_its_orders_and_has_its_levels_read(a
     assert alder.stock("MUG").committed == 2
 
 
+def _of_a_variant_that_is_gone(body: dict[str, object], code: str = "MUG") -> dict[str, object]:
+    items: Any = body["line_items"]
+    items[0] |= {"variant_id": None, "sku": code}
+    return body
+
+
+@pytest.mark.parametrize("code", ["MUG", "BLUE-MUG"])
+def test_a_sale_of_a_variant_that_was_deleted_before_we_heard_of_it_is_booked_by_its_sku(
+    alder: Trade, code: str
+) -> None:
+    north = alder.shops["north"]
+    Listing.objects.filter(pk=north.listings["MUG"].pk).update(deleted_at=NOON, remote_sku="BLUE-MUG")
+    event = deliver(north, "orders/create", _of_a_variant_that_is_gone(order_body(north, 1, ("MUG", 2)), code))
+
+    apply(alder)
+
+    assert outcome(event) == (EventState.APPLIED, "")
+    assert alder.stock("MUG").committed == 2
+    assert OrderLine.objects.get().listing == north.listings["MUG"]
+    assert list(violations(when_quiet=False)) == []
+
+
+def test_a_sku_that_nobody_knows_waits_for_a_listing_of_that_name(alder: Trade) -> None:
+    north = alder.shops["north"]
+    event = deliver(north, "orders/create", _of_a_variant_that_is_gone(order_body(north, 1, ("MUG", 2)), "OLD"))
+    apply(alder)
+    assert outcome(event) == (EventState.IGNORED, "unmapped SKU OLD")
+    Listing.objects.filter(pk=north.listings["MUG"].pk).update(remote_sku="OLD", sku=None)
+
+    mapping.map_listing(listing=north.listings["MUG"], sku=alder.skus["MUG"], user=None)
+    apply(alder)
+
+    assert outcome(event)[0] == EventState.APPLIED
+    assert alder.stock("MUG").committed == 2
+
+
+def test_a_custom_item_is_ignored_and_waits_for_nothing(alder: Trade) -> None:
+    north = alder.shops["north"]
+    event = deliver(north, "orders/create", _of_a_variant_that_is_gone(order_body(north, 1, ("MUG", 2)), ""))
+
+    apply(alder)
+
+    state, reason = outcome(event)
+    assert state == EventState.IGNORED
+    assert reason.startswith("custom item")
+    assert not OrderLine.objects.exclude(waiting_for="").exists()
+
+
 def test_an_order_that_its_store_was_at_work_on_for_a_moment_tells_how_long_news_takes(alder: Trade) -> None:
     north = alder.shops["north"]
     told_late = order_body(north, 1, ("MUG", 1), at=8)  # placed at 5
