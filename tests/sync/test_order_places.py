@@ -7,13 +7,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from importlib import import_module
 from itertools import permutations
 from typing import Any
 
 import hypothesis
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models.functions import Now
+from django.test import Client
+from django.urls import reverse
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 from pytest_django.fixtures import Settings
@@ -25,6 +28,7 @@ from inventory import stock
 from inventory.models import StockLevel, Warehouse
 from locations import matrix
 from locations.models import GroupLocation, GroupWarehouse, Mapping
+from merchants.models import User
 from sync.apply import apply_batch
 from sync.check import check_channel
 from sync.invariants import violations
@@ -202,6 +206,41 @@ def test_units_that_turn_out_to_be_at_an_unmapped_place_are_given_back_and_wait(
     apply(alder)
     assert accounts(alder)["MAIN"] == (10, 3)
     assert shown(alder) == {floor(alder): -1, CELLAR: -2}
+
+
+def test_the_page_of_a_line_that_waits_says_where_that_is_mended(alder: Trade, client: Client) -> None:
+    north = alder.shops["north"]
+    client.force_login(User.objects.create_superuser(username="root", email="root@synctec.test", password="x"))
+    deliver(north, "orders/polled", polled(north, {floor(alder): 1, CELLAR: 2}))
+    apply(alder)
+    line = OrderLine.objects.get()
+
+    def page() -> str:
+        return client.get(reverse("admin:sync_orderline_change", args=[line.pk])).content.decode()
+
+    assert "Let the location draw on a warehouse" in page()
+    assert reverse("admin:locations_locationgroup_changelist") in page()
+    OrderLine.objects.update(waiting_for="SKU BLUE MUG")
+    assert f"{reverse('admin:channels_listing_changelist')}?q=BLUE+MUG" in page()
+
+
+def test_lines_that_waited_without_a_variant_wait_for_their_sku_or_not_at_all(alder: Trade) -> None:
+    north = alder.shops["north"]
+    deliver(north, "orders/polled", polled(north, {CELLAR: 2}))
+    apply(alder)
+    tip, gone = OrderLine.objects.get(), OrderLine.objects.get()
+    gone.pk, gone.line_id, gone.waiting_for, gone.remote_variant_id = None, "2", "variant BLUE-MUG", ""
+    gone.facts["sku"] = "BLUE-MUG"
+    gone.save()
+    OrderLine.objects.filter(pk=tip.pk).update(waiting_for="variant without an id")
+
+    with connection.cursor() as cursor:
+        cursor.execute(import_module("sync.migrations.0010_waits_without_variant").WAITS_OF_LINES_WITHOUT_A_VARIANT)
+
+    tip.refresh_from_db()
+    gone.refresh_from_db()
+    assert (tip.waiting_for, tip.desired_committed) == ("", 0)
+    assert (gone.waiting_for, gone.desired_committed) == ("SKU BLUE-MUG", 2)
 
 
 # --- a line at several places ------------------------------------------------------------------------------------
