@@ -83,8 +83,12 @@ class RefundedUnits:
     line_id: str
     quantity: int
     restock: Restock
-    location_id: str | None
+    location_id: str | None  # where they were put back, which need not be where they were taken from
     occurred_at: datetime
+
+
+#: Units by location: (its id, how many), each once.
+UnitsAt = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,9 @@ class LineState:
     ordered: int  # units ever ordered, edits that added included
     current: int | None  # units after removals and refunds; None: the channel does not say
     shipped: int
-    location_id: str | None  # where the channel takes the units from; None: it does not say
+    location_id: str | None  # where the channel takes all its units from; None: it does not say, or from several places
+    places: UnitsAt = ()  # by the location they are assigned to, those shipped from there included
+    shipped_from: UnitsAt = ()  # of those shipped, as far as the channel says
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin, messages
@@ -13,6 +14,7 @@ from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from django_celery_beat.admin import ClockedScheduleAdmin as PlainClockedAdmin
 from django_celery_beat.admin import CrontabScheduleAdmin as PlainCrontabAdmin
 from django_celery_beat.admin import PeriodicTaskAdmin as PlainPeriodicTaskAdmin
@@ -46,6 +48,15 @@ from merchants.admin_base import (
 )
 from sync import answers, tasks
 from sync.models import Allocation, AuditResult, DirtySku, Drift, DriftAction, Heartbeat, OrderLine, ReconcileRun
+
+#: By the first word of what a line waits for: the admin list where that is mended, what it shows there (empty: what is waited
+#: for), and in words.
+_REMEDIES = {
+    "variant": ("channels_listing", {"sku__isempty": "1"}, "Map the listing to a SKU"),
+    "SKU": ("channels_listing", {"q": ""}, "Map a listing of this store that has that SKU"),
+    "location": ("locations_locationgroup", {}, "Let the location draw on a warehouse"),
+    "bundle:": ("inventory_sku", {"kind__exact": "bundle"}, "Mend what the bundle is made of"),
+}
 
 
 class AnswerForm(ReasonForm):
@@ -100,7 +111,7 @@ class OrderLineAdmin(BigTableAdmin):
                     ("channel", "order_name"),
                     ("order_id", "line_id"),
                     ("sku", "remote_variant_id"),
-                    "waiting_for",
+                    ("waiting_for", "remedy"),
                     "merchant",
                 )
             },
@@ -115,10 +126,10 @@ class OrderLineAdmin(BigTableAdmin):
                 )
             },
         ),
-        ("Taken from", {"fields": ("allocations_shown",)}),
+        ("Taken from", {"fields": ("allocations_shown", "placements_shown")}),
         ("Facts", {"fields": ("facts_shown", "story", ("created_at", "updated_at"))}),
     )
-    readonly_fields = ("story", "facts_shown", "allocations_shown")
+    readonly_fields = ("story", "remedy", "facts_shown", "allocations_shown", "placements_shown")
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
         correlation_id = as_uuid(key)
@@ -145,6 +156,17 @@ class OrderLineAdmin(BigTableAdmin):
     def story(self, line: OrderLine) -> str:
         return story_link(line.correlation_id)
 
+    @column("what to do")
+    def remedy(self, line: OrderLine) -> str:
+        kind, _, name = line.waiting_for.partition(" ")
+        if kind not in _REMEDIES:
+            return ""
+        page, query, text = _REMEDIES[kind]
+        address = (
+            f"{reverse(f'admin:{page}_changelist')}?{urlencode({key: value or name for key, value in query.items()})}"
+        )
+        return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', address, text)
+
     @column("facts")
     def facts_shown(self, line: OrderLine) -> str:
         return pretty_json(line.facts)
@@ -165,6 +187,15 @@ class OrderLineAdmin(BigTableAdmin):
                 for row in rows[:200]
             ],
             empty="Nothing taken yet.",
+        )
+
+    @column("at its places")
+    def placements_shown(self, line: OrderLine) -> str:
+        rows = line.placements.select_related("listing_level__store_location").order_by("pk")
+        return table(
+            ("Location", "Committed", "On hand", "Since"),
+            [(row.listing_level.store_location.name, row.committed, row.on_hand, row.changed_at) for row in rows[:200]],
+            empty="It never was anywhere but at its own location.",
         )
 
 

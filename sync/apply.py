@@ -19,7 +19,15 @@ import structlog
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from channels import protocol
-from channels.protocol import CatalogueTouched, LevelTouched, OrderDeleted, OrderState, OrderTouched, RefundMade
+from channels.protocol import (
+    CatalogueTouched,
+    LevelTouched,
+    LineState,
+    OrderDeleted,
+    OrderState,
+    OrderTouched,
+    RefundMade,
+)
 from inventory.ledger import Entry
 from sync import catalogue
 from sync.decide import DEAD, IGNORED, Line, LineKey, Outcome, Verdict, World, decide, ends_hold
@@ -53,6 +61,9 @@ CHECK_AFTER = timedelta(milliseconds=800)
 BUSY = timedelta(milliseconds=20)
 #: From then on a reading is the last word on a version of this very second.
 READ_AFTER = protocol.VERSION_IS_FINAL_AFTER + timedelta(seconds=1)
+
+#: A version of an order that is no older than this is the one it was placed with.
+STILL_NEW = timedelta(seconds=5)
 
 OrderEvent = OrderState | OrderDeleted | RefundMade
 StockEvent = OrderEvent | LevelTouched
@@ -180,7 +191,7 @@ def _untold(engine: Engine, batch: list[Claimed]) -> dict[int, dict[str, list[Cl
                         channel in several
                         and isinstance(event, OrderState)
                         and any(
-                            line.location_id is None and (channel, event.order_id, line.line_id) not in known
+                            not _is_located(line) and (channel, event.order_id, line.line_id) not in known
                             for line in event.lines
                         )
                     )
@@ -188,6 +199,15 @@ def _untold(engine: Engine, batch: list[Claimed]) -> dict[int, dict[str, list[Cl
             ):
                 wanted[channel][event.order_id].append(claimed)
     return wanted
+
+
+def _is_located(line: LineState) -> bool:
+    """Whether the message says of all its units where they are taken from."""
+    return (
+        line.location_id is not None
+        or bool(line.places)
+        or sum(units for _, units in line.shipped_from) >= (line.ordered if line.current is None else line.current)
+    )
 
 
 def _read_untold(
@@ -360,12 +380,14 @@ def _put_off_contested(
 
 
 def _lags(batch: Iterable[Claimed]) -> dict[int, float]:
-    """How long news of new orders took to arrive, per channel (seconds). Store times are whole seconds."""
+    """How long news of new orders took to arrive, per channel (seconds). Store times are whole seconds, and a store may be
+    at work on an order for a moment before it tells of it.
+    """
     lags: dict[int, float] = {}
     for claimed in batch:
         for event in claimed.events:
-            if isinstance(event, OrderState) and event.version == event.created_at:
-                lag = (claimed.envelope.received_at - event.created_at).total_seconds()
+            if isinstance(event, OrderState) and event.version - event.created_at <= STILL_NEW:
+                lag = max(0.0, (claimed.envelope.received_at - event.version).total_seconds())
                 channel = claimed.envelope.channel_id
                 lags[channel] = max(lags.get(channel, 0.0), lag)
     return lags
@@ -386,13 +408,17 @@ def _decide_all(
         mappings = around.mappings
     else:
         # A refund told on its own does not name the variant that its line may be waiting for.
-        unplaced = {(channel, line.register.variant_id) for (channel, _, _), line in lines.items() if line.waiting_for}
-        if unplaced:
-            mentioned = mentioned._replace(variants=mentioned.variants | unplaced)
+        waiting = [(channel, line.register) for (channel, _, _), line in lines.items() if line.waiting_for]
+        if waiting:
+            mentioned = mentioned._replace(
+                variants=mentioned.variants
+                | {(channel, said.variant_id) for channel, said in waiting if said.variant_id},
+                codes=mentioned.codes | {(channel, said.sku) for channel, said in waiting if not said.variant_id},
+            )
         mappings = books.load_mappings(
             merchant_id, mentioned, known_skus=[line.sku_id for line in lines.values() if line.sku_id is not None]
         )
-    sku_ids = {facts.sku_id for facts in mappings.listings_by_variant.values() if facts.sku_id is not None}
+    sku_ids = {facts.sku_id for _, facts in mappings.listings() if facts.sku_id is not None}
     sku_ids |= {line.sku_id for line in lines.values() if line.sku_id is not None}
     order_channels = {channel for channel, _ in mentioned.orders}
     selling = {
@@ -404,9 +430,9 @@ def _decide_all(
     taken = {level for line in lines.values() for level in line.taken_from}
     stock_level_ids, balances = books.lock_stock(merchant_id, mappings, sku_ids, selling, taken | held_for)
     # A hold that was committed to an order and the order are one sale: what is held may be what is sold.
-    waiting = books.lock_holds(merchant_id, mentioned.orders, balances, now) if held_for else []
+    held = books.lock_holds(merchant_id, mentioned.orders, balances, now) if held_for else []
     available = {level: balance.available for level, balance in balances.items()}
-    for entry in _given_back(waiting):
+    for entry in _given_back(held):
         available[entry.stock_level_id] -= entry.held
     levels = books.lock_levels(merchant_id, _level_pairs(batch, mappings, lines, selling))
     world = World(
@@ -420,6 +446,7 @@ def _decide_all(
         counted_from=mappings.counted_from,
         routing=mappings.routing,
         split_shipment=mappings.split_shipment,
+        listings_by_code=mappings.listings_by_code,
         stock_level_ids=stock_level_ids,
         available=available,
         levels=levels,
@@ -433,7 +460,7 @@ def _decide_all(
                 verdict = decide(event, claimed.envelope, world, outcome)
                 verdicts[claimed.envelope.event_id] = verdict
         verdicts.setdefault(claimed.envelope.event_id, Verdict(IGNORED, "the order is no longer there to be read"))
-    ended = _ended(waiting, world.lines)
+    ended = _ended(held, world.lines)
     if ended:
         books.end_holds(merchant_id, ended, balances, now)
     books.post(merchant_id, balances, [*_given_back(ended), *outcome.entries], now)
@@ -465,17 +492,22 @@ def _mentioned(batch: Iterable[Claimed]) -> Mentioned:
     variants: set[tuple[int, str]] = set()
     items: set[tuple[int, str]] = set()
     orders: set[OrderKey] = set()
+    codes: set[tuple[int, str]] = set()
     for claimed in batch:
         channel = claimed.envelope.channel_id
         for event in claimed.events:
             if isinstance(event, OrderState):
                 orders.add((channel, event.order_id))
-                variants |= {(channel, line.variant_id) for line in event.lines}
+                for line in event.lines:
+                    if line.variant_id:
+                        variants.add((channel, line.variant_id))
+                    elif line.sku:
+                        codes.add((channel, line.sku))
             elif isinstance(event, RefundMade | OrderDeleted):
                 orders.add((channel, event.order_id))
             elif isinstance(event, LevelTouched):
                 items.add((channel, event.inventory_item_id))
-    return Mentioned(frozenset(variants), frozenset(items), frozenset(orders))
+    return Mentioned(frozenset(variants), frozenset(items), frozenset(orders), frozenset(codes))
 
 
 def _level_pairs(
@@ -488,15 +520,16 @@ def _level_pairs(
             places[channel].add(location)
     pairs = {
         (facts.listing_id, location)
-        for (channel, _), facts in mappings.listings_by_variant.items()
+        for channel, facts in mappings.listings()
         if facts.sku_id is not None
         for location in places[channel]
     }
-    pairs |= {
-        (line.listing_id, line.store_location_id)
-        for line in lines.values()
-        if line.listing_id is not None and line.store_location_id is not None
-    }
+    for (channel, _, _), line in lines.items():
+        if line.listing_id is not None:
+            # What was sold at one of them may be put back at another.
+            pairs |= {(line.listing_id, location) for location in (*places[channel], *line.placed)}
+            if line.store_location_id is not None:
+                pairs.add((line.listing_id, line.store_location_id))
     for claimed in batch:
         for event in claimed.events:
             if isinstance(event, LevelTouched):
@@ -530,7 +563,11 @@ def _skus_of(batch: Iterable[Claimed], around: _Around) -> dict[int, set[int]]:
         skus: set[int] = set()
         for event in claimed.events:
             if isinstance(event, OrderState):
-                facts = [mappings.listings_by_variant.get((channel, line.variant_id)) for line in event.lines]
+                facts = [
+                    mappings.listings_by_variant.get((channel, line.variant_id))
+                    or mappings.listings_by_code.get((channel, line.sku))
+                    for line in event.lines
+                ]
                 skus |= {fact.sku_id for fact in facts if fact is not None and fact.sku_id is not None}
             if isinstance(event, OrderEvent):
                 skus |= around.skus_of_orders.get((channel, event.order_id), set())

@@ -694,7 +694,7 @@ def _needs(counts: Counts, columns: Iterable[Column]) -> tuple[Need, ...]:
         needs.append(Need("danger", text, "inventory_shortage"))
     if counts.waiting_lines:
         text = f"{words.count(counts.waiting_lines, 'order line', limit=COUNT_LIMIT)} wait for a mapping"
-        needs.append(Need("warning", text, "sync_orderline"))
+        needs.append(Need("warning", text, "sync_orderline", "waiting=yes"))
     if counts.waiting_holds:
         late = words.count(counts.waiting_holds, "hold", limit=COUNT_LIMIT)
         verb = "waits" if counts.waiting_holds == 1 else "wait"

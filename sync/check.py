@@ -167,6 +167,7 @@ def _judge(
             locked.level_id,
             sample.taken_from + clock_offset - CLOCK_SKEW,
             sample.taken_until + clock_offset + CLOCK_SKEW,
+            sample.taken_from - CLOCK_SKEW,
         )
         audit = Audit(taken, is_ambiguous)
     suspect = Suspect(

@@ -7,7 +7,7 @@ Nothing here reads a clock, a database or a network.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -17,8 +17,8 @@ from channels.protocol import LevelTouched, OrderDeleted, OrderState, RefundedUn
 from inventory.bom import bundles_available
 from inventory.ledger import Entry
 from locations.routing import Routing, ranked, route
-from sync.register import Effect, Register, effect, join, of_order, of_refunds
-from sync.spread import Share, spread
+from sync.register import Effect, Register, effect, join, of_order, of_refunds, parts
+from sync.spread import Place, Share, spread_over
 
 LineKey = tuple[int, str, str]  # channel, order, line
 
@@ -60,6 +60,29 @@ class ListingFacts(NamedTuple):
     sku_id: int | None
 
 
+class Named(NamedTuple):
+    """A mapped listing that may be meant by a code of the store's own."""
+
+    listing_id: int
+    sku_id: int
+    is_exact: bool  # the listing carries the code itself; else only the merchant's SKU does
+    is_gone: bool
+
+
+def listing_of(named: Collection[Named]) -> ListingFacts | None:
+    """The listing meant by a code, told of a variant that is gone; None if that may be different goods.
+
+    The one that carries the code counts for more than one whose SKU does, one that is gone for more than one that is sold
+    still, and the newest most.
+    """
+    for is_exact, is_gone in ((True, True), (True, False), (False, True), (False, False)):
+        found = [one for one in named if (one.is_exact, one.is_gone) == (is_exact, is_gone)]
+        if found:
+            newest = max(found)
+            return ListingFacts(newest.listing_id, newest.sku_id) if len({one.sku_id for one in found}) == 1 else None
+    return None
+
+
 @dataclass(slots=True)
 class Line:
     """The stored register of an order line, changed in place while events are applied."""
@@ -77,6 +100,8 @@ class Line:
     postings: int = 0
     waiting_for: str = ""
     taken_from: dict[int, Taken] = field(default_factory=dict)  # by stock level
+    #: By store location; empty while all that was applied is at the line's own.
+    placed: dict[int, Placed] = field(default_factory=dict)
     latest: Envelope | None = None
 
 
@@ -86,6 +111,13 @@ class Taken(NamedTuple):
     units_per_line_unit: int
     committed: int = 0
     on_hand: int = 0
+
+
+class Placed(NamedTuple):
+    """What a line that has been at several places has done at one of them, in units of the line."""
+
+    level_id: int
+    effect: Effect
 
 
 @dataclass(slots=True)
@@ -130,6 +162,7 @@ class World:
     available: dict[int, int]  # stock level -> available, kept up as entries are decided
     levels: Mapping[tuple[int, int], Level]  # (listing, store location)
     lines: dict[LineKey, Line]
+    listings_by_code: Mapping[tuple[int, str], ListingFacts] = field(default_factory=dict)  # of variants that are gone
     routing: Mapping[int, Routing] = field(default_factory=dict)  # store location -> rule, where not by priority
     split_shipment: Collection[int] = ()  # store locations whose bundles may be sent from several warehouses
     places: dict[int, tuple[int, int]] = field(init=False)  # stock level -> (SKU, warehouse)
@@ -195,6 +228,8 @@ def _order(
     waiting: list[str] = []
     is_news = False
     is_old = True
+    is_custom = True
+    booked_before = len(outcome.entries)
     for line_id, said in news.items():
         key = (channel, order_id, line_id)
         line = world.lines.get(key)
@@ -217,107 +252,165 @@ def _order(
         if joined.needs_reading:
             outcome.orders_to_read.setdefault((channel, order_id), envelope)
         is_old = is_old and joined.counted_at is not None and not line.postings
-    if waiting and len(waiting) == len(news):
+        is_custom = is_custom and _is_custom(joined)
+    if waiting and len(waiting) == len(news) and len(outcome.entries) == booked_before:
         return Verdict(IGNORED, f"unmapped {waiting[0]}")
+    if is_custom:
+        return Verdict(IGNORED, "custom item: no variant of the store's, so it moves no stock")
     if is_old:
         return Verdict(IGNORED, "placed before the channel was connected: in the opening stock")
     if not is_news:
         return Verdict(IGNORED, "superseded: all of it was known")
-    return Verdict(APPLIED, f"unmapped {waiting[0]}: the other lines were applied" if waiting else "")
+    return Verdict(APPLIED, f"unmapped {waiting[0]}: the rest was applied" if waiting else "")
+
+
+def _is_custom(register: Register) -> bool:
+    """Whether the line is none of the store's variants: a tip, a service, an item typed in at the till."""
+    return not register.variant_id and not register.sku and bool(register.says)
 
 
 def _settle(line: Line, envelope: Envelope, world: World, outcome: Outcome) -> None:
-    """Bring what the line has done to stock to what it should have done, if everything it needs is mapped."""
-    line.desired = effect(line.register)
-    place_before = line.store_location_id
-    is_moved = line.postings > 0 and _move(line, world)
-    if line.desired == line.applied and not is_moved:
-        line.waiting_for = ""
-        if line.level_id is None and line.register.said is not None:
-            # Sold and given back before we heard of it: nothing to book, but an audit of a moment in between must find it.
-            _place(line, world)
-        return
-    line.waiting_for = _place(line, world)
+    """Bring what the line has done to stock to what it should have done, as far as everything it needs is mapped."""
+    line.desired = _NO_EFFECT if _is_custom(line.register) else effect(line.register)
+    line.waiting_for = _identify(line, world)
     if line.waiting_for:
+        if line.desired == line.applied:
+            line.waiting_for = ""
         return
-    assert line.sku_id is not None
-    assert line.listing_id is not None
-    assert line.store_location_id is not None
-    parts = _recipe(line, world)
-    units_most = max(line.desired.committed, abs(line.desired.on_hand)) * max(parts.values())
+    booked = _booked(line)
+    wanted, line.waiting_for = _wanted(line, booked, world)
+    if wanted is None or wanted == booked:
+        if line.level_id is None and line.register.said is not None and not line.waiting_for:
+            # Sold and given back before we heard of it: nothing to book, but an audit of a moment in between must find it.
+            _find_home(line, wanted or {}, world)
+        return
+    recipe = _recipe(line, world)
+    units_most = max(line.desired.committed, abs(line.desired.on_hand)) * max(recipe.values())
     if units_most > UNITS_MAX:
         line.waiting_for = f"bundle: {units_most} units of a component are more than one order line may take"
         return
     line.postings += 1
-    for stock_level_id, quantity, share in _shares(line, parts, is_moved, world):
+    for stock_level_id, quantity, share in _shares(line, recipe, booked, wanted, world):
         entry = _book(line, stock_level_id, Taken(quantity, share.committed, -share.gone), envelope)
         if entry is not None:
             outcome.entries.append(entry)
             world.available[stock_level_id] += entry.on_hand - entry.committed
-    level = world.levels[(line.listing_id, line.store_location_id)]
-    if is_moved and place_before is not None:
-        # The store, too, moves the units from one of its counters to the other.
-        _shift(world.levels[(line.listing_id, place_before)], line.applied.taken)
-        _shift(level, -line.desired.taken)
-    else:
-        _shift(level, line.applied.taken - line.desired.taken)
-    line.applied = line.desired
-    for sku in parts:
+    if line.level_id is None or booked.keys() != wanted.keys():
+        _find_home(line, wanted, world)
+    _shift(line, booked, wanted, world)
+    for sku in recipe:
         outcome.dirty.setdefault(sku, envelope)
         for bundle in world.bundles.get(sku, ()):
             outcome.dirty.setdefault(bundle, envelope)
 
 
-def _shift(level: Level, units: int) -> None:
-    level.order_effects_added += units
-    level.largest_sale = max(level.largest_sale, -units)
-    level.reported += units
+def _identify(line: Line, world: World) -> str:
+    """Find the line's SKU; the listing that is missing is returned in words, else "".
 
-
-def _move(line: Line, world: World) -> bool:
-    """Whether another location ships the line than the one it is booked at; if so, it belongs there from now on.
-
-    It stays where it is while the other draws on no warehouse, or while its level is not at hand.
+    Of a variant that is gone from the store, its SKU there is all that is told.
     """
-    told = line.register.located
-    if told is None:
-        return False
-    location = world.location_ids.get((line.key[0], told[1]))
-    if location is None or location == line.store_location_id or not world.warehouses.get(location):
-        return False
-    assert line.listing_id is not None
-    level = world.levels.get((line.listing_id, location))
-    if level is None:
-        return False
-    line.store_location_id, line.level_id = location, level.id
-    return True
-
-
-def _place(line: Line, world: World) -> str:
-    """Find the line's SKU, location and level; what is missing is returned in words, else ""."""
-    channel = line.key[0]
-    register = line.register
-    if line.sku_id is None:
+    if line.sku_id is not None:
+        return ""
+    channel, register = line.key[0], line.register
+    if register.variant_id:
         listing = world.listings_by_variant.get((channel, register.variant_id))
-        if listing is None or listing.sku_id is None:
-            return f"variant {register.variant_id or register.sku or 'without an id'}"
-        line.listing_id, line.sku_id = listing.listing_id, listing.sku_id
-    if not line.postings:
-        told = register.located
-        location = world.location_ids.get((channel, told[1])) if told else world.default_locations.get(channel)
-        if location is None:
-            return f"location {told[1]}" if told else "location of the sale"
-        line.store_location_id = location
-    assert line.store_location_id is not None
-    can_give_back = bool(line.taken_from) and 0 <= line.desired.taken <= line.applied.taken
-    if not world.warehouses.get(line.store_location_id) and not can_give_back:
-        line_location = line.store_location_id
-        if not line.postings:
-            line.store_location_id = None
-        return f"location without a warehouse: {line_location}"
-    assert line.listing_id is not None
-    line.level_id = world.levels[(line.listing_id, line.store_location_id)].id
+    else:
+        listing = world.listings_by_code.get((channel, register.sku))
+    if listing is None or listing.sku_id is None:
+        return f"variant {register.variant_id}" if register.variant_id else f"SKU {register.sku}"
+    line.listing_id, line.sku_id = listing.listing_id, listing.sku_id
     return ""
+
+
+def _booked(line: Line) -> dict[int, Effect]:
+    """What the line has done, by store location."""
+    if line.placed:
+        return {where: placed.effect for where, placed in line.placed.items() if placed.effect != _NO_EFFECT}
+    if line.store_location_id is None or line.applied == _NO_EFFECT:
+        return {}
+    return {line.store_location_id: line.applied}
+
+
+def _wanted(line: Line, booked: Mapping[int, Effect], world: World) -> tuple[dict[int, Effect] | None, str]:
+    """What the line must do, by store location, its home first; and what it waits for, in words.
+
+    Units at a place that draws on no warehouse are not ours: they wait for its mapping. A place that drew on one when they
+    were booked there gives them back and ships them; with more to take, everything stays as it is (None).
+    """
+    told_parts = parts(line.register, line.desired)
+    if len(told_parts) == 1:
+        told, part = told_parts[0]
+        location = _location(line, told, world)
+        if location is not None and world.warehouses.get(location):
+            return ({location: part} if part != _NO_EFFECT else {}), ""
+    found: dict[int, Effect] = {}
+    waiting_for = ""
+    for told, part in told_parts:
+        location = _location(line, told, world)
+        if location is not None:
+            found[location] = _sum([found[location], part]) if location in found else part
+        elif part != _NO_EFFECT:
+            waiting_for = waiting_for or (f"location {told}" if told else "location of the sale")
+    wanted: dict[int, Effect] = {}
+    for location, part in found.items():
+        if part == _NO_EFFECT:
+            continue
+        if not world.warehouses.get(location):
+            before = booked.get(location)
+            if before is None:
+                waiting_for = waiting_for or f"location without a warehouse: {location}"
+                continue
+            if part != before and not 0 <= part.taken <= before.taken:
+                return None, f"location without a warehouse: {location}"
+        wanted[location] = part
+    return wanted, waiting_for
+
+
+def _location(line: Line, told: str | None, world: World) -> int | None:
+    if told is not None:
+        return world.location_ids.get((line.key[0], told))
+    if line.postings and line.store_location_id is not None:
+        return line.store_location_id
+    return world.default_locations.get(line.key[0])
+
+
+def _sum(effects: Iterable[Effect]) -> Effect:
+    committed = on_hand = 0
+    for units_committed, units_on_hand in effects:
+        committed += units_committed
+        on_hand += units_on_hand
+    return Effect(committed, on_hand)
+
+
+def _find_home(line: Line, wanted: Mapping[int, Effect], world: World) -> None:
+    """Give the line the location and the level that it belongs to: where most of its units are, or would be."""
+    assert line.listing_id is not None
+    home = next(iter(wanted), None)
+    if home is None and line.store_location_id is None:
+        told, _ = parts(line.register, line.desired)[0]
+        home = _location(line, told, world)
+    level = world.levels.get((line.listing_id, home)) if home is not None else None
+    if level is not None:
+        line.store_location_id, line.level_id = home, level.id
+
+
+def _shift(line: Line, booked: Mapping[int, Effect], wanted: Mapping[int, Effect], world: World) -> None:
+    """Move what the store shows at each place as the store has moved it, and remember what was done where."""
+    assert line.listing_id is not None
+    places: Collection[int] = wanted
+    if line.placed or not booked.keys() <= wanted.keys():
+        places = dict.fromkeys((*wanted, *booked, *line.placed))
+    for place in places:
+        units = booked.get(place, _NO_EFFECT).taken - wanted.get(place, _NO_EFFECT).taken
+        level = world.levels[(line.listing_id, place)]
+        level.order_effects_added += units
+        level.largest_sale = max(level.largest_sale, -units)
+        level.reported += units
+    line.applied = _sum(wanted.values())
+    if line.placed or len(places) > 1 or line.waiting_for:
+        line.placed = {
+            place: Placed(world.levels[(line.listing_id, place)].id, wanted.get(place, _NO_EFFECT)) for place in places
+        }
 
 
 def _recipe(line: Line, world: World) -> Mapping[int, int]:
@@ -328,28 +421,51 @@ def _recipe(line: Line, world: World) -> Mapping[int, int]:
     return {world.places[level][0]: taken.units_per_line_unit for level, taken in line.taken_from.items()}
 
 
-def _shares(line: Line, parts: Mapping[int, int], is_moved: bool, world: World) -> list[tuple[int, int, Share]]:
+def _shares(
+    line: Line, recipe: Mapping[int, int], booked: Mapping[int, Effect], wanted: Mapping[int, Effect], world: World
+) -> list[tuple[int, int, Share]]:
     """What the line must take in all: (stock level, its units in one unit of the line, share)."""
-    assert line.store_location_id is not None
-    warehouses: Sequence[int] = world.warehouses.get(line.store_location_id, ())
-    if len(warehouses) > 1:
-        rule = world.routing.get(line.store_location_id, Routing.PRIORITY)
-        warehouses = ranked(warehouses, _available(parts, warehouses, world), rule)
-    sold_together = {} if line.store_location_id in world.split_shipment else parts
+    if len(wanted) == 1 and not line.taken_from:
+        [(place, part)] = wanted.items()
+        if len(world.warehouses[place]) == 1:
+            # The common case, a new sale, needs none of the rest.
+            [warehouse] = world.warehouses[place]
+            return [
+                (
+                    world.stock_level_ids[(sku, warehouse)],
+                    quantity,
+                    Share(part.committed * quantity, -part.on_hand * quantity),
+                )
+                for sku, quantity in recipe.items()
+            ]
+    drawn_on = {place: _drawn_on(place, recipe, world) for place in wanted}
+    was_elsewhere = bool(line.placed) or not booked.keys() <= wanted.keys()
     found: list[tuple[int, int, Share]] = []
-    for sku, quantity in parts.items():
+    for sku, quantity in recipe.items():
         shares: dict[int, Share] = {}
         for level, taken in line.taken_from.items():
             of_sku, warehouse = world.places[level]
             if of_sku == sku:
-                # What the new location's warehouses do not have, and was not shipped yet, is taken anew.
-                is_kept = not is_moved or warehouse in warehouses
-                shares[warehouse] = Share(taken.committed if is_kept else 0, -taken.on_hand)
-        wanted = Share(line.desired.committed * quantity, -line.desired.on_hand * quantity)
-        take = partial(_take, sku, sold_together, warehouses, world)
-        for warehouse, share in spread(wanted, shares, warehouses, take).items():
-            found.append((world.stock_level_ids[(sku, warehouse)], quantity, share))
+                shares[warehouse] = Share(taken.committed, -taken.on_hand)
+        places = [
+            Place(
+                Share(part.committed * quantity, -part.on_hand * quantity),
+                drawn_on[place],
+                partial(_take, sku, {} if place in world.split_shipment else recipe, drawn_on[place], world),
+            )
+            for place, part in wanted.items()
+        ]
+        after = spread_over(places, shares, was_elsewhere=was_elsewhere)
+        found += [(world.stock_level_ids[(sku, warehouse)], quantity, share) for warehouse, share in after.items()]
     return found
+
+
+def _drawn_on(place: int, recipe: Mapping[int, int], world: World) -> Sequence[int]:
+    """The warehouses that a location draws on, in order."""
+    warehouses: Sequence[int] = world.warehouses.get(place, ())
+    if len(warehouses) < 2:
+        return warehouses
+    return ranked(warehouses, _available(recipe, warehouses, world), world.routing.get(place, Routing.PRIORITY))
 
 
 def _take(

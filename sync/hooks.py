@@ -94,18 +94,20 @@ def _matrix_changed(merchant_id: int, sku_ids: Sequence[int] | None, now: dateti
 def _listings_mapped(merchant_id: int, listing_ids: Sequence[int]) -> None:
     mapped = list(
         Listing.objects.filter(pk__in=listing_ids, sku__isnull=False).values_list(
-            "pk", "sku_id", "channel_id", "remote_variant_id"
+            "pk", "sku_id", "channel_id", "remote_variant_id", "remote_sku", "sku__code"
         )
     )
     upkeep.add_missing_levels(merchant_id=merchant_id)
     upkeep.withdraw_unmapped(listing_ids=listing_ids)
     # What webhooks told of their levels was set aside.
-    onboarding.doubt_levels([listing for listing, _, _, _ in mapped], reason="mapped")
+    onboarding.doubt_levels([listing for listing, *_ in mapped], reason="mapped")
     if mapped:
-        sku_ids = sorted({sku for _, sku, _, _ in mapped})
+        sku_ids = sorted({sku for _, sku, *_ in mapped})
         upkeep.mark_dirty(merchant_id=merchant_id, sku_ids=sku_ids, correlation_id=uuid7(), now=datetime.now(UTC))
     transaction.on_commit(partial(tasks.ring_publish, merchant_id))
-    replay_waiting(merchant_id, {(channel, f"variant {variant}") for _, _, channel, variant in mapped})
+    waits = {(channel, f"variant {variant}") for _, _, channel, variant, _, _ in mapped}
+    waits |= {(channel, f"SKU {code}") for _, _, channel, _, *codes in mapped for code in codes if code}
+    replay_waiting(merchant_id, waits)
 
 
 def replay_waiting(merchant_id: int, waits: Collection[tuple[int, str]]) -> int:

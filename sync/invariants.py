@@ -116,7 +116,7 @@ ALWAYS = (
     ),
     Check(
         "registers_are_applied",
-        "what an order line has done to stock is what its register says, and its allocations add up to it",
+        "what an order line has done to stock is what its register says, and its allocations and places add up to it",
         """
         SELECT line.merchant_id AS merchant, line.id AS order_line, line.desired_committed, line.applied_committed,
             line.desired_on_hand, line.applied_on_hand
@@ -129,6 +129,9 @@ ALWAYS = (
                 WHERE allocation.order_line_id = line.id GROUP BY level.sku_id
                 HAVING sum(allocation.committed) <> line.applied_committed * max(allocation.units_per_line_unit)
                     OR sum(allocation.on_hand) <> line.applied_on_hand * max(allocation.units_per_line_unit))
+            OR EXISTS (
+                SELECT 1 FROM sync_placement placed WHERE placed.order_line_id = line.id
+                HAVING sum(placed.committed) <> line.applied_committed OR sum(placed.on_hand) <> line.applied_on_hand)
         """,
     ),
     Check(
@@ -152,11 +155,16 @@ ALWAYS = (
         "own_store_effects_match_orders",
         "the order effects of a listing level are what the orders of its store have taken",
         """
+        WITH effect AS (
+            SELECT listing_level_id AS id, applied_on_hand - applied_committed AS units FROM sync_orderline line
+            WHERE NOT EXISTS (SELECT 1 FROM sync_placement placed WHERE placed.order_line_id = line.id)
+            UNION ALL
+            SELECT listing_level_id, on_hand - committed FROM sync_placement
+        )
         SELECT level.merchant_id AS merchant, level.id AS listing_level, level.order_effects,
-            coalesce(sum(line.applied_on_hand - line.applied_committed), 0) AS orders
-        FROM channels_listinglevel level LEFT JOIN sync_orderline line ON line.listing_level_id = level.id
-        GROUP BY level.id
-        HAVING level.order_effects <> coalesce(sum(line.applied_on_hand - line.applied_committed), 0)
+            coalesce(sum(effect.units), 0) AS orders
+        FROM channels_listinglevel level LEFT JOIN effect USING (id)
+        GROUP BY level.id HAVING level.order_effects <> coalesce(sum(effect.units), 0)
         """,
     ),
     Check(

@@ -125,6 +125,41 @@ class Allocation(models.Model):
         return f"{self.order_line} from {self.stock_level}"
 
 
+class Placement(models.Model):
+    """What an order line that has been at several places of its store has done at one of them, in units of the line.
+
+    A line that never was anywhere but at its own level has none: there it has done all that was applied.
+    """
+
+    merchant = models.ForeignKey(
+        Merchant, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
+    order_line = models.ForeignKey(
+        OrderLine, on_delete=models.CASCADE, related_name="placements", db_constraint=False, db_index=False
+    )
+    listing_level = models.ForeignKey(
+        ListingLevel, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
+    committed = models.IntegerField()
+    on_hand = models.IntegerField()
+    changed_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            SameMerchant(field="order_line", name="placement_order_line_of_merchant"),
+            SameMerchant(field="listing_level", name="placement_level_of_merchant"),
+            models.UniqueConstraint(fields=["order_line", "listing_level"], name="placement_once"),
+            models.CheckConstraint(condition=Q(committed__gte=0), name="placement_committed_not_negative"),
+        ]
+        indexes = [
+            # What of late has come to a level's counter and left it (audit).
+            models.Index(fields=["listing_level", "changed_at"], name="placement_by_level"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.order_line} at {self.listing_level}"
+
+
 class DirtySku(models.Model):
     """A mark: what this SKU's listings should show may have changed. Only added and taken away, marks never wait."""
 

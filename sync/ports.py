@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -66,6 +66,7 @@ class Mentioned(NamedTuple):
     variants: frozenset[tuple[int, str]]
     items: frozenset[tuple[int, str]]
     orders: frozenset[OrderKey]
+    codes: frozenset[tuple[int, str]] = frozenset()  # SKUs of the store's own, of lines that name no variant
 
 
 class Mappings(NamedTuple):
@@ -81,6 +82,13 @@ class Mappings(NamedTuple):
     counted_from: Mapping[int, datetime | None]
     routing: Mapping[int, Routing] = MappingProxyType({})
     split_shipment: Collection[int] = ()
+    listings_by_code: Mapping[tuple[int, str], ListingFacts] = MappingProxyType({})
+
+    def listings(self) -> Iterator[tuple[int, ListingFacts]]:
+        """The listings that lines may be of, with their channels."""
+        for by_name in (self.listings_by_variant, self.listings_by_code):
+            for (channel, _), facts in by_name.items():
+                yield channel, facts
 
     def stocked_skus(self, sku_ids: Iterable[int]) -> set[int]:
         """The SKUs with stock behind these: themselves, or the components of bundles."""
@@ -131,11 +139,15 @@ class StockBooks(Protocol):
     """Registers, ledger and levels as applying events sees them."""
 
     def load_mappings(self, merchant_id: int, mentioned: Mentioned, known_skus: Collection[int]) -> Mappings:
-        """Listings, locations, the mapping matrix and bundles around what is mentioned."""
+        """Listings, locations, the mapping matrix and bundles around what is mentioned.
+
+        A code of the store's own stands for the listing that carries it, or whose SKU does; for none while those that do are
+        mapped to several SKUs. Listings that are gone come first, and of these the newest.
+        """
         ...
 
     def channels_with_several_places(self, channel_ids: Collection[int]) -> set[int]:
-        """Those of the channels that have more than one mapped location."""
+        """Those of the channels that have more than one active location, mapped or not."""
         ...
 
     def lines_with_a_place(self, orders: Collection[OrderKey]) -> set[LineKey]:
@@ -596,9 +608,13 @@ class CheckBooks(Protocol):
         """Lock those of the levels that are suspect and have no write under way."""
         ...
 
-    def taken_since(self, level_id: int, since: datetime, until: datetime) -> tuple[int, bool]:
+    def taken_since(self, level_id: int, since: datetime, until: datetime, known_since: datetime) -> tuple[int, bool]:
         """Units that orders took from this level's counter after `until`, by the store's clock; and whether any change of
-        it is dated within [since, until], so that nobody can tell on which side of the reading it lies."""
+        it is dated within [since, until], so that nobody can tell on which side of the reading it lies.
+
+        No date is told of units that change places: what of them was written at `known_since` or later, by our clock, may
+        have happened before `until` or after. Nor is it told where the units of a line were that was first heard of since.
+        """
         ...
 
     def write_findings(self, findings: Sequence[Finding], now: datetime) -> None: ...

@@ -5,18 +5,27 @@ replays of a line's events end in the same register:
 
 - what a whole order says of the line's units is kept once per content, with the first and the latest version that said
   it: the latest counts;
+- where its units are assigned is kept likewise, and where they were shipped from as the latest version says;
 - what cannot be undone is united: a cancellation, a deletion, and refunds by their own id.
 
-From the same register follows what the line had done to its store's counter at an earlier moment of the store's clock.
+From the same register follows what the line does at each of its places, and what it had done to its store's counter at an
+earlier moment of the store's clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from channels.protocol import VERSION_IS_FINAL_AFTER, LineState, OrderState, RefundedUnits, Restock
+from channels.protocol import (
+    VERSION_IS_FINAL_AFTER,
+    LineState,
+    OrderState,
+    RefundedUnits,
+    Restock,
+    UnitsAt,
+)
 
 #: A cancellation refunds what is left of its order; the two are dated apart by no more than this.
 CANCELS_WITHIN = timedelta(minutes=1)
@@ -41,13 +50,27 @@ class Said(NamedTuple):
         return max(0, self.ordered - self.removed)
 
 
+class Located(NamedTuple):
+    """Where a version of the order says that the line's units are."""
+
+    version: datetime  # the newest that said so
+    read_at: datetime | None  # when that was read at the store; None: it was told by a message
+    places: UnitsAt  # most units first
+
+    @property
+    def units(self) -> int:
+        """Units in all places together."""
+        return sum(units for _, units in self.places)
+
+
 class Register(NamedTuple):
     """Everything known of one order line."""
 
     says: tuple[Said, ...] = ()  # one per content, the newest version last; empty while only refunds are known
     variant_id: str = ""
     sku: str = ""
-    located: tuple[datetime, str] | None = None  # the newest place told, and by which version
+    located: tuple[Located, ...] = ()  # where its units are assigned: one per content, the newest version last
+    shipped_from: Located | None = None  # the newest
     created_at: datetime | None = None
     cancelled_at: datetime | None = None
     is_deleted: bool = False
@@ -113,12 +136,28 @@ def of_order(order: OrderState, line: LineState, *, counted_at: datetime | None 
         says=(said,),
         variant_id=line.variant_id,
         sku=line.sku,
-        located=(order.version, line.location_id) if line.location_id else None,
+        located=_located(order, line, ordered),
+        shipped_from=_located_at(order, line.shipped_from) if line.shipped_from else None,
         created_at=order.created_at,
         cancelled_at=order.cancelled_at,
         counted_at=counted_at,
         refunds=_united(refunds),
     )
+
+
+def _located(order: OrderState, line: LineState, ordered: int) -> tuple[Located, ...]:
+    if line.places:
+        return (_located_at(order, line.places),)
+    if line.location_id is not None:
+        return (_located_at(order, ((line.location_id, ordered),)),)
+    if order.read_at is not None and line.current == 0:
+        return (_located_at(order, ()),)  # nothing of it is left to be anywhere
+    return ()
+
+
+def _located_at(order: OrderState, places: UnitsAt) -> Located:
+    most_first = tuple(sorted(places, key=lambda place: (-place[1], place[0]))) if len(places) > 1 else places
+    return Located(order.version, order.read_at, most_first)
 
 
 def _removed(order: OrderState, line: LineState, refunds: Iterable[RefundedUnits]) -> int:
@@ -146,7 +185,8 @@ def join(one: Register, other: Register) -> Register:
         says=_latest_last(one.says, other.says),
         variant_id=max(one.variant_id, other.variant_id),  # a deleted variant's id is told no more
         sku=max(one.sku, other.sku),
-        located=max(one.located, other.located) if one.located and other.located else one.located or other.located,
+        located=_newest_last(one.located, other.located),
+        shipped_from=max(filter(None, (one.shipped_from, other.shipped_from)), key=_newness, default=None),
         created_at=_earlier(one.created_at, other.created_at),
         cancelled_at=_earlier(one.cancelled_at, other.cancelled_at),
         is_deleted=one.is_deleted or other.is_deleted,
@@ -172,6 +212,18 @@ def _latest_last(one: tuple[Said, ...], other: tuple[Said, ...]) -> tuple[Said, 
             said = Said(*content, min(known.first, said.first), newest.version, newest.read_at)
         united[content] = said
     return tuple(sorted(united.values(), key=_rank))
+
+
+def _newest_last(one: tuple[Located, ...], other: tuple[Located, ...]) -> tuple[Located, ...]:
+    """Each content once, with the newest version that said it."""
+    if not one or not other:
+        return one or other
+    united = {located.places: located for located in sorted(one + other, key=_newness)}
+    return tuple(sorted(united.values(), key=_newness))
+
+
+def _newness(located: Located) -> tuple[datetime, datetime, UnitsAt]:
+    return located.version, located.read_at or _NEVER, located.places
 
 
 def _age(said: Said) -> tuple[datetime, datetime]:
@@ -228,6 +280,138 @@ def effect(register: Register) -> Effect:
     return Effect(committed, committed - _taken(said.kept, register.refunds))
 
 
+def parts(register: Register, whole: Effect) -> tuple[tuple[str | None, Effect], ...]:
+    """What the line must have done at each place, its home first (None: the channel does not say where that is).
+
+    The parts add up to `whole`, which is the line's `effect`. A unit is taken where it is assigned, leaves from where it was
+    shipped, and is put back where its refund says: sold at one place and put back at another, it stays taken at the first.
+    """
+    if not (register.located or register.shipped_from or register.refunds):
+        return ((None, whole),)  # the common case, a new sale, needs none of the rest
+    said = register.said
+    homes = _homes(register)
+    if said is None or (len(homes) == 1 and not register.refunds):
+        return ((homes[0], whole),)
+    put_back = _put_back(register, said)
+    if len(homes) == 1 and len(register.located) < 2 and all(place in (None, homes[0]) for place, _ in put_back):
+        return ((homes[0], whole),)
+    sold = whole.taken + sum(units for _, units in put_back)
+    taken = _sold_at(register, said, homes, sold, put_back)
+    for place, units in put_back:
+        if place is not None:
+            taken[place] = taken.get(place, 0) - units
+    for place, units in put_back:
+        if place is None:
+            left = _fill(taken, -units, dict(taken))
+            taken[homes[0]] += left
+    committed = _open_at(register, said, homes, whole.committed, put_back)
+    return tuple(
+        (place, Effect(committed.get(place, 0), committed.get(place, 0) - units)) for place, units in taken.items()
+    )
+
+
+def _homes(register: Register) -> list[str | None]:
+    """The places that the line's units are at or have left from, the one with most of them first."""
+    if not register.located and register.shipped_from is None:
+        return [None]
+    assigned = next((located.places for located in reversed(register.located) if located.places), ())
+    shipped = register.shipped_from.places if register.shipped_from else ()
+    return list(dict.fromkeys(place for place, _ in assigned + shipped)) or [None]
+
+
+def _put_back(register: Register, said: Said) -> list[tuple[str | None, int]]:
+    """Units that refunds have put back, and where; no more than the line had, or than there were counted."""
+    found = []
+    left = said.kept
+    for refund in register.refunds:
+        if refund.restock is Restock.NONE:
+            continue
+        if register.counted_at is None:
+            found.append((refund.location_id, min(left, refund.quantity)))
+            left -= found[-1][1]
+        elif refund.occurred_at > register.counted_at:
+            found.append((refund.location_id, refund.quantity))
+    return found
+
+
+def _sold_at(
+    register: Register, said: Said, homes: list[str | None], units: int, put_back: Iterable[tuple[str | None, int]]
+) -> dict[str | None, int]:
+    """At which places the store's counter fell for these units of the line, before any was put back."""
+    sold = dict.fromkeys(homes, 0)
+    if register.counted_at is None:
+        shipped = _shipped_from(register, said)
+        units = _fill(sold, units, shipped)
+        units = _fill(sold, units, _assigned(register, shipped))
+        # What is assigned nowhere any more was cancelled. Where it had been is known from older versions, or else likely:
+        # most units go back to where they came from.
+        for newer, older in zip(register.located[::-1], register.located[-2::-1], strict=False):
+            gone = min(units, older.units - newer.units, _refunded(register, older.version, newer.version))
+            if gone <= 0:
+                continue  # removed by an edit, or moved
+            fewer = {place: was - dict(newer.places).get(place, 0) for place, was in older.places}
+            units -= gone - _fill(sold, gone, fewer)
+        for place, most in put_back:
+            if place in homes:
+                units = _fill(sold, units, {place: most})
+    sold[homes[0]] += units
+    return sold
+
+
+def _refunded(register: Register, since: datetime, until: datetime) -> int:
+    """Units refunded between two versions of the order that need not have been shipped."""
+    return sum(
+        refund.quantity
+        for refund in register.refunds
+        if refund.restock is not Restock.RETURN
+        and (since < refund.occurred_at <= until or since == refund.occurred_at == until)
+    )
+
+
+def _open_at(
+    register: Register, said: Said, homes: list[str | None], units: int, put_back: Iterable[tuple[str | None, int]]
+) -> dict[str | None, int]:
+    """From which places these units of the line are still to be shipped."""
+    open_at = dict.fromkeys(homes, 0)
+    if len(homes) > 1:
+        assigned = _assigned(register, _shipped_from(register, said))
+        excess = sum(assigned.values()) - units
+        for place, most in put_back:
+            if place in assigned and excess > 0:
+                # Told before its units were cancelled.
+                excess = -_fill(assigned, -excess, {place: min(most, assigned[place])})
+        units = _fill(open_at, units, assigned)
+    open_at[homes[0]] += units
+    return open_at
+
+
+def _shipped_from(register: Register, said: Said) -> dict[str | None, int]:
+    shipped: dict[str | None, int] = {}
+    if register.shipped_from is not None:
+        _fill(shipped, said.shipped, dict(register.shipped_from.places))
+    return shipped
+
+
+def _assigned(register: Register, shipped: Mapping[str | None, int]) -> dict[str | None, int]:
+    """Units by the place that is to ship them, as far as the newest version that tells knows."""
+    places = register.located[-1].places if register.located else ()
+    return {place: max(0, units - shipped.get(place, 0)) for place, units in places}
+
+
+def _fill(counts: dict[str | None, int], units: int, most: Mapping[str, int] | Mapping[str | None, int]) -> int:
+    """Add units to the counts, in order and up to the most that each may get; returns what is left over.
+
+    Units below zero are taken away, likewise.
+    """
+    sign = -1 if units < 0 else 1
+    left = abs(units)
+    for place, most_here in most.items():
+        here = max(0, min(left, most_here))
+        counts[place] = counts.get(place, 0) + sign * here
+        left -= here
+    return sign * left
+
+
 def _taken(kept: int, refunds: Iterable[RefundedUnits]) -> int:
     """Units that a line takes from its store's counter: those left in the order, less those put back."""
     return max(0, kept - sum(refund.quantity for refund in refunds if refund.restock is not Restock.NONE))
@@ -255,6 +439,16 @@ def taken_since(register: Register, since: datetime, until: datetime) -> tuple[i
     )
     then = _taken(min(after), (refund for refund in moves if refund.occurred_at <= until))
     return _taken(said.kept, moves) - then, is_uncertain
+
+
+def taken_elsewhere_since(register: Register, units: int, until: datetime) -> tuple[int, bool]:
+    """As `taken_since`, for one place of a line that has been at several, or may have: it has taken these units there in all,
+    and that was learned of late.
+
+    No store dates the change of a place, so only a line of an order that was placed after `until` is certain.
+    """
+    is_newer = register.created_at is not None and register.counted_at is None and register.created_at > until
+    return (units, False) if is_newer else (0, True)
 
 
 def _kept_at(register: Register, moment: datetime) -> set[int]:
@@ -290,7 +484,9 @@ def to_json(register: Register) -> dict[str, Any]:
         facts["variant"] = register.variant_id
         facts["sku"] = register.sku
     if register.located:
-        facts["located"] = [register.located[0].isoformat(), register.located[1]]
+        facts["located"] = [_located_row(located) for located in register.located]
+    if register.shipped_from:
+        facts["shipped_from"] = _located_row(register.shipped_from)
     if register.created_at:
         facts["created"] = register.created_at.isoformat()
     if register.cancelled_at:
@@ -323,6 +519,26 @@ def _row(said: Said) -> list[int | str]:
     return row
 
 
+def _located_row(located: Located) -> list[Any]:
+    row: list[Any] = [located.version.isoformat(), [list(place) for place in located.places]]
+    if located.read_at:
+        row.append(located.read_at.isoformat())
+    return row
+
+
+def _located_from(version: str, places: list[tuple[str, int]], read_at: str = "") -> Located:
+    told = tuple((place, units) for place, units in places)
+    return Located(datetime.fromisoformat(version), _moment_or_none(read_at), told)
+
+
+def _located_rows(rows: list[Any]) -> list[Any]:
+    """As they are stored; before a line could be at several places, it was one row of a version and a place."""
+    if rows and isinstance(rows[0], str):
+        version, place = rows
+        return [[version, [[place, 0]]]]
+    return rows
+
+
 def _said(ordered: int, removed: int, shipped: int, first: str, version: str = "", read_at: str = "") -> Said:
     first_at = datetime.fromisoformat(first)
     return Said(ordered, removed, shipped, first_at, _moment_or_none(version) or first_at, _moment_or_none(read_at))
@@ -331,12 +547,13 @@ def _said(ordered: int, removed: int, shipped: int, first: str, version: str = "
 def from_json(facts: dict[str, Any]) -> Register:
     """The register as it was stored."""
     moment = datetime.fromisoformat
-    located = facts.get("located")
+    shipped_from = facts.get("shipped_from")
     return Register(
         says=tuple(_said(*row) for row in facts.get("says", ())),
         variant_id=facts.get("variant", ""),
         sku=facts.get("sku", ""),
-        located=located and (moment(located[0]), located[1]),
+        located=tuple(_located_from(*row) for row in _located_rows(facts.get("located", []))),
+        shipped_from=_located_from(*shipped_from) if shipped_from else None,
         created_at=_moment_or_none(facts.get("created")),
         cancelled_at=_moment_or_none(facts.get("cancelled")),
         is_deleted="deleted" in facts,

@@ -5,6 +5,7 @@ A unit stays where it is as long as it can: it is shipped from, put back to and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,14 @@ class Share(NamedTuple):
 
     committed: int = 0  # to be shipped
     gone: int = 0  # shipped or written off
+
+
+class Place(NamedTuple):
+    """What a line must have taken at one place, and what it may draw on there."""
+
+    wanted: Share
+    warehouses: Sequence[int]  # in the order of drawing
+    take: Callable[[int], Mapping[int, int]]  # routes that many more units to them
 
 
 def spread(
@@ -66,6 +75,74 @@ def spread(
         warehouse: Share(committed.get(warehouse, 0), gone.get(warehouse, 0))
         for warehouse in dict.fromkeys((*committed, *gone))
     }
+
+
+def spread_over(places: Sequence[Place], shares: Mapping[int, Share], *, was_elsewhere: bool) -> dict[int, Share]:
+    """As `spread`, for a line at several places, or at none any more.
+
+    `was_elsewhere`: what was taken from warehouses that none of the places draws on was taken at another, and is taken anew
+    here. Else it stays: the place had drawn on them when it was taken.
+    """
+    if len(places) == 1 and not was_elsewhere:
+        [(wanted, warehouses, take)] = places
+        return spread(wanted, shares, warehouses, take)
+    after = dict.fromkeys(shares, Share())
+    for place, portion in zip(places, _portions(places, shares, was_elsewhere=was_elsewhere), strict=True):
+        for warehouse, share in spread(place.wanted, portion, place.warehouses, place.take).items():
+            known = after.get(warehouse, Share())
+            after[warehouse] = Share(known.committed + share.committed, known.gone + share.gone)
+    return after
+
+
+def _portions(places: Sequence[Place], shares: Mapping[int, Share], *, was_elsewhere: bool) -> list[dict[int, Share]]:
+    """Which of the shares are whose."""
+    committed = {warehouse: share.committed for warehouse, share in shares.items()}
+    gone = {warehouse: share.gone for warehouse, share in shares.items()}
+    drawn_by = Counter(warehouse for place in places for warehouse in place.warehouses)
+    portions: list[tuple[dict[int, int], dict[int, int]]] = [({}, {}) for _ in places]
+    for place, (_, its_gone) in zip(places, portions, strict=True):
+        if place.wanted.gone < 0 and place.warehouses:
+            # More came back to the place than had left it: into the first of its warehouses.
+            first = place.warehouses[0]
+            its_gone[first] = place.wanted.gone
+            gone[first] = gone.get(first, 0) - place.wanted.gone
+    for place, (its_committed, its_gone) in zip(places, portions, strict=True):
+        # What only this place draws on can be nobody else's.
+        warehouses = sorted(place.warehouses, key=lambda warehouse: drawn_by[warehouse])
+        _claim(place.wanted.committed, committed, its_committed, warehouses)
+        _claim(place.wanted.gone, gone, its_gone, warehouses)
+    for warehouse in dict.fromkeys((*committed, *gone)) if places else ():
+        owner = _owner(places, warehouse)
+        if was_elsewhere and owner is None:
+            continue
+        its_committed, its_gone = portions[owner or 0]
+        its_committed[warehouse] = its_committed.get(warehouse, 0) + committed.get(warehouse, 0)
+        its_gone[warehouse] = its_gone.get(warehouse, 0) + gone.get(warehouse, 0)
+    return [
+        {
+            warehouse: Share(its_committed.get(warehouse, 0), its_gone.get(warehouse, 0))
+            for warehouse in dict.fromkeys((*its_committed, *its_gone))
+        }
+        for its_committed, its_gone in portions
+    ]
+
+
+def _owner(places: Sequence[Place], warehouse: int) -> int | None:
+    """The place that draws on the warehouse, or may have: one that draws on none any more."""
+    for n, place in enumerate(places):
+        if warehouse in place.warehouses:
+            return n
+    return next((n for n, place in enumerate(places) if not place.warehouses), None)
+
+
+def _claim(units: int, free: dict[int, int], claimed: dict[int, int], warehouses: Sequence[int]) -> None:
+    """Let a place have up to so many of the units that are free, from its warehouses in order."""
+    for warehouse in warehouses:
+        share = min(units, free.get(warehouse, 0))
+        if share > 0:
+            free[warehouse] -= share
+            claimed[warehouse] = claimed.get(warehouse, 0) + share
+            units -= share
 
 
 def _move(units: int, source: dict[int, int], target: dict[int, int], warehouses: Sequence[int]) -> int:

@@ -100,6 +100,10 @@ def _take_up(merchant_id: int) -> int:
                 SELECT 1 FROM channels_listing listing
                 WHERE listing.channel_id = line.channel_id AND listing.remote_variant_id = line.remote_variant_id
                     AND listing.sku_id IS NOT NULL)
+            WHEN line.waiting_for LIKE 'SKU %%' THEN EXISTS (
+                SELECT 1 FROM channels_listing listing JOIN inventory_sku sku ON sku.id = listing.sku_id
+                WHERE listing.channel_id = line.channel_id
+                    AND line.waiting_for IN (left('SKU ' || listing.remote_sku, 120), left('SKU ' || sku.code, 120)))
             ELSE EXISTS (
                 SELECT 1 FROM channels_storelocation place
                 JOIN locations_mapping mapping ON mapping.store_location_id = place.id

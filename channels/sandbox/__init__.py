@@ -25,7 +25,7 @@ global id.
     GET  /{handle}/shop/orders/{id}
     POST /{handle}/shop/orders/{id}/cancel            {"restock": true, "reason"?}
     POST /{handle}/shop/orders/{id}/refund
-         {"lines": [{"line_id", "quantity", "restock_type": cancel | return | no_restock}], "note"?}
+         {"lines": [{"line_id", "quantity", "restock_type": cancel | return | no_restock, "location"?}], "note"?}
     POST /{handle}/shop/orders/{id}/fulfill           {"lines"?: [{"line_id", "quantity"}]}
     POST /{handle}/shop/orders/{id}/edit
          {"additions"?: [{"sku", "quantity"}], "removals"?: [{"line_id", "quantity"}], "restock"?: true}

@@ -178,7 +178,9 @@ def cancel_order(
         raise Refusal(f"reason must be one of {', '.join(CANCEL_REASONS)}")
     event = store.new_event()
     restock_type = "cancel" if restock else "no_restock"
-    open_lines = [(line, line.current_quantity, restock_type) for line in order.lines if line.current_quantity]
+    open_lines = [
+        (line, line.current_quantity, restock_type, line.location_id) for line in order.lines if line.current_quantity
+    ]
     order.cancelled_us = now_us
     order.cancel_reason = reason
     if open_lines:
@@ -193,13 +195,16 @@ def cancel_order(
 def refund_order(
     store: Store, now_us: int, *, order_id: int, lines: list[dict[str, Any]], note: str = ""
 ) -> dict[str, Any]:
-    """Refund units: `cancel` (unshipped, back to available), `return` (shipped, came back), `no_restock`."""
+    """Refund units: `cancel` (unshipped, back to available), `return` (shipped, came back), `no_restock`.
+
+    They are put back at `location`, or else where they were taken from.
+    """
     order = store.order_numbered(order_id)
-    wanted = [_checked_refund(order, row) for row in lines]
+    wanted = [_checked_refund(store, order, row) for row in lines]
     if not wanted:
         raise Refusal("a refund needs lines", code="empty")
     per_line: dict[int, int] = {}
-    for line, quantity, _ in wanted:
+    for line, quantity, _, _ in wanted:
         per_line[line.id] = per_line.get(line.id, 0) + quantity
         if per_line[line.id] > line.current_quantity:
             raise Refusal(f"line {line.id} has only {line.current_quantity} units left to refund", status=409)
@@ -218,7 +223,7 @@ def _line_named(order: Order, row: dict[str, Any]) -> OrderLine:
     return line
 
 
-def _checked_refund(order: Order, row: dict[str, Any]) -> tuple[OrderLine, int, str]:
+def _checked_refund(store: Store, order: Order, row: dict[str, Any]) -> tuple[OrderLine, int, str, int | None]:
     line = _line_named(order, row)
     quantity = row.get("quantity", line.current_quantity)
     if type(quantity) is not int or quantity <= 0:
@@ -230,21 +235,32 @@ def _checked_refund(order: Order, row: dict[str, Any]) -> tuple[OrderLine, int, 
         raise Refusal(f"line {line.id} has only {line.unfulfilled} unshipped units to cancel", status=409)
     if restock_type == "return" and quantity > line.fulfilled:
         raise Refusal(f"line {line.id} has only {line.fulfilled} shipped units to return", status=409)
-    return line, quantity, restock_type
+    return line, quantity, restock_type, _restocked_at(store, line, row.get("location"))
+
+
+def _restocked_at(store: Store, line: OrderLine, wanted: object) -> int | None:
+    """Where units of the line go back to; None for what is not counted."""
+    if wanted is None or line.location_id is None:
+        return line.location_id
+    place = store.location_named(wanted)
+    level = store.levels.get((line.item_id, place.id))
+    if level is None or not level.active:
+        raise Refusal(f"{place.name} does not stock {line.sku}", code="not_stocked", status=409)
+    return place.id
 
 
 def _book_refund(
     store: Store,
     order: Order,
-    wanted: list[tuple[OrderLine, int, str]],
+    wanted: list[tuple[OrderLine, int, str, int | None]],
     event: str,
     *,
     cause: str,
     note: str,
 ) -> Refund:
     refund = Refund(store.new_id(), order.id, store.now_us, note, [])
-    for line, quantity, restock_type in wanted:
-        place = line.location_id if restock_type != "no_restock" else None
+    for line, quantity, restock_type, back_at in wanted:
+        place = back_at if restock_type != "no_restock" else None
         refund.lines.append(RefundLine(store.new_id(), line.id, quantity, restock_type, place))
         unshipped = min(quantity, line.unfulfilled) if restock_type != "return" else 0
         line.current_quantity -= quantity
@@ -258,6 +274,7 @@ def _book_refund(
             cause=cause,
             restocked=quantity if restock_type != "no_restock" else 0,
             released=unshipped,
+            place=back_at,
         )
     order.refunds.append(refund)
     store.count("refunds")
@@ -266,14 +283,26 @@ def _book_refund(
 
 
 def _put_back(
-    store: Store, order: Order, line: OrderLine, event: str, *, cause: str, restocked: int, released: int
+    store: Store,
+    order: Order,
+    line: OrderLine,
+    event: str,
+    *,
+    cause: str,
+    restocked: int,
+    released: int,
+    place: int | None,
 ) -> None:
-    """Return `restocked` units to available and take `released` units out of committed."""
+    """Return `restocked` units to available at the place and take `released` units out of committed where they were."""
     level = _level_of(store, line)
     variant = store.variants.get(line.variant_id)
     if variant is not None:
         variant.units_restocked += restocked
     store.count("units_restocked", restocked)
+    back_at = store.levels.get((line.item_id, place)) if place is not None else None
+    if back_at is not None and back_at is not level and restocked:
+        store.change_level(back_at, cause=cause, event=event, available=restocked, order_id=order.id)
+        restocked = 0
     if level is not None and (restocked or released):
         store.change_level(level, cause=cause, event=event, available=restocked, committed=-released, order_id=order.id)
 
@@ -362,6 +391,7 @@ def edit_order(
             cause="edit",
             restocked=quantity if restock else 0,
             released=quantity,
+            place=line.location_id,
         )
     for taking in takings:
         added = _add_line(store, order, taking, event, cause="edit", by_edit=True)

@@ -544,8 +544,8 @@ def _read_orders() -> dict[OrderKey, dict[LineKey, LineRow]]:
     for row in _rows(
         """
         SELECT id, channel_id, order_id, line_id, order_name, listing_id, sku_id, listing_level_id AS level_id,
-            store_location_id, postings, waiting_for, latest_event_id, correlation_id, updated_at, applied_committed,
-            applied_on_hand, desired_committed, desired_on_hand
+            store_location_id, postings, waiting_for, latest_event_id, correlation_id, updated_at, created_at,
+            applied_committed, applied_on_hand, desired_committed, desired_on_hand
         FROM sync_orderline ORDER BY id
         """
     ):

@@ -104,18 +104,43 @@ class CheckTables:
             )
         ]
 
-    def taken_since(self, level_id: int, since: datetime, until: datetime) -> tuple[int, bool]:
-        taken, is_ambiguous = 0, False
-        for (facts,) in sql.rows(
-            """
-            SELECT facts FROM sync_orderline WHERE listing_level_id = %s AND updated_at >= %s - interval '1 hour'
-            """,
-            [level_id, since],
-        ):
-            units, is_unclear = register.taken_since(register.from_json(json.loads(facts)), since, until)
-            taken += units
-            is_ambiguous = is_ambiguous or is_unclear
-        return taken, is_ambiguous
+    def taken_since(self, level_id: int, since: datetime, until: datetime, known_since: datetime) -> tuple[int, bool]:
+        found = [
+            register.taken_since(register.from_json(json.loads(facts)), since, until)
+            for (facts,) in sql.rows(
+                """
+                SELECT facts FROM sync_orderline line
+                WHERE listing_level_id = %s AND updated_at >= %s - interval '1 hour'
+                    AND NOT EXISTS (SELECT 1 FROM sync_placement placed WHERE placed.order_line_id = line.id)
+                """,
+                [level_id, since],
+            )
+        ]
+        found += [
+            register.taken_elsewhere_since(register.from_json(json.loads(facts)), units, until)
+            for facts, units in sql.rows(
+                """
+                SELECT line.facts, placed.committed - placed.on_hand FROM sync_placement placed
+                JOIN sync_orderline line ON line.id = placed.order_line_id
+                WHERE placed.listing_level_id = %s AND placed.changed_at >= %s
+                UNION ALL
+                -- First heard of since, and at another place: nobody tells whether it was here before.
+                SELECT facts, 0 FROM sync_orderline
+                WHERE listing_level_id = ANY(ARRAY(
+                        SELECT other.id FROM channels_listinglevel level
+                        JOIN channels_listinglevel other ON other.listing_id = level.listing_id AND other.id <> level.id
+                        WHERE level.id = %s))
+                    AND created_at >= %s AND updated_at >= %s - interval '1 hour'
+                UNION ALL
+                SELECT line.facts, 0 FROM channels_listinglevel level
+                JOIN sync_orderline line ON line.channel_id = level.channel_id AND line.waiting_for <> ''
+                WHERE level.id = %s AND line.listing_id = level.listing_id AND line.listing_level_id IS NULL
+                    AND line.created_at >= %s
+                """,
+                [level_id, known_since, level_id, known_since, known_since, level_id, known_since],
+            )
+        ]
+        return sum(units for units, _ in found), any(is_unclear for _, is_unclear in found)
 
     def write_findings(self, findings: Sequence[Finding], now: datetime) -> None:
         settled = [finding for finding in findings if finding.is_settled]

@@ -15,7 +15,7 @@ from inventory.ledger import Balance, Entry
 from locations.pace import LARGEST_SECONDS, RUSH_SECONDS, USUAL_SECONDS
 from locations.routing import Routing, in_use
 from sync import register
-from sync.decide import Level, Line, LineKey, ListingFacts, Taken, explained
+from sync.decide import Level, Line, LineKey, ListingFacts, Named, Placed, Taken, explained, listing_of
 from sync.ports import Mappings, Mentioned, OrderKey, Waiting
 from sync.register import Effect
 from sync.tables.propagation import note_lag
@@ -48,10 +48,11 @@ class StockTables:
                 columns(mentioned.items),
             ):
                 by_item[(channel, item)].append(ListingFacts(listing, sku))
+        by_code = load_listings_by_code(mentioned.codes) if mentioned.codes else {}
         channels = sorted({channel for channel, _ in (*mentioned.variants, *mentioned.items, *mentioned.orders)})
         location_ids, warehouses, default_locations = load_locations(channels)
         routing, split_shipment = load_routing(channels)
-        skus = {facts.sku_id for facts in by_variant.values() if facts.sku_id} | set(known_skus)
+        skus = {facts.sku_id for facts in (*by_variant.values(), *by_code.values()) if facts.sku_id} | set(known_skus)
         parts, bundles = load_bundles(merchant_id, skus)
         counted_from = dict(
             sql.rows("SELECT id, orders_counted_from FROM channels_channel WHERE id = ANY(%s::bigint[])", [channels])
@@ -67,6 +68,7 @@ class StockTables:
             counted_from=counted_from,
             routing=routing,
             split_shipment=split_shipment,
+            listings_by_code=by_code,
         )
 
     def channels_with_several_places(self, channel_ids: Collection[int]) -> set[int]:
@@ -75,8 +77,7 @@ class StockTables:
             for (channel,) in sql.rows(
                 """
                 SELECT location.channel_id FROM channels_storelocation location
-                WHERE location.channel_id = ANY(%s::bigint[])
-                    AND EXISTS (SELECT 1 FROM locations_mapping mapping WHERE mapping.store_location_id = location.id)
+                WHERE location.channel_id = ANY(%s::bigint[]) AND location.is_active
                 GROUP BY location.channel_id HAVING count(*) > 1
                 """,
                 [sorted(channel_ids)],
@@ -164,6 +165,15 @@ class StockTables:
                 [list(by_id)],
             ):
                 by_id[line_id].taken_from[level] = Taken(units, committed, on_hand)
+            for line_id, location, level, committed, on_hand in sql.rows(
+                """
+                SELECT placed.order_line_id, level.store_location_id, level.id, placed.committed, placed.on_hand
+                FROM sync_placement placed JOIN channels_listinglevel level ON level.id = placed.listing_level_id
+                WHERE placed.order_line_id = ANY(%s::bigint[])
+                """,
+                [list(by_id)],
+            ):
+                by_id[line_id].placed[location] = Placed(level, Effect(committed, on_hand))
         return lines
 
     def lock_stock(
@@ -279,12 +289,14 @@ class StockTables:
             by_key = {line.key: line for line in new}
             for line_id, channel, order_id, remote_line in sql.rows(
                 f"""
-                INSERT INTO sync_orderline (merchant_id, channel_id, order_id, line_id, {_LINE_COLUMNS}, updated_at)
-                SELECT %s, told.*, %s FROM unnest(%s::bigint[], %s::text[], %s::text[], {_LINE_ARRAYS}) AS told
+                INSERT INTO sync_orderline (merchant_id, channel_id, order_id, line_id, {_LINE_COLUMNS}, created_at,
+                    updated_at)
+                SELECT %s, told.*, %s, %s FROM unnest(%s::bigint[], %s::text[], %s::text[], {_LINE_ARRAYS}) AS told
                 RETURNING id, channel_id, order_id, line_id
                 """,
                 [
                     merchant_id,
+                    now,
                     now,
                     [line.key[0] for line in new],
                     [line.key[1] for line in new],
@@ -304,6 +316,7 @@ class StockTables:
                     [now, [line.id for line in known], *_line_values(known)],
                 )
         _write_allocations(merchant_id, touched)
+        _write_placements(merchant_id, [line for line in touched if line.placed], now)
 
     def write_order_effects(self, levels: Collection[Level], now: datetime) -> None:
         moved = [level for level in levels if level.order_effects_added]
@@ -382,6 +395,24 @@ class StockTables:
 
     def note_inbound_lag(self, lags: Mapping[int, float], now: datetime) -> None:
         note_lag("inbound", lags, now)
+
+
+def load_listings_by_code(codes: Collection[tuple[int, str]]) -> dict[tuple[int, str], ListingFacts]:
+    named: dict[tuple[int, str], list[Named]] = defaultdict(list)
+    for channel, code, *facts in sql.rows(
+        """
+        SELECT told.channel_id, told.code, listing.id, listing.sku_id, listing.remote_sku = told.code,
+            listing.deleted_at IS NOT NULL
+        FROM unnest(%s::bigint[], %s::text[]) AS told (channel_id, code)
+        JOIN channels_listing listing ON listing.channel_id = told.channel_id
+        JOIN inventory_sku sku ON sku.id = listing.sku_id
+        WHERE told.code IN (listing.remote_sku, sku.code)
+        """,
+        columns(codes),
+    ):
+        named[(channel, code)].append(Named(*facts))
+    found = {code: listing_of(listings) for code, listings in named.items()}
+    return {code: facts for code, facts in found.items() if facts is not None}
 
 
 def load_locations(
@@ -518,6 +549,29 @@ def _write_allocations(merchant_id: int, lines: Sequence[Line]) -> None:
                 [what.on_hand for _, _, what in taken],
             ],
         )
+
+
+def _write_placements(merchant_id: int, lines: Sequence[Line], now: datetime) -> None:
+    placed = [(line.id, placed.level_id, placed.effect) for line in lines for placed in line.placed.values()]
+    if not placed:
+        return
+    sql.execute(
+        """
+        INSERT INTO sync_placement AS known (merchant_id, order_line_id, listing_level_id, committed, on_hand, changed_at)
+        SELECT %s, told.*, %s FROM unnest(%s::bigint[], %s::bigint[], %s::int[], %s::int[]) AS told
+        ON CONFLICT (order_line_id, listing_level_id) DO UPDATE
+        SET committed = excluded.committed, on_hand = excluded.on_hand, changed_at = excluded.changed_at
+        WHERE (known.committed, known.on_hand) <> (excluded.committed, excluded.on_hand)
+        """,
+        [
+            merchant_id,
+            now,
+            [line for line, _, _ in placed],
+            [level for _, level, _ in placed],
+            [effect.committed for _, _, effect in placed],
+            [effect.on_hand for _, _, effect in placed],
+        ],
+    )
 
 
 def columns(pairs: Iterable[tuple[int, str]]) -> tuple[list[int], list[str]]:

@@ -132,8 +132,7 @@ def take_up(*, waits: Collection[tuple[int, str]]) -> int:
     """Have events applied again that were set aside for want of one of these, and the latest of each order line that waits
     for one; returns how many.
 
-    Lines that name no variant wait for ever, whatever is mapped. What another transaction is at work on is left to the
-    sweep.
+    What another transaction is at work on is left to the sweep.
     """
     by_channel: dict[int, list[str]] = defaultdict(list)
     for channel, wait in sorted(waits):
@@ -148,7 +147,7 @@ def take_up(*, waits: Collection[tuple[int, str]]) -> int:
             WHERE id = ANY(ARRAY(
                 SELECT id FROM channels_inboxevent WHERE state IN ('applied', 'ignored') AND id = ANY(ARRAY(
                     SELECT latest_event_id FROM sync_orderline
-                    WHERE channel_id = %s AND waiting_for = ANY(%s::text[]) AND waiting_for <> '' AND remote_variant_id <> ''
+                    WHERE channel_id = %s AND waiting_for = ANY(%s::text[]) AND waiting_for <> ''
                     UNION
                     SELECT id FROM channels_inboxevent
                     WHERE channel_id = %s AND reason = ANY(%s::text[]) AND state = 'ignored' AND reason LIKE 'unmapped %%'

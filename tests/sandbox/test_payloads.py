@@ -152,6 +152,34 @@ def test_a_refund_body_says_what_was_restocked_where(store: StoreClient, receive
     )
 
 
+@pytest.mark.parametrize("restock_type", ["cancel", "return"])
+def test_units_put_back_elsewhere_raise_the_counter_there_and_not_where_they_were_sold(
+    store: StoreClient, receiver: Receiver, restock_type: str
+) -> None:
+    store.subscribe("REFUNDS_CREATE", receiver.url)
+    order = store.buy("APPLE", 2)
+    if restock_type == "return":
+        store.post(f"/shop/orders/{order['id']}/fulfill", {})
+    row = {"line_id": order["lines"][0]["id"], "quantity": 1, "restock_type": restock_type, "location": "Back"}
+
+    store.post(f"/shop/orders/{order['id']}/refund", {"lines": [row]})
+    wait_until(lambda: receiver.deliveries)
+
+    (told,) = receiver.deliveries[0].json["refund_line_items"]
+    assert told["location_id"] == store.level("APPLE", "Back")["location_id"]
+    assert (store.available("APPLE"), store.available("APPLE", "Back")) == (3, 4)
+
+
+def test_units_cannot_be_put_back_where_they_are_not_stocked(store: StoreClient) -> None:
+    order = store.buy("PEAR", 1)
+    row = {"line_id": order["lines"][0]["id"], "quantity": 1, "restock_type": "cancel", "location": "Back"}
+
+    status, _ = store.post(f"/shop/orders/{order['id']}/refund", {"lines": [row]})
+
+    assert status == 409
+    assert store.available("PEAR") == 1
+
+
 def test_a_cancelled_order_keeps_its_quantities_and_has_none_left(store: StoreClient, receiver: Receiver) -> None:
     store.subscribe("ORDERS_CANCELLED", receiver.url)
     order = store.buy("APPLE", 2)

@@ -58,6 +58,7 @@ UNNAMED = {"id", "lease_token"}
 MERCHANT = 1
 WAREHOUSES = (1, 2, 3)
 MUG, TEE, CAP, SET, HAMPER = SKUS = (1, 2, 3, 4, 5)
+CODES = {number: f"SKU{number}" for number in SKUS}
 BOM = ((SET, MUG, 2), (SET, TEE, 1), (HAMPER, SET, 1), (HAMPER, CAP, 3))
 NORTH, SOUTH, EAST = CHANNELS = (1, 2, 3)
 #: channel -> what is done about units that somebody removed in the store by hand, and about units added
@@ -89,6 +90,8 @@ LISTINGS = {
     9: (EAST, TEE, False, False),
 }
 ITEMS = {listing: f"item-{4 if listing == 5 else listing}" for listing in LISTINGS}
+#: What listings are called in the store: one of South's that is gone, one of two goods, one whose SKU has another name.
+REMOTE_SKUS = {4: "BOTH", 6: "BOTH", 7: "WAS-CAP", 8: "SKU3"}
 #: Levels there are from the start; the others are made when they are needed.
 LEVELS = ((1, 1), (2, 1), (4, 2), (4, 3), (6, 3), (8, 4))
 OPENING = {(MUG, 1): 12, (MUG, 2): 3, (TEE, 1): 5, (TEE, 2): 5, (CAP, 3): 4, (MUG, 3): 2}
@@ -168,6 +171,8 @@ class Side:
                 return float(f"{value:.9g}")
             case dict() if column == "taken_from":
                 return self._under_names("stock", value)
+            case dict() if column == "placed":
+                return _sorted(self.named(placed) for placed in value.values())
             case dict():
                 return {key: self.named(what, key if isinstance(key, str) else "") for key, what in value.items()}
             case tuple() if names := getattr(value, "_fields", ()):
@@ -249,7 +254,7 @@ def _in_tables(groups: Groups) -> Side:
     bundles = {bundle for bundle, _, _ in BOM}
     for number in SKUS:
         kind = SkuKind.BUNDLE if number in bundles else SkuKind.STOCKED
-        Sku.objects.create(pk=number, code=f"SKU{number}", kind=kind, **mine)
+        Sku.objects.create(pk=number, code=CODES[number], kind=kind, **mine)
     for bundle, component, quantity in BOM:
         BomLine.objects.create(bundle_id=bundle, component_id=component, quantity=quantity, **mine)
     for number, (policy, warehouses, routing, may_split) in groups.items():
@@ -293,6 +298,7 @@ def _in_tables(groups: Groups) -> Side:
             inventory_item_id=ITEMS[number],
             is_tracked=is_tracked,
             deleted_at=START if is_deleted else None,
+            remote_sku=REMOTE_SKUS.get(number, ""),
             **mine,
         )
     for listing, place in LEVELS:
@@ -406,6 +412,16 @@ _QUERIES: dict[str, tuple[int, str]] = {
         JOIN inventory_stocklevel level ON level.id = taken.stock_level_id
         """,
     ),
+    "placed": (
+        5,
+        """
+        SELECT placed.id, line.channel_id, order_id, line_id, level.listing_id, level.store_location_id, placed.committed,
+            placed.on_hand, placed.changed_at
+        FROM sync_placement placed
+        JOIN sync_orderline line ON line.id = placed.order_line_id
+        JOIN channels_listinglevel level ON level.id = placed.listing_level_id
+        """,
+    ),
     "batch": (
         1,
         """
@@ -473,7 +489,7 @@ def _in_memory(clock: Clock, groups: Groups) -> Side:
     for number in WAREHOUSES:
         books.add_warehouse(MERCHANT, id=number)
     for number in SKUS:
-        books.add_sku(MERCHANT, id=number)
+        books.add_sku(MERCHANT, id=number, code=CODES[number])
     for bom_line in BOM:
         books.add_bom_line(*bom_line)
     for number, (policy, warehouses, routing, may_split) in groups.items():
@@ -500,6 +516,7 @@ def _in_memory(clock: Clock, groups: Groups) -> Side:
             id=number,
             is_tracked=is_tracked,
             deleted_at=START if is_deleted else None,
+            remote_sku=REMOTE_SKUS.get(number, ""),
         )
     for listing, place in LEVELS:
         books.add_level(listing, place, base=5, desired=5)
@@ -588,6 +605,15 @@ def _find_in_memory(books: MemoryBooks, now: datetime) -> Found:
             )
             for line in lines
             for level, taken in line.taken_from.items()
+        ],
+        "placed": [
+            (
+                None,
+                (*line.key, books.levels[placed.level_id].listing.id, where),
+                _columns(placed.effect, "committed", "on_hand") | {"changed_at": placed.changed_at},
+            )
+            for line in lines
+            for where, placed in line.placed.items()
         ],
         "batch": [
             (

@@ -28,6 +28,7 @@ from inventory.models import BomLine, Movement, Shortage, Sku, SkuKind
 from locations import matrix
 from locations.models import GroupLocation
 from locations.models import Mapping as Draws
+from locations.pace import Propagation
 from sync import apply as applying
 from sync import catalogue, sweep
 from sync.apply import Applied, apply_batch
@@ -278,6 +279,69 @@ def test_a_location_that_is_mapped_takes_up_its_orders_and_has_its_levels_read(a
     assert (north.level("MUG").suspect_reason, south.level("MUG").suspect_reason) == ("mapped", "")
     apply(alder)
     assert alder.stock("MUG").committed == 2
+
+
+def _of_a_variant_that_is_gone(body: dict[str, object], code: str = "MUG") -> dict[str, object]:
+    items: Any = body["line_items"]
+    items[0] |= {"variant_id": None, "sku": code}
+    return body
+
+
+@pytest.mark.parametrize("code", ["MUG", "BLUE-MUG"])
+def test_a_sale_of_a_variant_that_was_deleted_before_we_heard_of_it_is_booked_by_its_sku(
+    alder: Trade, code: str
+) -> None:
+    north = alder.shops["north"]
+    Listing.objects.filter(pk=north.listings["MUG"].pk).update(deleted_at=NOON, remote_sku="BLUE-MUG")
+    event = deliver(north, "orders/create", _of_a_variant_that_is_gone(order_body(north, 1, ("MUG", 2)), code))
+
+    apply(alder)
+
+    assert outcome(event) == (EventState.APPLIED, "")
+    assert alder.stock("MUG").committed == 2
+    assert OrderLine.objects.get().listing == north.listings["MUG"]
+    assert list(violations(when_quiet=False)) == []
+
+
+def test_a_sku_that_nobody_knows_waits_for_a_listing_of_that_name(alder: Trade) -> None:
+    north = alder.shops["north"]
+    event = deliver(north, "orders/create", _of_a_variant_that_is_gone(order_body(north, 1, ("MUG", 2)), "OLD"))
+    apply(alder)
+    assert outcome(event) == (EventState.IGNORED, "unmapped SKU OLD")
+    Listing.objects.filter(pk=north.listings["MUG"].pk).update(remote_sku="OLD", sku=None)
+
+    mapping.map_listing(listing=north.listings["MUG"], sku=alder.skus["MUG"], user=None)
+    apply(alder)
+
+    assert outcome(event)[0] == EventState.APPLIED
+    assert alder.stock("MUG").committed == 2
+
+
+def test_a_custom_item_is_ignored_and_waits_for_nothing(alder: Trade) -> None:
+    north = alder.shops["north"]
+    event = deliver(north, "orders/create", _of_a_variant_that_is_gone(order_body(north, 1, ("MUG", 2)), ""))
+
+    apply(alder)
+
+    state, reason = outcome(event)
+    assert state == EventState.IGNORED
+    assert reason.startswith("custom item")
+    assert not OrderLine.objects.exclude(waiting_for="").exists()
+
+
+def test_an_order_that_its_store_was_at_work_on_for_a_moment_tells_how_long_news_takes(alder: Trade) -> None:
+    north = alder.shops["north"]
+    told_late = order_body(north, 1, ("MUG", 1), at=8)  # placed at 5
+    touched_later = order_body(north, 2, ("MUG", 1), at=60)
+    for body in (told_late, touched_later):
+        event = deliver(north, "orders/updated", body)
+        InboxEvent.objects.filter(pk=event.pk).update(received_at=later(70 if body is touched_later else 10))
+
+    apply_batch(engine(later(80)), merchant_id=alder.merchant.pk)
+
+    channel = Channel.objects.get(pk=north.channel.pk)
+    assert channel.inbound_observed_at == later(80)
+    assert channel.inbound_seconds == Propagation().observed(2.0, later(80)).seconds
 
 
 def test_a_mapping_reads_what_waits_for_it_and_not_all_that_was_ever_set_aside(alder: Trade) -> None:

@@ -139,10 +139,17 @@ class Store:
 
     def _polled(self, order: OrderState) -> PolledOrder:
         body = f"{self.channel} {order.order_id} {order.version.isoformat()}".encode()
-        place = next(place for place, (channel, _, _) in PLACES.items() if channel == self.channel)
-        lines = tuple(replace(line, location_id=f"place-{place}") for line in order.lines)
+        lines = tuple(self._placed(line) for line in order.lines)
         self.said.setdefault(body, (replace(order, lines=lines, read_at=self.clock.now),))
         return PolledOrder(order.order_id, order.version, body)
+
+    def _placed(self, line: LineState) -> LineState:
+        """A line as it is read: at the first place, or at two once it has three units."""
+        places = [f"place-{place}" for place, (channel, _, _) in PLACES.items() if channel == self.channel]
+        if len(places) < 2 or line.ordered < 3:
+            return replace(line, location_id=places[0])
+        shipped = ((places[1], line.shipped),) if line.shipped else ()
+        return replace(line, places=((places[0], line.ordered - 1), (places[1], 1)), shipped_from=shipped)
 
 
 FAULTS = (
@@ -300,6 +307,10 @@ def _buy(history: History, channel: int, order_id: str, dice: random.Random) -> 
         history.move(channel, ITEMS[listing], where or places[0], -units)
     if dice.random() < 0.1:
         lines.append(LineState("line-9", "variant-404", "", 1, 1, 0, None))
+    if dice.random() < 0.1:
+        # No variant of the store's any more, or none ever.
+        code = dice.choice(["", "SKU1", "SKU3", "BOTH", "WAS-CAP", "NONE"])
+        lines.append(LineState("line-8", "", code, 1, 1, 0, None))
     # Now, a moment ago, or before the channel was connected.
     placed_at = history.clock.now - timedelta(seconds=dice.choice([0, 1, 1, 7200]))
     return OrderState(order_id, f"#{order_id}", placed_at, placed_at, None, False, tuple(lines))
@@ -308,7 +319,10 @@ def _buy(history: History, channel: int, order_id: str, dice: random.Random) -> 
 def _change(order: OrderState, now: datetime, dice: random.Random) -> OrderState:
     line = dice.choice(order.lines)
     others = tuple(other for other in order.lines if other is not line)
-    refund = RefundedUnits(f"refund-{dice.randint(1, 3)}", line.line_id, 1, dice.choice(list(Restock)), None, now)
+    put_back_at = dice.choice([None, None, *(f"place-{place}" for place in PLACES)])
+    refund = RefundedUnits(
+        f"refund-{dice.randint(1, 3)}", line.line_id, 1, dice.choice(list(Restock)), put_back_at, now
+    )
     return dice.choice(
         [
             replace(order, version=now, cancelled_at=now),

@@ -327,7 +327,7 @@ def test_an_audit_reads_no_order_of_long_ago(alder: Trade, north: Shop) -> None:
 
     with transaction.atomic():
         [(before,)] = sql.rows(read)
-        taken, _ = engine().books.taken_since(north.level("MUG").pk, later(-60), later(-30))
+        taken, _ = engine().books.taken_since(north.level("MUG").pk, later(-60), later(-30), NOON)
         [(after,)] = sql.rows(read)
 
     assert (taken, after - before) == (1, 1)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from channels.protocol import LineState, OrderDeleted, OrderState, RefundedUnits, RefundMade, Restock
 from locations.routing import Routing
-from sync.decide import IGNORED, Envelope, Level, ListingFacts, Outcome, Verdict, World, decide
-from sync.register import effect
+from sync.decide import IGNORED, Envelope, Level, Line, ListingFacts, Named, Outcome, Verdict, World, decide, listing_of
+from sync.register import effect, parts
 from tests.factories import NOON, later
 
 MUG, TEE, SET = 1, 2, 3
@@ -21,7 +21,7 @@ FLOOR, ATTIC, YARD = 31, 32, 33
 Told = OrderState | RefundMade | OrderDeleted
 
 
-def world(parts: dict[int, int] | None = None) -> World:
+def world(recipe: dict[int, int] | None = None) -> World:
     """A store that draws on two warehouses and sells a bundle (variant S) and one of its components (variant M).
 
     Its attic draws on the same warehouses, its yard on the far one alone.
@@ -33,7 +33,7 @@ def world(parts: dict[int, int] | None = None) -> World:
         location_ids={(1, "floor"): FLOOR, (1, "attic"): ATTIC, (1, "yard"): YARD},
         default_locations={1: FLOOR},
         warehouses={FLOOR: (NEAR, FAR), ATTIC: (NEAR, FAR), YARD: (FAR,)},
-        parts={SET: parts or {MUG: 2, TEE: 1}, MUG: {MUG: 1}},
+        parts={SET: recipe or {MUG: 2, TEE: 1}, MUG: {MUG: 1}},
         bundles={MUG: (SET,), TEE: (SET,)},
         counted_from={1: None},
         stock_level_ids=stock_levels,
@@ -47,8 +47,8 @@ def world(parts: dict[int, int] | None = None) -> World:
     )
 
 
-def refund(refund_id: str, line_id: str, quantity: int, restock: Restock) -> RefundedUnits:
-    return RefundedUnits(refund_id, line_id, quantity, restock, None, later(20))
+def refund(refund_id: str, line_id: str, quantity: int, restock: Restock, place: str | None = None) -> RefundedUnits:
+    return RefundedUnits(refund_id, line_id, quantity, restock, place, later(20))
 
 
 def order(
@@ -60,10 +60,23 @@ def order(
     cancelled: bool = False,
     refunds: tuple[RefundedUnits, ...] = (),
     place: str | None = None,
+    shipped_from: str | None = None,
     lines: str = "SM",
     is_test: bool = False,
 ) -> OrderState:
-    told = tuple(LineState(line, line, line, ordered, current, shipped, place) for line in lines)
+    told = tuple(
+        LineState(
+            line,
+            line,
+            line,
+            ordered,
+            current,
+            shipped,
+            place,
+            shipped_from=((shipped_from, shipped),) if shipped_from else (),
+        )
+        for line in lines
+    )
     return OrderState("O", "#1", later(at), NOON, later(at) if cancelled else None, is_test, told, refunds)
 
 
@@ -96,9 +109,18 @@ def live_through(history: list[Told], place: World) -> dict[int, tuple[int, int]
     return booked
 
 
+def of_ours(line: Line | None) -> tuple[int, int]:
+    """What the line must do to stock, committed and on hand, but for places that nobody has mapped."""
+    found = parts(line.register, effect(line.register)) if line is not None else ()
+    mapped = [part for where, part in found if where != "elsewhere"]
+    return sum(part.committed for part in mapped), sum(part.on_hand for part in mapped)
+
+
 restocks = st.sampled_from(list(Restock))
+put_back_at = st.sampled_from([None, "floor", "yard", "elsewhere"])
 refunds = st.lists(
-    st.builds(refund, st.sampled_from("abc"), st.sampled_from("SM"), st.integers(1, 4), restocks), max_size=3
+    st.builds(refund, st.sampled_from("abc"), st.sampled_from("SM"), st.integers(1, 4), restocks, put_back_at),
+    max_size=3,
 ).map(tuple)
 events = st.one_of(
     st.builds(
@@ -110,6 +132,7 @@ events = st.one_of(
         cancelled=st.booleans(),
         refunds=refunds,
         place=st.sampled_from([None, "floor", "attic", "yard"]),
+        shipped_from=st.sampled_from([None, "floor", "yard"]),
     ),
     refunds.filter(bool).map(lambda made: RefundMade("O", made)),
     st.just(OrderDeleted("O")),
@@ -128,14 +151,11 @@ def test_any_history_in_any_order_moves_what_its_register_says(
         place.routing = {FLOOR: rule, ATTIC: rule}
         place.split_shipment = (FLOOR,) if is_split else ()
         booked = live_through([*arrival, *arrival[:2]], place)
-        effects = {key[2]: effect(line.register) for key, line in place.lines.items()}
-        sets, mugs = effects.get("S"), effects.get("M")
-        units = (sets.committed if sets else 0, sets.on_hand if sets else 0)
-        alone = (mugs.committed if mugs else 0, mugs.on_hand if mugs else 0)
+        units, alone = (of_ours(place.lines.get((1, "O", line_id))) for line_id in "SM")
         assert booked == {MUG: (2 * units[0] + alone[0], 2 * units[1] + alone[1]), TEE: units}
         assert sum(reported(place, 21).values()) == units[1] - units[0]
         assert sum(reported(place, 22).values()) == alone[1] - alone[0]
-        ends.add(tuple(booked.values()))
+        ends.add((*booked.values(), *reported(place, 21).items(), *reported(place, 22).items()))
 
     assert len(ends) == 1
 
@@ -149,11 +169,11 @@ def test_a_return_told_before_its_sale_and_its_shipment_moves_nothing_from_sale(
     assert place.available[101] + place.available[102] == 9 - 2 * 3
 
 
-@pytest.mark.parametrize("parts", [{MUG: 2}, {MUG: 3, TEE: 1}, {TEE: 1}])
-def test_a_bundle_whose_components_changed_gives_back_what_it_took(parts: dict[int, int]) -> None:
+@pytest.mark.parametrize("recipe", [{MUG: 2}, {MUG: 3, TEE: 1}, {TEE: 1}])
+def test_a_bundle_whose_components_changed_gives_back_what_it_took(recipe: dict[int, int]) -> None:
     place = world()
     live_through([order(1, 3)], place)
-    place.parts = {SET: parts, MUG: {MUG: 1}}
+    place.parts = {SET: recipe, MUG: {MUG: 1}}
 
     live_through([order(2, 3, current=0)], place)
 
@@ -188,18 +208,37 @@ def test_what_was_shipped_before_the_move_stays_with_the_warehouse_that_shipped_
     place = world()
 
     say(place, order(1, 3, place="floor", lines="M"), order(2, 3, shipped=1, place="floor", lines="M"))
-    say(place, order(3, 3, shipped=1, place="yard", lines="M"))
+    say(place, order(3, 3, shipped=1, place="yard", shipped_from="floor", lines="M"))
 
     assert (place.available[101], place.available[102]) == (4, 2)
 
 
-def test_an_unmapped_location_takes_over_nothing_until_it_is_mapped() -> None:
+def test_units_that_an_unmapped_location_is_to_ship_are_not_ours_until_it_is_mapped() -> None:
     place = world()
     place.warehouses = {FLOOR: (NEAR, FAR)}
+    history = [order(1, 3, place="floor", lines="M"), order(2, 3, place="attic", lines="M")]
 
-    say(place, order(1, 3, place="floor", lines="M"), order(2, 3, place="attic", lines="M"))
+    say(place, *history)
 
-    assert reported(place, 22) == {FLOOR: -3}
+    assert reported(place, 22) == {}
+    assert place.available == {101: 5, 102: 4, 103: 2, 104: 9}
+    place.warehouses = {FLOOR: (NEAR, FAR), ATTIC: (NEAR, FAR)}
+    say(place, *history)
+    assert reported(place, 22) == {ATTIC: -3}
+    assert place.available == {101: 2, 102: 4, 103: 2, 104: 9}
+
+
+def test_a_location_that_has_lost_its_warehouse_ships_and_gives_back_what_it_took() -> None:
+    place = world()
+    say(place, order(1, 3, place="yard", lines="M"))
+    place.warehouses = {FLOOR: (NEAR, FAR), ATTIC: (NEAR, FAR)}
+
+    say(place, order(2, 3, shipped=1, place="yard", lines="M"))
+    say(place, order(3, 3, shipped=1, current=2, place="yard", lines="M"))
+    [more] = say(place, order(4, 4, shipped=1, place="yard", lines="M"))
+
+    assert (reported(place, 22), place.available[102]) == ({YARD: -2}, 2)
+    assert more == Verdict(IGNORED, f"unmapped location without a warehouse: {YARD}")
 
 
 # --- bundles and routing -----------------------------------------------------------------------------------------
@@ -291,13 +330,60 @@ def test_a_line_whose_variant_was_deleted_since_is_still_what_it_was() -> None:
     assert place.available[101] == 4
 
 
-def test_a_line_that_names_no_variant_waits_and_says_so() -> None:
+def test_a_line_whose_variant_was_gone_before_we_heard_of_it_is_of_the_listing_with_its_sku() -> None:
+    place = world()
+    place.listings_by_code = {(1, "MUG"): ListingFacts(22, MUG)}
+    gone = OrderState("O", "#1", later(5), NOON, None, False, (LineState("M", "", "MUG", 3, 1, 0, None),))
+
+    say(place, gone)
+    assert place.available[101] == 4
+    say(place, order(1, 3, lines="M"))
+    assert place.available[101] == 4
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ([], None),
+        ([Named(1, MUG, True, True), Named(2, MUG, True, False)], ListingFacts(1, MUG)),
+        ([Named(1, MUG, True, True), Named(3, MUG, True, True)], ListingFacts(3, MUG)),
+        ([Named(1, MUG, False, True), Named(2, TEE, True, False)], ListingFacts(2, TEE)),
+        ([Named(1, MUG, True, True), Named(2, TEE, True, True)], None),
+    ],
+    ids=["none", "rather one that is gone", "the newest", "rather one that carries the code itself", "no guess"],
+)
+def test_a_code_means_one_listing_or_none(named: list[Named], expected: ListingFacts | None) -> None:
+    assert listing_of(named) == expected
+
+
+def test_a_custom_item_moves_nothing_waits_for_nothing_and_says_so() -> None:
+    place = world()
+    tip = OrderState("O", "#1", later(5), NOON, None, False, (LineState("tip", "", "", 1, 1, 0, None),))
+
+    verdicts = say(place, tip, tip)
+
+    assert {verdict.state for verdict in verdicts} == {IGNORED}
+    assert all(verdict.reason.startswith("custom item") for verdict in verdicts)
+    assert place.lines[1, "O", "tip"].waiting_for == ""
+
+
+def test_an_order_with_a_custom_item_beside_goods_is_applied() -> None:
+    place = world()
+    lines = (LineState("a", "M", "MUG", 2, 2, 0, None), LineState("tip", "", "", 1, 1, 0, None))
+
+    [verdict] = say(place, OrderState("O", "#1", later(1), NOON, None, False, lines))
+
+    assert verdict == Verdict("applied")
+    assert place.available[101] == 3
+
+
+def test_a_line_that_names_no_variant_and_no_known_sku_waits_and_says_so() -> None:
     place = world()
     gone = OrderState("O", "#1", later(5), NOON, None, False, (LineState("M", "", "MUG", 3, 1, 0, None),))
 
     [verdict] = say(place, gone)
 
-    assert verdict == Verdict(IGNORED, "unmapped variant MUG")
+    assert verdict == Verdict(IGNORED, "unmapped SKU MUG")
 
 
 def test_the_same_sku_on_two_lines_is_taken_twice_and_given_back_once() -> None:
@@ -322,7 +408,7 @@ def test_two_versions_of_one_second_put_the_order_on_the_list_to_be_read() -> No
 
 
 def test_a_bundle_of_more_units_than_an_account_holds_moves_nothing_and_waits_for_its_recipe() -> None:
-    place = world(parts={MUG: 1000, TEE: 1})
+    place = world(recipe={MUG: 1000, TEE: 1})
 
     [verdict] = say(place, order(1, 1_000_000, lines="S"))
 

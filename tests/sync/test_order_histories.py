@@ -10,16 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channels.protocol import OrderState, RefundMade
-from sync.register import Effect, Register, effect, join, of_order, of_refunds, taken_since
+from sync.register import Effect, Register, effect, join, of_order, of_refunds, parts, taken_since
 from tests.sync.store_order import StoreOrder
 
 seeds = st.integers(0, 2**32)
 
 
-def live(seed: int, *, pauses: Sequence[float] = (0.1, 0.4, 1.5, 40)) -> tuple[StoreOrder, random.Random]:
+def live(
+    seed: int, *, pauses: Sequence[float] = (0.1, 0.4, 1.5, 40), places: Sequence[str] = ()
+) -> tuple[StoreOrder, random.Random]:
     """An order after up to seven changes, with pauses of so many seconds between them."""
     rng = random.Random(seed)
-    order = StoreOrder(rng, pauses=pauses)
+    order = StoreOrder(rng, pauses=pauses, places=places)
     for _ in range(rng.randint(0, 7)):
         order.change()
     return order, rng
@@ -69,6 +71,41 @@ def test_what_was_said_twice_within_a_second_is_settled_by_reading_the_order(see
         assert effect(known[line.line_id]) == Effect(line.open, line.open - line.taken())
 
 
+PLACES = ("1", "2", "3")
+
+
+@given(seeds)
+def test_what_a_line_did_at_each_of_its_places_is_what_the_store_did_there(seed: int) -> None:
+    order, rng = live(seed, pauses=(1.5, 40), places=PLACES)
+    read = order.snapshot(read_at=order.now + timedelta(seconds=3))
+    arrived = [*order.told, read, *rng.choices(order.told, k=2)]
+    rng.shuffle(arrived)
+
+    known = registers(arrived)
+
+    for line in order.lines:
+        register = known[line.line_id]
+        done = {place: part for place, part in parts(register, effect(register)) if part != Effect()}
+        assert done == {place: line.effect_at(place) for place in PLACES if line.effect_at(place) != Effect()}
+
+
+@given(seeds)
+def test_the_parts_at_the_places_of_a_line_add_up_whatever_was_lost(seed: int) -> None:
+    order, rng = live(seed, places=PLACES)
+    arrived = mangled(order, rng)
+
+    known = registers(arrived)
+    rng.shuffle(arrived)
+
+    assert registers(arrived) == known
+    for register in known.values():
+        whole = effect(register)
+        found = [part for _, part in parts(register, whole)]
+        assert sum(part.committed for part in found) == whole.committed
+        assert sum(part.on_hand for part in found) == whole.on_hand
+        assert all(part.committed >= 0 for part in found)
+
+
 @given(seeds)
 def test_units_taken_after_a_moment_are_known_or_said_to_be_uncertain(seed: int) -> None:
     order, rng = live(seed)
@@ -87,7 +124,7 @@ def test_units_taken_after_a_moment_are_known_or_said_to_be_uncertain(seed: int)
 @given(seeds)
 def test_a_line_told_in_time_and_in_full_is_uncertain_only_around_its_changes(seed: int) -> None:
     order, rng = live(seed, pauses=(1.5, 40))
-    changes = [at for line in order.lines for at, _ in line.moves]
+    changes = [at for line in order.lines for at, _, _ in line.moves]
     moment = order.created_at + timedelta(seconds=rng.uniform(0, 200))
     if any(abs(at - moment) < timedelta(seconds=50) for at in changes):
         return

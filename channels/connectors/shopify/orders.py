@@ -21,7 +21,7 @@ from channels.connectors.shopify.parsing import (
     read_text,
     read_units,
 )
-from channels.protocol import LineState, OrderState, RefundedUnits, RefundMade, Restock
+from channels.protocol import LineState, OrderState, RefundedUnits, RefundMade, Restock, UnitsAt
 
 #: A fulfilment counts as shipped only when it succeeded. `pending` and `open` (legacy) are requests to a
 #: fulfilment service that it may still decline; Shopify counts their units apart from the fulfilled ones.
@@ -54,17 +54,17 @@ class _Shipments:
     """Units per line that left, and from where."""
 
     units: dict[str, int] = field(default_factory=dict)
-    locations: dict[str, set[str]] = field(default_factory=dict)
+    places: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, line_id: str, *, units: int, location_id: str | None) -> None:
         self.units[line_id] = self.units.get(line_id, 0) + units
         if location_id is not None:
-            self.locations.setdefault(line_id, set()).add(location_id)
+            _count(self.places, line_id, location_id, units)
 
-    def only_location(self, line_id: str) -> str | None:
-        """Where the line shipped from, if always from one place."""
-        locations = self.locations.get(line_id, ())
-        return next(iter(locations)) if len(locations) == 1 else None
+
+def _count(places: dict[str, dict[str, int]], line_id: str, location_id: str, units: int) -> None:
+    of_line = places.setdefault(line_id, {})
+    of_line[location_id] = of_line.get(location_id, 0) + units
 
 
 # --- webhooks -----------------------------------------------------------------------------------------------
@@ -235,25 +235,25 @@ def _read_refund_node(refund: JsonObject, where: str) -> list[RefundedUnits]:
     return refunded
 
 
-def _read_assignments(node: JsonObject) -> dict[str, str]:
-    """The location each line is assigned to.
+def _read_assignments(node: JsonObject) -> dict[str, dict[str, int]]:
+    """How many units of each line are assigned to which location, those that left from there included.
 
-    A line split over several places is given to the one with most of its units (a working assignment before
-    an idle one, then the lowest id), because a line has one location here.
+    Idle assignments count only for a line that has no other: they tell where its units had been.
     """
-    claims: dict[str, list[tuple[bool, int, int]]] = {}
+    working: dict[str, dict[str, int]] = {}
+    idle: dict[str, dict[str, int]] = {}
     for n, order in enumerate(_nodes(node, "fulfillmentOrders")):
         where = f"fulfillmentOrders[{n}]."
         assigned = read_object(order.get("assignedLocation"), f"{where}assignedLocation")
         location_id = _linked_id(assigned.get("location"), f"{where}assignedLocation.location", kind="Location")
         if location_id is None:
             continue
-        is_working = order.get("status") not in _IDLE_ASSIGNMENTS
+        claims = idle if order.get("status") in _IDLE_ASSIGNMENTS else working
         for m, line in enumerate(_nodes(order, "lineItems", where)):
             here = f"{where}lineItems[{m}]"
             units = read_units(line.get("totalQuantity"), f"{here}.totalQuantity")
-            claims.setdefault(_line_id(line, here), []).append((is_working, units, -int(location_id)))
-    return {line_id: str(-max(places)[2]) for line_id, places in claims.items()}
+            _count(claims, _line_id(line, here), location_id, units)
+    return idle | working
 
 
 # --- what both mean -----------------------------------------------------------------------------------------
@@ -266,7 +266,9 @@ def _read_restock(value: object, where: str) -> Restock:
     return _RESTOCKS.get(value, Restock.NONE)
 
 
-def _line_states(lines: list[_Line], shipments: _Shipments, assignments: dict[str, str]) -> tuple[LineState, ...]:
+def _line_states(
+    lines: list[_Line], shipments: _Shipments, assignments: dict[str, dict[str, int]]
+) -> tuple[LineState, ...]:
     return tuple(
         LineState(
             line_id=line.line_id,
@@ -275,7 +277,18 @@ def _line_states(lines: list[_Line], shipments: _Shipments, assignments: dict[st
             ordered=line.ordered,
             current=line.current,
             shipped=min(shipments.units.get(line.line_id, 0), line.ordered),
-            location_id=assignments.get(line.line_id) or shipments.only_location(line.line_id),
+            location_id=_only_location(assignments.get(line.line_id, {})),
+            places=_units_at(assignments.get(line.line_id, {})),
+            shipped_from=_units_at(shipments.places.get(line.line_id, {})),
         )
         for line in lines
     )
+
+
+def _only_location(places: dict[str, int]) -> str | None:
+    return next(iter(places)) if len(places) == 1 else None
+
+
+def _units_at(places: dict[str, int]) -> UnitsAt:
+    """Places at which nothing is left only where nothing is left at all: they tell where the line's home is."""
+    return tuple(sorted((place, units) for place, units in places.items() if units or not any(places.values())))

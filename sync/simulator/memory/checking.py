@@ -106,15 +106,28 @@ class CheckMemory(Kept):
             )
         return locked
 
-    def taken_since(self, level_id: int, since: datetime, until: datetime) -> tuple[int, bool]:
+    def taken_since(self, level_id: int, since: datetime, until: datetime, known_since: datetime) -> tuple[int, bool]:
         taken, is_ambiguous = 0, False
         oldest = since - timedelta(hours=1)
         for key in self._lines_at.get(level_id, ()):
             line = self.orders.get(key[:2], {}).get(key)
-            if line is not None and line.level_id == level_id and line.updated_at >= oldest:
+            if line is None:
+                continue
+            if not line.placed and line.level_id == level_id and line.updated_at >= oldest:
                 units, is_unclear = register.taken_since(line.register, since, until)
                 taken += units
                 is_ambiguous = is_ambiguous or is_unclear
+            for placed in line.placed.values():
+                if placed.level_id == level_id and placed.changed_at >= known_since:
+                    units, is_unclear = register.taken_elsewhere_since(line.register, placed.effect.taken, until)
+                    taken += units
+                    is_ambiguous = is_ambiguous or is_unclear
+        level = self.levels[level_id]
+        if len(self._locations_of[level.channel_id]) > 1:
+            for lines in self.orders.values():
+                for line in lines.values():
+                    if line.is_at_another_level(level) and line.created_at >= known_since:
+                        is_ambiguous = is_ambiguous or register.taken_elsewhere_since(line.register, 0, until)[1]
         return taken, is_ambiguous
 
     def write_findings(self, findings: Sequence[Finding], now: datetime) -> None:

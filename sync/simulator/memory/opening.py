@@ -64,8 +64,8 @@ class OpeningMemory(StockMemory):
         else:
             self.closed_warehouses.add(warehouse_id)
 
-    def add_sku(self, merchant_id: int, *, id: int | None = None) -> int:
-        sku = SkuRow(id or self._id("sku"), merchant_id)
+    def add_sku(self, merchant_id: int, *, id: int | None = None, code: str = "") -> int:
+        sku = SkuRow(id or self._id("sku"), merchant_id, code=code)
         self.skus[sku.id] = sku
         self._forget_recipes()
         return sku.id
@@ -119,11 +119,14 @@ class OpeningMemory(StockMemory):
         group_id: int | None = None,
         warehouses: Sequence[int] = (),
         weight: float = 1.0,
+        is_active: bool = True,
     ) -> int:
         """A store location, drawing on warehouses given by priority."""
         group = self.groups[group_id] if group_id is not None else None
         self._require(group is not None or not warehouses, "a location draws on warehouses as a member of a group")
-        location = LocationRow(id or self._id("location"), channel_id, remote_id, group, weight, tuple(warehouses))
+        location = LocationRow(
+            id or self._id("location"), channel_id, remote_id, group, weight, tuple(warehouses), is_active
+        )
         if group is not None:
             group.channels[channel_id] = self.channels[channel_id]
         self.locations[location.id] = location
@@ -141,6 +144,7 @@ class OpeningMemory(StockMemory):
         is_tracked: bool = True,
         is_store_bundle: bool = False,
         deleted_at: datetime | None = None,
+        remote_sku: str = "",
     ) -> int:
         self._require((channel_id, variant_id) not in self._by_variant, "variant {} twice", variant_id)
         listing = ListingRow(
@@ -153,6 +157,7 @@ class OpeningMemory(StockMemory):
             is_tracked,
             is_store_bundle,
             deleted_at,
+            remote_sku,
         )
         self.listings[listing.id] = listing
         self._by_variant[channel_id, variant_id] = listing

@@ -56,6 +56,7 @@ class LocationRow:
     group: GroupRow | None
     weight: float
     warehouses: tuple[int, ...]  # by priority
+    is_active: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +64,7 @@ class SkuRow:
     id: int
     merchant_id: int
     is_bundle: bool = False
+    code: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +78,7 @@ class ListingRow:
     is_tracked: bool = True
     is_store_bundle: bool = False
     deleted_at: datetime | None = None
+    remote_sku: str = ""
     levels: list[LevelRow] = field(default_factory=list)
 
 
@@ -196,6 +199,21 @@ class LineRow:
     latest_event_id: int
     correlation_id: uuid.UUID
     updated_at: datetime
+    created_at: datetime
+    placed: dict[int, PlacedRow] = field(default_factory=dict)  # by store location
+
+    def is_at_another_level(self, level: LevelRow) -> bool:
+        """Whether its home is another level of this listing, or may be one that waits for its location."""
+        if self.listing_id != level.listing.id:
+            return False
+        return self.level_id != level.id if self.level_id is not None else bool(self.waiting_for)
+
+
+@dataclass(slots=True, eq=False)
+class PlacedRow:
+    level_id: int
+    effect: Effect
+    changed_at: datetime
 
 
 @dataclass(slots=True, eq=False)

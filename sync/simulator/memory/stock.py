@@ -10,13 +10,24 @@ from operator import attrgetter
 from inventory import ledger
 from inventory.ledger import Balance, Entry
 from locations.routing import Routing
-from sync.decide import Level, Line, LineKey, ListingFacts, Taken, explained
+from sync.decide import Level, Line, LineKey, ListingFacts, Named, Placed, Taken, explained, listing_of
 from sync.ports import Mappings, Mentioned, OrderKey, Waiting
 from sync.simulator.memory.kept import later
 from sync.simulator.memory.publishing import PublishMemory
-from sync.simulator.memory.rows import LevelRow, LineRow, ShortageRow, StockRow
+from sync.simulator.memory.rows import LevelRow, LineRow, PlacedRow, ShortageRow, StockRow
 
 _by_id = attrgetter("id")
+
+
+def _placed(line: Line, before: LineRow | None, now: datetime) -> dict[int, PlacedRow]:
+    """Where the line has been, and when what it did there changed."""
+    if not line.placed:
+        return {}
+    known = dict(before.placed) if before is not None else {}
+    for where, placed in line.placed.items():
+        if where not in known or known[where].effect != placed.effect:
+            known[where] = PlacedRow(placed.level_id, placed.effect, now)
+    return known
 
 
 class StockMemory(PublishMemory):
@@ -37,6 +48,11 @@ class StockMemory(PublishMemory):
             )
             if facts:
                 by_item[item] = facts
+        by_code: dict[tuple[int, str], ListingFacts] = {}
+        for channel, code in sorted(mentioned.codes):
+            meant = listing_of(self._named(channel, code))
+            if meant is not None:
+                by_code[channel, code] = meant
         channels = sorted(
             {
                 *(channel for channel, _ in mentioned.variants),
@@ -60,7 +76,8 @@ class StockMemory(PublishMemory):
                 if location.warehouses:
                     warehouses[location.id] = self._in_use(location.warehouses)
                     default_locations.setdefault(channel, location.id)
-        skus = {facts.sku_id for facts in by_variant.values() if facts.sku_id is not None}
+        found = (*by_variant.values(), *by_code.values())
+        skus = {listing.sku_id for listing in found if listing.sku_id is not None}
         skus.update(known_skus)
         parts = self.load_parts(merchant_id, skus)
         return Mappings(
@@ -79,14 +96,24 @@ class StockMemory(PublishMemory):
             counted_from={channel: self.channels[channel].orders_counted_from for channel in channels},
             routing=routing,
             split_shipment=split_shipment,
+            listings_by_code=by_code,
         )
+
+    def _named(self, channel_id: int, code: str) -> list[Named]:
+        return [
+            Named(listing.id, listing.sku_id, listing.remote_sku == code, listing.deleted_at is not None)
+            for listing in self.listings.values()
+            if listing.channel_id == channel_id
+            and listing.sku_id is not None
+            and code in (listing.remote_sku, self.skus[listing.sku_id].code)
+        ]
 
     def channels_with_several_places(self, channel_ids: Collection[int]) -> set[int]:
         return {
             channel
             for channel in channel_ids
             if len(self._locations_of.get(channel, ())) > 1
-            and sum(1 for location in self._locations_of[channel] if location.warehouses) > 1
+            and sum(1 for location in self._locations_of[channel] if location.is_active) > 1
         }
 
     def lines_with_a_place(self, orders: Collection[OrderKey]) -> set[LineKey]:
@@ -94,7 +121,7 @@ class StockMemory(PublishMemory):
             key
             for order in orders
             for key, line in self.orders.get(order, {}).items()
-            if line.store_location_id is not None or line.register.located is not None
+            if line.store_location_id is not None or line.register.located
         }
 
     def contested_orders(self, orders: Collection[OrderKey]) -> set[OrderKey]:
@@ -132,6 +159,7 @@ class StockMemory(PublishMemory):
                 row.postings,
                 row.waiting_for,
                 dict(row.taken_from),
+                {where: Placed(placed.level_id, placed.effect) for where, placed in row.placed.items()},
             )
             for row in rows
         }
@@ -336,10 +364,14 @@ class StockMemory(PublishMemory):
                 line.latest.event_id,
                 line.latest.correlation_id,
                 now,
+                old.created_at if old is not None else now,
+                _placed(line, old, now),
             )
             self._put(order, line.key, row)
             if row.level_id is not None:
                 self._lines_at[row.level_id][line.key] = None
+            for placed in row.placed.values():
+                self._lines_at[placed.level_id][line.key] = None
 
     def write_order_effects(self, levels: Collection[Level], now: datetime) -> None:
         for moved in levels:

@@ -6,6 +6,7 @@ import hmac
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args, get_type_hints, is_typeddict
@@ -185,7 +186,16 @@ class TestLevels:
 
 class TestOrders:
     LINES = (
-        LineState("6100000000001", "9100000001", "MUG-BLUE", 4, 3, shipped=2, location_id="4100000001"),
+        LineState(
+            "6100000000001",
+            "9100000001",
+            "MUG-BLUE",
+            4,
+            3,
+            shipped=2,
+            location_id=None,
+            shipped_from=(("4100000001", 2),),
+        ),
         LineState("6100000000002", "", "OLD-ONE", 1, 1, shipped=0, location_id=None),
     )
     REFUND = RefundedUnits("1100000001", "6100000000001", 1, Restock.CANCEL, "4100000001", UPDATED_AT)
@@ -219,15 +229,30 @@ class TestOrders:
         told = interpret_order("orders/updated", document_of("orders_updated"))
         polled = interpret_order(ORDERS_POLLED, document_of("orders_polled"))
 
-        assert polled.lines[0] == told.lines[0]
+        assert replace(polled.lines[0], places=()) == told.lines[0]
         assert polled.refunds == told.refunds
         assert (polled.order_id, polled.version, polled.name) == (told.order_id, told.version, told.name)
 
-    def test_a_poll_places_lines_where_most_of_their_units_are_assigned(self) -> None:
+    def test_a_poll_says_how_many_units_of_a_line_are_assigned_where(self) -> None:
         polled = interpret_order(ORDERS_POLLED, document_of("orders_polled"))
 
         # Of the second line only a cancelled assignment is left: better than no place.
-        assert [line.location_id for line in polled.lines] == ["4100000001", "4100000009"]
+        assert [line.places for line in polled.lines] == [
+            (("4100000001", 3), ("4100000002", 1)),
+            (("4100000009", 1),),
+        ]
+        assert [line.location_id for line in polled.lines] == [None, "4100000009"]
+
+    def test_places_where_nothing_is_left_count_only_where_nothing_is_left_at_all(self) -> None:
+        document = document_of("orders_polled")
+        orders = document["fulfillmentOrders"]["nodes"]
+        orders[0]["lineItems"]["nodes"][0]["totalQuantity"] = 0
+        one_left = interpret_order(ORDERS_POLLED, document)
+        orders[1]["lineItems"]["nodes"][0]["totalQuantity"] = 0
+        none_left = interpret_order(ORDERS_POLLED, document)
+
+        assert one_left.lines[0].places == (("4100000001", 3),)
+        assert none_left.lines[0].places == (("4100000001", 0), ("4100000002", 0))
 
     def test_cancelling_is_read_from_its_time(self) -> None:
         order = interpret_order("orders/cancelled", document_of("orders_cancelled"))
@@ -250,13 +275,13 @@ class TestOrders:
 
         assert order.lines[0].shipped == 4
 
-    def test_a_line_shipped_from_two_places_has_no_single_one(self) -> None:
+    def test_a_line_says_how_many_of_its_units_were_shipped_from_where(self) -> None:
         document = document_of("orders_updated")
         document["fulfillments"][1]["status"] = "success"
 
         order = interpret_order("orders/updated", document)
 
-        assert order.lines[0].location_id is None
+        assert order.lines[0].shipped_from == (("4100000001", 2), ("4100000002", 4))
 
     def test_an_old_kind_of_restocking_stays_what_it_is(self) -> None:
         document = document_of("orders_updated")
