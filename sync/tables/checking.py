@@ -76,7 +76,7 @@ class CheckTables:
                     level.pushed, level.version, level.confirmed_at IS NULL OR NOT level.is_stocked, level.sample,
                     level.sampled_from, level.sampled_until, level.sample_pushed, level.held, level.held_at_id,
                     level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at,
-                    coalesce(level.doubtful_until >= coalesce(level.sampled_until, now()), false), level.doubtful_lowers
+                    level.doubtful_until IS NOT NULL, level.doubtful_lowers
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id
                 LEFT JOIN inventory_sku sku ON sku.id = listing.sku_id

@@ -99,8 +99,7 @@ class CheckMemory(Kept):
                     open_push_id=None if push is None else push.id,
                     open_push_delta=None if push is None else push.to_quantity - push.from_quantity,
                     open_push_sent_at=None if push is None else push.batch.sent_at,
-                    is_in_doubt=level.doubtful_until is not None
-                    and level.doubtful_until >= (level.sampled_until or self._now()),
+                    is_in_doubt=level.doubtful_until is not None,
                     doubtful_lowers=level.doubtful_lowers,
                 )
             )
