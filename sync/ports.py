@@ -453,7 +453,9 @@ class PushBooks(Protocol):
         ...
 
     def end_doubts(self) -> None:
-        """Levels whose doubt is over show what they show: mark their SKUs for publishing, once. A commit of its own."""
+        """A raise that was given up can come true no more: have its level read, and then mark its SKU for publishing. A
+        commit of its own.
+        """
         ...
 
     def suspect(self, level_ids: Collection[int], reason: str, check_after: timedelta) -> None:

@@ -329,8 +329,8 @@ def _forget_doubts(give_back: Any) -> Any:
 
 
 def _trust_nothing_shown(_: Any) -> Any:
-    def ceiling(self: WatchedBooks, level: LevelRow, now: datetime) -> int:
-        del self, level, now
+    def ceiling(self: WatchedBooks, level: LevelRow) -> int:
+        del self, level
         return 0
 
     return ceiling

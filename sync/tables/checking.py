@@ -87,8 +87,7 @@ class CheckTables:
                     level.pushed, level.version, level.confirmed_at IS NULL OR NOT level.is_stocked, level.sample,
                     level.sampled_from, level.sampled_until, level.sample_pushed, level.held, level.held_at_id,
                     level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at,
-                    coalesce(
-                        coalesce(level.sampled_until, now()) BETWEEN level.doubtful_from AND level.doubtful_until, false),
+                    coalesce(level.doubtful_from <= coalesce(level.sampled_until, now()), false),
                     level.doubtful_lowers, level.doubtful_lowers_at
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id

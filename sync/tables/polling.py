@@ -51,7 +51,11 @@ class PollTables:
         return news
 
     def orders_read(self, channel_id: int, at: datetime) -> None:
-        sql.execute("UPDATE channels_channel SET orders_read_at = %s WHERE id = %s", [at, channel_id])
+        # One that is still to come tells nothing: the clock was set back, and the reader did not know.
+        sql.execute(
+            "UPDATE channels_channel SET orders_read_at = CASE WHEN %s <= now() THEN %s::timestamptz END WHERE id = %s",
+            [at, at, channel_id],
+        )
 
     def levels_page(self, channel_id: int, after: int, items: int) -> tuple[int, list[Seen]]:
         listings = sql.rows(

@@ -94,7 +94,7 @@ class PublishTables:
                         greatest(level.shown, level.reported, level.suspect_available,
                             CASE WHEN level.since_sample IS NULL THEN level.sample END)
                         + greatest(0, push.to_quantity - push.from_quantity)
-                        + CASE WHEN level.doubtful_until > now() THEN level.doubtful_by ELSE 0 END) ELSE 0 END,
+                        + coalesce(level.doubtful_by, 0)) ELSE 0 END,
                     level.rush_units, level.usual_units, level.largest_sale, level.sold_at,
                     CASE WHEN channel.state <> 'active' THEN channel.created_at
                         WHEN channel.failures >= %s THEN channel.failing_since END

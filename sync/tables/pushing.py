@@ -22,19 +22,25 @@ log = structlog.get_logger(__name__)
 #: Class of the advisory locks that put the claims of a channel in line.
 CLAIM_LOCK = 7002
 
-#: What is put off comes nearer by an interval.
+#: What is put off, and samples that are still to come, come nearer by an interval.
 _BRING_NEARER: tuple[LiteralString, ...] = (
     """
     UPDATE channels_inboxevent SET next_attempt_at = next_attempt_at - %s
     WHERE state = 'pending' AND next_attempt_at > now()
     """,
-    "UPDATE channels_channel SET next_call_at = next_call_at - %s WHERE next_call_at > now()",
+    # How far its order list was read is not known any more.
+    """
+    UPDATE channels_channel
+    SET next_call_at = CASE WHEN next_call_at > now() THEN next_call_at - %s ELSE next_call_at END, orders_read_at = NULL
+    """,
     """
     UPDATE channels_listinglevel
     SET next_push_at = CASE WHEN next_push_at > now() THEN next_push_at - step.by ELSE next_push_at END,
-        next_check_at = CASE WHEN next_check_at > now() THEN next_check_at - step.by ELSE next_check_at END
+        next_check_at = CASE WHEN next_check_at > now() THEN next_check_at - step.by ELSE next_check_at END,
+        sampled_from = CASE WHEN sampled_until > now() THEN sampled_from - step.by ELSE sampled_from END,
+        sampled_until = CASE WHEN sampled_until > now() THEN sampled_until - step.by ELSE sampled_until END
     FROM (SELECT %s::interval AS by) step
-    WHERE next_push_at > now() OR next_check_at > now()
+    WHERE next_push_at > now() OR next_check_at > now() OR sampled_until > now()
     """,
     """
     UPDATE channels_pushbatch SET next_attempt_at = next_attempt_at - %s
@@ -88,8 +94,7 @@ class PushTables:
                 WHERE level.channel_id = %s AND channel.state = 'active' AND channel.next_call_at <= now()
                     AND level.is_out_of_sync AND level.next_push_at <= now()
                     -- A raise that was given up may still come true: it is not asked for again on top of that.
-                    AND (level.desired < level.shown OR level.doubtful_by IS NULL OR level.doubtful_by = 0
-                        OR level.doubtful_until <= now())
+                    AND (level.desired < level.shown OR level.doubtful_by IS NULL OR level.doubtful_by = 0)
                     AND (level.suspect_since IS NULL OR (level.desired < level.shown
                         AND (level.since_sample IS NOT NULL OR level.suspect_available IS NOT NULL)))
                     AND level.is_stocked AND listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL
@@ -224,11 +229,9 @@ class PushTables:
                         next_push_at = now() + rejected.pause, push_failures = level.push_failures + rejected.failures,
                         last_error = left(concat_ws(': ', nullif(rejected.code, ''), rejected.message), 500),
                         doubtful_by = CASE WHEN rejected.doubtful_until IS NULL THEN level.doubtful_by
-                            WHEN level.doubtful_until > now() THEN level.doubtful_by + rejected.raised_by
-                            ELSE rejected.raised_by END,
+                            ELSE coalesce(level.doubtful_by, 0) + rejected.raised_by END,
                         doubtful_from = CASE WHEN rejected.doubtful_until IS NULL THEN level.doubtful_from
-                            WHEN level.doubtful_until > now() THEN least(level.doubtful_from, rejected.opened_at)
-                            ELSE rejected.opened_at END,
+                            ELSE least(level.doubtful_from, rejected.opened_at) END,
                         doubtful_until = greatest(level.doubtful_until, rejected.doubtful_until),
                         doubtful_lowers = CASE WHEN rejected.lowered_by > 0
                             THEN (rejected.lowered_by || level.doubtful_lowers)[1:%s] ELSE level.doubtful_lowers END,
@@ -287,11 +290,19 @@ class PushTables:
         sql.execute(
             """
             WITH due AS (
-                SELECT id FROM channels_listinglevel WHERE doubtful_until <= now() ORDER BY id
-                FOR NO KEY UPDATE SKIP LOCKED
+                SELECT id, coalesce(doubtful_by = 0 OR confirmed_at BETWEEN doubtful_until AND now(), false) AS is_read
+                FROM channels_listinglevel
+                WHERE doubtful_until <= now() AND (suspect_since IS NULL OR doubtful_by = 0)
+                ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+            ), asked AS (
+                UPDATE channels_listinglevel level
+                SET suspect_since = now(), suspect_reason = 'a raise that was given up may have come true',
+                    next_check_at = now()
+                FROM due WHERE level.id = due.id AND NOT due.is_read
             ), ended AS (
                 UPDATE channels_listinglevel level SET doubtful_by = NULL, doubtful_from = NULL, doubtful_until = NULL
-                FROM due, channels_listing listing WHERE level.id = due.id AND listing.id = level.listing_id
+                FROM due, channels_listing listing
+                WHERE level.id = due.id AND due.is_read AND listing.id = level.listing_id
                 RETURNING level.merchant_id, listing.sku_id
             )
             INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)

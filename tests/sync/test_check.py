@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from django.db import transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from channels import mapping
@@ -388,6 +389,17 @@ def test_orders_that_are_still_to_be_read_tell_nothing(north: Shop) -> None:
     Channel.objects.update(orders_read_at=Now() - timedelta(minutes=1))
 
     assert read(north.channel.pk) is not None
+
+
+def test_a_reader_whose_clock_is_ahead_has_read_nothing_for_certain(north: Shop) -> None:
+    now = timezone.now()
+    books = engine().books
+    books.orders_read(north.channel.pk, now)
+    assert books.orders_applied_since(north.channel.pk) == now
+
+    books.orders_read(north.channel.pk, now + timedelta(minutes=1))
+
+    assert books.orders_applied_since(north.channel.pk) is None
 
 
 def test_reconciliation_makes_only_differing_levels_suspect(alder: Trade, north: Shop, store: FakeChannel) -> None:

@@ -267,9 +267,27 @@ def test_nothing_is_raised_on_top_of_a_raise_that_may_still_come_true(
     where.update(desired=9)
     assert run(south, store).confirmed == 1
 
-    where.update(desired=12, doubtful_until=Now())
+    where.update(desired=12, doubtful_until=None, doubtful_by=None)
     assert run(south, store).confirmed == 1
     assert store.levels[store.where(south, "MUG")] == 12
+
+
+def test_a_raise_that_may_have_come_true_is_in_doubt_until_its_level_was_read(
+    alder: Trade, south: Shop, store: FakeChannel
+) -> None:
+    """That it cannot come true any more does not tell that it has not."""
+    books = engine().books
+    where = ListingLevel.objects.filter(pk=south.level("MUG").pk)
+    where.update(doubtful_by=1, doubtful_until=Now(), desired=12)
+
+    books.end_doubts()
+    assert run(south, store).batches == 0
+    assert where.get().doubtful_by == 1
+    check_channel(replace(engine(stores={south.channel: store}), now=timezone.now), channel=ref(south.channel))
+    books.end_doubts()
+
+    assert where.get().doubtful_by is None
+    assert run(south, store).confirmed == 1
 
 
 def test_a_sale_under_way_is_never_overwritten(alder: Trade, south: Shop, store: FakeChannel) -> None:

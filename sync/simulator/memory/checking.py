@@ -98,8 +98,7 @@ class CheckMemory(Kept):
                     open_push_delta=None if push is None else push.to_quantity - push.from_quantity,
                     open_push_sent_at=None if push is None else push.batch.sent_at,
                     is_in_doubt=level.doubtful_from is not None
-                    and level.doubtful_until is not None
-                    and level.doubtful_from <= (level.sampled_until or self._now()) <= level.doubtful_until,
+                    and level.doubtful_from <= (level.sampled_until or self._now()),
                     doubtful_lowers=level.doubtful_lowers,
                     doubtful_lowers_at=level.doubtful_lowers_at,
                 )

@@ -49,7 +49,7 @@ class PollMemory(InboxMemory):
     def orders_read(self, channel_id: int, at: datetime) -> None:
         channel = self.channels[channel_id]
         self._touch(channel)
-        channel.orders_read_at = at
+        channel.orders_read_at = at if at <= self._now() else None
 
     def levels_page(self, channel_id: int, after: int, items: int) -> tuple[int, list[Seen]]:
         listings = sorted(

@@ -79,7 +79,7 @@ class PublishMemory(Kept):
         self._locks("locking shelves")
 
     def load_targets(self, sku_ids: Collection[int]) -> list[Target]:
-        targets, now = [], self._now()
+        targets = []
         for sku in sku_ids:
             for listing in self._listings_of.get(sku, ()):
                 is_published = listing.is_tracked and not listing.is_store_bundle and listing.deleted_at is None
@@ -99,7 +99,7 @@ class PublishMemory(Kept):
                             level.suspect_since is not None,
                             shown=min(level.shown, level.reported)
                             + (0 if push is None else push.to_quantity - push.from_quantity),
-                            ceiling=self._ceiling(level, now),
+                            ceiling=self._ceiling(level),
                             velocity=level.velocity,
                             failing_since=self._failing_since(level.channel_id),
                         )
@@ -107,7 +107,7 @@ class PublishMemory(Kept):
         targets.sort(key=_by_level_id)
         return targets
 
-    def _ceiling(self, level: LevelRow, now: datetime) -> int:
+    def _ceiling(self, level: LevelRow) -> int:
         if not level.is_stocked or level.listing.deleted_at is not None:
             return 0
         ceiling, push = level.reported, level.open_push
@@ -117,9 +117,7 @@ class PublishMemory(Kept):
             ceiling = level.suspect_available
         if push is not None and push.to_quantity > push.from_quantity:
             ceiling += push.to_quantity - push.from_quantity
-        if level.doubtful_until is not None and level.doubtful_until > now:
-            ceiling += level.doubtful_by or 0
-        return max(0, ceiling)
+        return max(0, ceiling + (level.doubtful_by or 0))
 
     def _failing_since(self, channel_id: int) -> datetime | None:
         channel = self.channels[channel_id]

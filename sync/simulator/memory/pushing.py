@@ -74,12 +74,7 @@ class PushMemory(PublishMemory):
                 and (desired > shown or (level.since_sample is None and level.suspect_available is None))
             ):
                 continue
-            if (
-                desired > shown
-                and level.doubtful_by
-                and level.doubtful_until is not None
-                and level.doubtful_until > now
-            ):
+            if desired > shown and level.doubtful_by:
                 continue
             listing = level.listing
             if listing.is_tracked and not listing.is_store_bundle and listing.deleted_at is None:
@@ -203,11 +198,8 @@ class PushMemory(PublishMemory):
             level.push_failures += row.failures
             level.last_error = (f"{push.error_code}: {push.error}" if push.error_code else push.error)[:500]
             if row.is_doubtful_until is not None:
-                is_in_force = level.doubtful_until is not None and level.doubtful_until > now
-                before = level.doubtful_by or 0 if is_in_force else 0
-                level.doubtful_by = before + max(0, push.to_quantity - push.from_quantity)
-                opened_at = push.batch.opened_at
-                level.doubtful_from = earlier(level.doubtful_from, opened_at) if is_in_force else opened_at
+                level.doubtful_by = (level.doubtful_by or 0) + max(0, push.to_quantity - push.from_quantity)
+                level.doubtful_from = earlier(level.doubtful_from, push.batch.opened_at)
                 level.doubtful_until = later(level.doubtful_until, row.is_doubtful_until)
             if row.may_be_applied and push.to_quantity < push.from_quantity:
                 lowered = push.from_quantity - push.to_quantity
@@ -239,22 +231,34 @@ class PushMemory(PublishMemory):
             for channel in self.channels.values():
                 self._touch(channel)
                 channel.next_call_at = _nearer(channel.next_call_at, step, now)
+                channel.orders_read_at = None
             for level in self.levels.values():
                 self._touch_level(level)
                 level.next_push_at = _nearer(level.next_push_at, step, now)
                 level.next_check_at = level.next_check_at and _nearer(level.next_check_at, step, now)
+                if level.sampled_from is not None and level.sampled_until is not None and level.sampled_until > now:
+                    level.sampled_from, level.sampled_until = level.sampled_from - step, level.sampled_until - step
 
     def end_doubts(self) -> None:
         now = self._now()
-        ended = [
-            level for level in self.levels.values() if level.doubtful_until is not None and level.doubtful_until <= now
+        due = [
+            level
+            for level in self.levels.values()
+            if level.doubtful_until is not None
+            and level.doubtful_until <= now
+            and (level.suspect_since is None or level.doubtful_by == 0)
         ]
-        if not ended:
+        if not due:
             return
         correlation_id = self._uuid()
         with self.transaction():
-            for level in ended:
+            for level in due:
                 self._touch_level(level)
+                assert level.doubtful_until is not None
+                if level.doubtful_by and not (level.confirmed_at and level.doubtful_until <= level.confirmed_at <= now):
+                    level.suspect_since = level.next_check_at = now
+                    level.suspect_reason = "a raise that was given up may have come true"
+                    continue
                 level.doubtful_by = level.doubtful_from = level.doubtful_until = None
                 if level.listing.sku_id is not None:
                     self.mark_dirty(level.listing.merchant_id, {level.listing.sku_id: (correlation_id, now)})
