@@ -155,16 +155,18 @@ ALWAYS = (
         "own_store_effects_match_orders",
         "the order effects of a listing level are what the orders of its store have taken",
         """
-        WITH effect AS (
-            SELECT listing_level_id AS id, applied_on_hand - applied_committed AS units FROM sync_orderline line
-            WHERE NOT EXISTS (SELECT 1 FROM sync_placement placed WHERE placed.order_line_id = line.id)
-            UNION ALL
-            SELECT listing_level_id, on_hand - committed FROM sync_placement
-        )
         SELECT level.merchant_id AS merchant, level.id AS listing_level, level.order_effects,
-            coalesce(sum(effect.units), 0) AS orders
-        FROM channels_listinglevel level LEFT JOIN effect USING (id)
-        GROUP BY level.id HAVING level.order_effects <> coalesce(sum(effect.units), 0)
+            coalesce(taken.units, 0) AS orders
+        FROM channels_listinglevel level
+        LEFT JOIN (
+            SELECT id, sum(units) AS units FROM (
+                SELECT listing_level_id AS id, applied_on_hand - applied_committed AS units FROM sync_orderline line
+                WHERE NOT EXISTS (SELECT 1 FROM sync_placement placed WHERE placed.order_line_id = line.id)
+                UNION ALL
+                SELECT listing_level_id, on_hand - committed FROM sync_placement) AS effect
+            GROUP BY 1)
+            AS taken USING (id)
+        WHERE level.order_effects <> coalesce(taken.units, 0)
         """,
     ),
     Check(

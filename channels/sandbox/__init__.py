@@ -26,6 +26,7 @@ global id.
     POST /{handle}/shop/orders/{id}/cancel            {"restock": true, "reason"?}
     POST /{handle}/shop/orders/{id}/refund
          {"lines": [{"line_id", "quantity", "restock_type": cancel | return | no_restock, "location"?}], "note"?}
+    POST /{handle}/shop/orders/{id}/move              {"location"}: it is to ship what is open
     POST /{handle}/shop/orders/{id}/fulfill           {"lines"?: [{"line_id", "quantity"}]}
     POST /{handle}/shop/orders/{id}/edit
          {"additions"?: [{"sku", "quantity"}], "removals"?: [{"line_id", "quantity"}], "restock"?: true}

@@ -77,6 +77,7 @@ COMMANDS: dict[str, Command] = {
         orders.place_order,
         orders.cancel_order,
         orders.refund_order,
+        orders.move_order,
         orders.fulfill_order,
         orders.edit_order,
         quantities.set_quantities,

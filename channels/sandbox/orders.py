@@ -165,6 +165,49 @@ def _put_into_fulfillment_order(store: Store, order: Order, line: OrderLine) -> 
     wanted.lines.append((store.new_id(), line.id))
 
 
+def move_order(store: Store, now_us: int, *, order_id: int, location: str) -> dict[str, Any]:
+    """Have another location ship the lines of which nothing was shipped yet; both counters follow at once."""
+    order = store.order_numbered(order_id)
+    place = store.location_named(location)
+    moving = [
+        line
+        for line in order.lines
+        if line.location_id not in (None, place.id) and line.unfulfilled and not line.fulfilled
+    ]
+    for line in moving:
+        level = store.levels.get((line.item_id, place.id))
+        if level is None or not level.active:
+            raise Refusal(f"{place.name} does not stock {line.sku}", code="not_stocked", status=409)
+    if not moving:
+        raise Refusal(f"order {order.name} has nothing to move to {place.name}", code="nothing_to_move", status=409)
+    event = store.new_event()
+    for line in moving:
+        _move_line(store, order, line, place.id, event)
+    store.touch_order(order)
+    store.announce("orders/updated", ("order", order.id, 0), event)
+    return {"id": order.id, "at_us": now_us, "lines": [_shown(line) for line in order.lines]}
+
+
+def _move_line(store: Store, order: Order, line: OrderLine, place: int, event: str) -> None:
+    units = line.unfulfilled
+    before = _level_of(store, line)
+    if before is not None:
+        store.change_level(before, cause="move", event=event, available=units, committed=-units, order_id=order.id)
+    store.change_level(
+        store.levels[line.item_id, place],
+        cause="move",
+        event=event,
+        available=-units,
+        committed=units,
+        order_id=order.id,
+    )
+    line.location_id = place
+    for wanted in order.fulfillment_orders:
+        wanted.lines = [(own, line_id) for own, line_id in wanted.lines if line_id != line.id]
+    order.fulfillment_orders = [wanted for wanted in order.fulfillment_orders if wanted.lines]
+    _put_into_fulfillment_order(store, order, line)
+
+
 def cancel_order(
     store: Store, now_us: int, *, order_id: int, restock: bool = True, reason: str = "customer"
 ) -> dict[str, Any]:

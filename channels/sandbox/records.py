@@ -88,7 +88,7 @@ class Change(NamedTuple):
     available: int
     committed: int
     on_hand: int
-    cause: str  # order cancel refund fulfill edit api admin
+    cause: str  # order cancel refund fulfill edit move api admin
     order_id: int | None
     key: str | None  # idempotency key of an API write
     reference: str | None  # referenceDocumentUri of an API write

@@ -119,6 +119,7 @@ class Sandbox:
             web.get("/{handle}/shop/orders/{order_id}", self.order_detail),
             web.post("/{handle}/shop/orders/{order_id}/cancel", self._command("cancel_order", "restock", "reason")),
             web.post("/{handle}/shop/orders/{order_id}/refund", self._command("refund_order", "lines", "note")),
+            web.post("/{handle}/shop/orders/{order_id}/move", self._command("move_order", "location")),
             web.post("/{handle}/shop/orders/{order_id}/fulfill", self._command("fulfill_order", "lines")),
             web.post(
                 "/{handle}/shop/orders/{order_id}/edit",

@@ -482,12 +482,14 @@ class Auditor:
                 self.blame("ambiguous", says)
 
     def _is_in_doubt(self, drift: DriftFound) -> bool:
-        """Whether a write to the level had no answer, or was refused the second time, about when the drift was seen."""
+        """Whether a write to the level had no answer, or was refused the second time, before the drift was seen."""
         return any(
             push.level.id == drift.level_id
-            and (push.state != "confirmed" or push.batch.state == "unresolved")
+            and (
+                push.batch.state == "unresolved"
+                or (push.state != "confirmed" and push.batch.sent_at != push.batch.opened_at)
+            )
             and push.batch.opened_at <= drift.found_at
-            and (push.settled_at is None or drift.found_at <= push.settled_at + DOUBT)
             for push in self.world.books.pushes.values()
         )
 

@@ -384,12 +384,18 @@ def test_a_sale_that_left_for_another_place_before_we_heard_of_it_is_no_loss_bes
     audit(counted, shows(counted, {floor(counted): 9, ATTIC: 10}), 20)
     assert (level_at(counted, floor(counted)).sample, counted.stock("MUG").held) == (9, 1)
 
-    store = shows(counted, {floor(counted): 10, ATTIC: 9})
-    store.orders = [PolledOrder("1", later(30), polled(north, {ATTIC: 1}, at=30))]
-    for at in (100, 200, 300):
+    # It is to be shipped from the attic, and another one is sold whose order is not listed yet.
+    moved = PolledOrder("1", later(30), polled(north, {ATTIC: 1}, at=30))
+    store = shows(counted, {floor(counted): 9, ATTIC: 9})
+    store.orders = [moved]
+    audit(counted, store, 100)
+    another = json.loads(polled_body(north, 2, "MUG", 1, at=95))
+    another["createdAt"] = later(95).isoformat()
+    store.orders = [moved, PolledOrder("2", later(95), json.dumps(another).encode())]
+    for at in (200, 300):
         audit(counted, store, at)
 
-    assert accounts(counted) == {"MAIN": (10, 0), "LOFT": (10, 1)}
+    assert accounts(counted) == {"MAIN": (10, 1), "LOFT": (10, 1)}
     assert counted.stock("MUG").held == 0
     assert level_at(counted, floor(counted)).suspect_since is None
     assert not Drift.objects.exists()

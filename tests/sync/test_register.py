@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels.protocol import LineState, OrderState, RefundedUnits, Restock
-from sync.register import Effect, Register, effect, from_json, join, of_order, of_refunds, taken_since, to_json
+from channels.protocol import LineState, OrderState, RefundedUnits, Restock, UnitsAt
+from sync.register import Effect, Register, effect, from_json, join, of_order, of_refunds, parts, taken_since, to_json
 from tests.factories import NOON, later
 
 
-def refund(refund_id: str, quantity: int, restock: Restock) -> RefundedUnits:
-    return RefundedUnits(refund_id, "L", quantity, restock, None, later(20))
+def refund(refund_id: str, quantity: int, restock: Restock, place: str | None = None) -> RefundedUnits:
+    return RefundedUnits(refund_id, "L", quantity, restock, place, later(20))
 
 
 def told(
@@ -25,8 +25,10 @@ def told(
     cancelled: bool = False,
     refunds: tuple[RefundedUnits, ...] = (),
     read: float | None = None,
+    places: UnitsAt = (),
+    shipped_from: UnitsAt = (),
 ) -> Register:
-    line = LineState("L", "V", "MUG", ordered, current, shipped, None)
+    line = LineState("L", "V", "MUG", ordered, current, shipped, None, places, shipped_from)
     order = OrderState(
         "O",
         "#1",
@@ -144,7 +146,11 @@ def test_the_register_survives_storage() -> None:
 
 
 restocks = st.sampled_from(list(Restock))
-refunds = st.lists(st.builds(refund, st.sampled_from("abc"), st.integers(1, 3), restocks), max_size=3).map(tuple)
+put_back_at = st.sampled_from([None, "1", "2", "9"])
+refunds = st.lists(st.builds(refund, st.sampled_from("abc"), st.integers(1, 3), restocks, put_back_at), max_size=3).map(
+    tuple
+)
+units_at = st.sampled_from([(), (("1", 2),), (("1", 1), ("2", 2)), (("2", 3), ("3", 0))])
 readings = st.none() | st.integers(0, 6)
 registers = st.one_of(
     st.builds(
@@ -156,6 +162,8 @@ registers = st.one_of(
         cancelled=st.booleans(),
         refunds=refunds,
         read=readings,
+        places=units_at,
+        shipped_from=units_at,
     ),
     refunds.map(of_refunds),
     st.just(Register(is_deleted=True)),
@@ -187,6 +195,25 @@ def test_any_register_survives_storage(events: list[Register]) -> None:
     register = reduce(join, events, Register())
 
     assert from_json(json.loads(json.dumps(to_json(register)))) == register
+
+
+def test_a_register_of_before_lines_could_be_at_several_places_is_read_and_joined() -> None:
+    stored = {"says": [[3, 0, 0, later(2).isoformat()]], "located": [later(2).isoformat(), "41"]}
+
+    old = from_json(stored)
+    joined = join(old, told(5, 3, places=(("41", 2), ("42", 1))))
+
+    assert parts(old, effect(old)) == (("41", Effect(committed=3)),)
+    assert parts(joined, effect(joined)) == (("41", Effect(committed=2)), ("42", Effect(committed=1)))
+
+
+@given(registers)
+def test_the_parts_of_a_register_add_up_to_its_effect(register: Register) -> None:
+    found = [part for _, part in parts(register, effect(register))]
+
+    assert sum(part.committed for part in found) == effect(register).committed
+    assert sum(part.on_hand for part in found) == effect(register).on_hand
+    assert all(part.committed >= 0 for part in found)
 
 
 @given(registers)

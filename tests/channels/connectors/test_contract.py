@@ -229,6 +229,18 @@ class TestOrders:
         ]
         assert len({refund.refund_id for refund in order.refunds}) == 2
 
+    def test_an_order_that_another_place_is_to_ship_is_polled_with_that_place(self, shop: Shop) -> None:
+        bought = shop.store.buy("MUG", 2)
+
+        status, answer = shop.store.post(f"/shop/orders/{bought['id']}/move", {"location": "Back"})
+
+        assert status == 200, answer
+        (line,) = shop.poll(bought["id"]).lines
+        assert line.location_id == shop.location("Back")
+        assert line.places == ((shop.location("Back"), 2),)
+        levels = {level.location_id: level.available for level in shop.connector.read_levels([shop.item("MUG")])}
+        assert levels == {shop.location("Main"): 10, shop.location("Back"): 2}
+
     def test_a_cancelled_order_says_when(self, shop: Shop) -> None:
         bought = shop.store.buy("MUG", 1)
         shop.store.post(f"/shop/orders/{bought['id']}/cancel", {"restock": True})
