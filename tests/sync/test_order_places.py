@@ -235,7 +235,7 @@ def test_lines_that_waited_without_a_variant_wait_for_their_sku_or_not_at_all(al
     OrderLine.objects.filter(pk=tip.pk).update(waiting_for="variant without an id")
 
     with connection.cursor() as cursor:
-        cursor.execute(import_module("sync.migrations.0010_waits_without_variant").WAITS_OF_LINES_WITHOUT_A_VARIANT)
+        cursor.execute(import_module("sync.migrations.0011_waits_without_variant").WAITS_OF_LINES_WITHOUT_A_VARIANT)
 
     tip.refresh_from_db()
     gone.refresh_from_db()
