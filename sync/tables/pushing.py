@@ -22,13 +22,13 @@ log = structlog.get_logger(__name__)
 #: Class of the advisory locks that put the claims of a channel in line.
 CLAIM_LOCK = 7002
 
-#: What is put off, and samples that are still to come, come nearer by an interval.
+#: What is put off comes nearer by an interval, and doubts are as old as they were. When samples were taken, and how far order
+#: lists were read, nobody can tell any more.
 _BRING_NEARER: tuple[LiteralString, ...] = (
     """
     UPDATE channels_inboxevent SET next_attempt_at = next_attempt_at - %s
     WHERE state = 'pending' AND next_attempt_at > now()
     """,
-    # How far its order list was read is not known any more.
     """
     UPDATE channels_channel
     SET next_call_at = CASE WHEN next_call_at > now() THEN next_call_at - %s ELSE next_call_at END, orders_read_at = NULL
@@ -37,10 +37,12 @@ _BRING_NEARER: tuple[LiteralString, ...] = (
     UPDATE channels_listinglevel
     SET next_push_at = CASE WHEN next_push_at > now() THEN next_push_at - step.by ELSE next_push_at END,
         next_check_at = CASE WHEN next_check_at > now() THEN next_check_at - step.by ELSE next_check_at END,
-        sampled_from = CASE WHEN sampled_until > now() THEN sampled_from - step.by ELSE sampled_from END,
-        sampled_until = CASE WHEN sampled_until > now() THEN sampled_until - step.by ELSE sampled_until END
+        sample = NULL, since_sample = NULL, sample_pushed = NULL, sampled_from = NULL, sampled_until = NULL,
+        doubtful_from = doubtful_from - step.by,
+        doubtful_lowers_at = ARRAY(SELECT opened_at - step.by FROM unnest(doubtful_lowers_at) AS written (opened_at))
     FROM (SELECT %s::interval AS by) step
-    WHERE next_push_at > now() OR next_check_at > now() OR sampled_until > now()
+    WHERE next_push_at > now() OR next_check_at > now() OR sample IS NOT NULL OR doubtful_from IS NOT NULL
+        OR doubtful_lowers <> '{}'
     """,
     """
     UPDATE channels_pushbatch SET next_attempt_at = next_attempt_at - %s

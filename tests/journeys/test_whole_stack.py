@@ -118,8 +118,9 @@ def test_workers_that_are_told_to_stop_note_the_answers_to_their_writes_first(st
         ).fetchall()
     assert len(writes) > 0
     assert set(writes) == {("done", 1)}
-    for worker in workers:
-        assert f"{worker.name} ended (exit status 0)" in stack.folder.log_file.read_text()
+    # The supervisor notices a moment later.
+    ended = [f"{worker.name} ended (exit status 0)" for worker in workers]
+    until(lambda: all(says in stack.folder.log_file.read_text() for says in ended))
     assert manage(stack, "audit")["ok"] is True
 
 

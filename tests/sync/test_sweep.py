@@ -10,6 +10,7 @@ import pytest
 from django.apps import apps
 from django.db import IntegrityError
 from django.db.models.functions import Now
+from django.utils.timezone import now as django_now
 from django_celery_beat.models import PeriodicTask
 from structlog.testing import capture_logs
 
@@ -123,6 +124,30 @@ class TestAClockThatIsSetBack:
         engine().books.mind_clock()
 
         assert levels.filter(next_push_at__gt=Now() + timedelta(minutes=14)).count() == levels.count() > 0
+
+    def test_samples_are_taken_anew_and_doubts_are_as_old_as_they_were(self, alder: Trade) -> None:
+        levels = ListingLevel.objects.filter(listing=alder.shops["north"].listings["MUG"])
+        an_hour_ahead = Now() + timedelta(hours=1)
+        levels.update(
+            suspect_since=NOON,
+            sample=7,
+            since_sample=0,
+            sample_pushed=0,
+            sampled_from=NOON,
+            sampled_until=NOON,
+            doubtful_from=an_hour_ahead,
+            doubtful_until=an_hour_ahead,
+            doubtful_lowers=[3],
+            doubtful_lowers_at=[django_now() + timedelta(hours=1)],
+        )
+
+        engine().books.mind_clock()
+
+        level = levels.get()
+        assert (level.sample, level.since_sample, level.sampled_from) == (None, None, None)
+        assert level.doubtful_from is not None
+        assert abs(level.doubtful_from - django_now()) < timedelta(minutes=1)
+        assert abs(level.doubtful_lowers_at[0] - django_now()) < timedelta(minutes=1)
 
     def test_a_doubt_lasts_no_longer_than_a_request_can(self, alder: Trade) -> None:
         levels = ListingLevel.objects.filter(listing=alder.shops["north"].listings["MUG"])

@@ -236,8 +236,10 @@ class PushMemory(PublishMemory):
                 self._touch_level(level)
                 level.next_push_at = _nearer(level.next_push_at, step, now)
                 level.next_check_at = level.next_check_at and _nearer(level.next_check_at, step, now)
-                if level.sampled_from is not None and level.sampled_until is not None and level.sampled_until > now:
-                    level.sampled_from, level.sampled_until = level.sampled_from - step, level.sampled_until - step
+                level.sample = level.since_sample = level.sample_pushed = None
+                level.sampled_from = level.sampled_until = None
+                level.doubtful_from = level.doubtful_from and level.doubtful_from - step
+                level.doubtful_lowers_at = tuple(opened_at - step for opened_at in level.doubtful_lowers_at)
 
     def end_doubts(self) -> None:
         now = self._now()
