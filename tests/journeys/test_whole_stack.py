@@ -104,7 +104,9 @@ def test_workers_that_are_told_to_stop_note_the_answers_to_their_writes_first(st
     with psycopg.connect(stack.environment["DATABASE_URL"], autocommit=True) as books:
         [(began_at,)] = books.execute("SELECT now()")
         failpoints.arm(armed, "push.after_send", "pause:3")
-        stores.buy(seller, stores.skus(seller)[0])
+        # One of them at least is not divided among the stores, so that its sale is pushed to the others.
+        for sku in stores.skus(seller):
+            stores.buy(seller, sku)
         # A store has answered, and its answer is in the memory of a worker alone.
         until((lambda: not (armed / "push.after_send").exists()), timeout_seconds=60)
 

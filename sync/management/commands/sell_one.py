@@ -32,8 +32,9 @@ class Command(BaseCommand):
         stores = PracticeStores(settings.SANDBOX_URL)
         handles = [channel.account.split(".")[0] for channel in channels]
         before = {handle: stores.latest_change(handle) for handle in handles}
-        on_sale = set(stores.skus(handles[0]))
-        sku = next(code for code in plain_skus(channels) if code in on_sale)
+        # What there is most of is not divided among the stores: where units are divided, a sale is no other store's news.
+        goods = stores.goods(handles[0])
+        sku = max((code for code in plain_skus(channels) if code in goods), key=lambda code: goods[code].available)
         stores.buy(handles[0], sku)
         deadline = time.monotonic() + options["timeout"]
         while True:
