@@ -20,6 +20,13 @@ OPEN_WORK = """
             JOIN channels_channel channel ON channel.id = level.channel_id AND channel.state = 'active'
             WHERE level.suspect_since IS NOT NULL OR level.is_out_of_sync)
 """
+#: Counts those of them that wait for time alone: a raise that was given up may still come true, and is not asked for on top.
+IN_DOUBT = """
+    SELECT count(*) FROM channels_listinglevel level
+    JOIN channels_channel channel ON channel.id = level.channel_id AND channel.state = 'active'
+    WHERE level.is_out_of_sync AND level.suspect_since IS NULL AND level.desired > level.shown
+        AND level.doubtful_by > 0 AND level.doubtful_until > now()
+"""
 #: Quiet for this long is quiet: a webhook may still be on its way when the tables are empty.
 STILL_SECONDS = 1.0
 
@@ -29,12 +36,17 @@ def open_work() -> int:
     return int(sql.rows(OPEN_WORK, [])[0][0])
 
 
-def wait(*, timeout_seconds: float) -> bool:
+def in_doubt() -> int:
+    """How many of them wait for the end of a doubt (some minutes) and for nothing else."""
+    return int(sql.rows(IN_DOUBT, [])[0][0])
+
+
+def wait(*, timeout_seconds: float, but_for_doubts: bool = False) -> bool:
     """Wait until there has been nothing to do for a moment; False when that did not come in time."""
     deadline = time.monotonic() + timeout_seconds
     still_since: float | None = None
     while time.monotonic() < deadline:
-        if open_work():
+        if open_work() - (in_doubt() if but_for_doubts else 0) > 0:
             still_since = None
         elif still_since is None:
             still_since = time.monotonic()
@@ -55,7 +67,7 @@ def reconcile_all_now(*, timeout_seconds: float) -> bool:
         done = set(runs.filter(state=RunState.DONE).values_list("channel_id", flat=True))
         under_way = set(runs.filter(state=RunState.RUNNING).values_list("channel_id", flat=True))
         if done.issuperset(channels):
-            return wait(timeout_seconds=deadline - time.monotonic())
+            return wait(timeout_seconds=deadline - time.monotonic(), but_for_doubts=True)
         for channel_id in set(channels) - done - under_way:
             tasks.ring_reconcile(channel_id)
         time.sleep(1.0)
