@@ -64,7 +64,7 @@ def run(*, seconds: float, stores: int, skus: int) -> list[Case]:
         figure, latencies = figures[Strategy.ATOMIC]
         cases += [
             Case(
-                case=f"{CALLERS} callers, {name}",
+                case=f"{stores} stores, {skus} SKUs, {CALLERS} callers, {name}",
                 unit="decisions/s",
                 figure=round(figure, 1),
                 against=other,
