@@ -131,7 +131,13 @@ class Scene:
         self.till = SimpleNamespace(tally={"held": 1}, surprises=found.get("surprises", []))
 
     def audit(self, *, timeout_seconds: float) -> dict[str, Any]:
-        well = {"violations": [], "quiet": True, "passes_done": True, "channels_left_out": []}
+        well = {
+            "violations": [],
+            "quiet": True,
+            "passes_done": True,
+            "channels_left_out": [],
+            "settled_seconds": 5.0,
+        }
         return {**well, **self.found.get("audit", {})}
 
     def units_sold(self) -> Counter[str]:
