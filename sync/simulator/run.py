@@ -192,7 +192,9 @@ def _run_chunk(work: tuple[Setting, tuple[int, ...]]) -> list[Result]:
 
 def quieten() -> None:
     """The acts log what goes wrong; here that is most of what happens."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+    )
     # What has been imported stays; the collector need not look at it after every run.
     gc.collect()
     gc.freeze()
