@@ -248,6 +248,8 @@ class ListingLevel(models.Model):
     sampled_from = models.DateTimeField(null=True, blank=True)
     sampled_until = models.DateTimeField(null=True, blank=True)
     sample_pushed = models.IntegerField(null=True, blank=True)
+    #: By how much the store's clock was ahead of ours then: ours may be set since.
+    sampled_ahead = models.DurationField(null=True, blank=True)
     #: What the store shows beyond the sample, by later readings and confirmed pushes; empty: not known any more.
     since_sample = models.IntegerField(null=True, blank=True)
     shown = models.GeneratedField(expression=_SHOWN, output_field=models.IntegerField(), db_persist=True)
@@ -319,6 +321,7 @@ class ListingLevel(models.Model):
                     sampled_from__isnull=True,
                     sampled_until__isnull=True,
                     sample_pushed__isnull=True,
+                    sampled_ahead__isnull=True,
                     since_sample__isnull=True,
                 )
                 | Q(
@@ -326,6 +329,7 @@ class ListingLevel(models.Model):
                     sampled_from__isnull=False,
                     sampled_until__gte=F("sampled_from"),
                     sample_pushed__isnull=False,
+                    sampled_ahead__isnull=False,
                 ),
                 name="listing_level_sample_whole",
             ),

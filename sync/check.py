@@ -65,12 +65,13 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A due level, what its store showed, and when it was asked and answered, by our clock."""
+    """A due level, what its store showed, when it was asked and answered by our clock, and how far ahead its own was."""
 
     due: Due
     state: LevelState
     asked_at: datetime
     answered_at: datetime
+    store_ahead: timedelta = timedelta(0)
 
 
 def check_channel(engine: Engine, *, channel: ChannelRef) -> Checked:
@@ -95,23 +96,18 @@ def check_channel(engine: Engine, *, channel: ChannelRef) -> Checked:
     missing = LevelState("", "", None, is_stocked=False, source_at=None)
     readings = {
         level.level_id: Read(
-            level, found.get((level.inventory_item_id, level.location_id), missing), asked_at, answered_at
+            level, found.get((level.inventory_item_id, level.location_id), missing), asked_at, answered_at, offset
         )
         for level in due
     }
     if abs(offset) > CLOCK_SKEW:
         log.warning("check.clocks_differ", channel_id=channel.channel_id, store_ahead_seconds=offset.total_seconds())
-    settle_readings(engine, channel=channel, readings=readings, clock_offset=offset, done=done)
+    settle_readings(engine, channel=channel, readings=readings, done=done)
     return done
 
 
-def settle_readings(
-    engine: Engine, *, channel: ChannelRef, readings: Mapping[int, Read], clock_offset: timedelta, done: Checked
-) -> None:
-    """Judge readings under the locks of their levels and write what follows.
-
-    `clock_offset`: by how much the store's clock, which dates its orders, is ahead of ours.
-    """
+def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[int, Read], done: Checked) -> None:
+    """Judge readings under the locks of their levels and write what follows."""
     books, now = engine.books, engine.now()
     correlation_id = uuid7()
     with books.transaction():
@@ -126,7 +122,7 @@ def settle_readings(
         dirty: set[int] = set()
         for locked in books.lock_suspects(list(readings)):
             read = readings[locked.level_id]
-            judgement = _judge(engine, locked, read, edits, orders_read_at, clock_offset)
+            judgement = _judge(engine, locked, read, edits, orders_read_at)
             drawn_on = places[locked.level_id]
             place = _place(locked, judgement, drawn_on, available)
             if place is None:
@@ -158,15 +154,14 @@ def _judge(
     read: Read,
     edits: Edits,
     orders_read_at: datetime | None,
-    clock_offset: timedelta,
 ) -> Judgement:
     sample = _sample(locked, read)
     audit = None
     if sample is not None and is_auditable(sample, orders_read_at, engine.audit_lag):
         taken, is_ambiguous = engine.books.taken_since(
             locked.level_id,
-            sample.taken_from + clock_offset - CLOCK_SKEW,
-            sample.taken_until + clock_offset + CLOCK_SKEW,
+            sample.taken_from + sample.store_ahead - CLOCK_SKEW,
+            sample.taken_until + sample.store_ahead + CLOCK_SKEW,
             sample.taken_from - CLOCK_SKEW,
         )
         audit = Audit(taken, is_ambiguous)
@@ -184,7 +179,13 @@ def _judge(
         doubtful_lowers=tuple(map(Lower, locked.doubtful_lowers, locked.doubtful_lowers_at)),
     )
     reading = Reading(
-        read.state.available, read.state.is_stocked, read.asked_at, read.answered_at, read.due.version, read.due.pushed
+        read.state.available,
+        read.state.is_stocked,
+        read.asked_at,
+        read.answered_at,
+        read.due.version,
+        read.due.pushed,
+        read.store_ahead,
     )
     return judge(suspect, reading, audit, on_loss=edits.losses, on_gain=edits.gains)
 
@@ -198,9 +199,10 @@ def _sample(locked: LockedSuspect, read: Read) -> Sample | None:
     assert locked.sampled_from is not None
     assert locked.sampled_until is not None
     assert locked.sample_pushed is not None
+    assert locked.sampled_ahead is not None
     if locked.sampled_until > read.answered_at:
         return None
-    return Sample(locked.sample, locked.sampled_from, locked.sampled_until, locked.sample_pushed)
+    return Sample(locked.sample, locked.sampled_from, locked.sampled_until, locked.sample_pushed, locked.sampled_ahead)
 
 
 def _settle_push(engine: Engine, locked: LockedSuspect, was_applied: bool) -> None:
@@ -285,6 +287,7 @@ def _finding(locked: LockedSuspect, judgement: Judgement, place: int | None, rea
         sampled_from=sample.taken_from,
         sampled_until=sample.taken_until,
         sample_pushed=sample.pushed,
+        sampled_ahead=sample.store_ahead,
         since_sample=read.state.available - sample.available,
         held=judgement.hold,
         held_at=place if judgement.hold else None,

@@ -508,6 +508,7 @@ class LockedSuspect:
     sampled_from: datetime | None
     sampled_until: datetime | None
     sample_pushed: int | None
+    sampled_ahead: timedelta | None
     held: int
     held_at: int | None
     confirmed_at: datetime | None
@@ -537,6 +538,7 @@ class Finding:
     sampled_from: datetime | None = None
     sampled_until: datetime | None = None
     sample_pushed: int | None = None
+    sampled_ahead: timedelta | None = None
     #: What the store shows by the latest reading, beyond the sample.
     since_sample: int = 0
     held: int = 0

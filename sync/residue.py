@@ -50,6 +50,7 @@ class Reading:
     answered_at: datetime
     version_before: int
     pushed_before: int
+    store_ahead: timedelta = timedelta(0)  # of our clock
 
 
 class Lower(NamedTuple):
@@ -67,6 +68,8 @@ class Sample:
     taken_from: datetime
     taken_until: datetime
     pushed: int  # confirmed pushes when it was read
+    #: By how much the store's clock, which dates its orders, was ahead of ours then. Ours may have been set since.
+    store_ahead: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ def judge(level: Suspect, reading: Reading, audit: Audit | None, *, on_loss: str
         return Judgement(Ruling.MOVED, hold=level.held, sample=level.sample)
     if level.sample is not None and audit is not None and not audit.is_ambiguous:
         return _settle(level, level.sample, audit, reading, on_loss=on_loss, on_gain=on_gain)
-    newest = Sample(reading.available, reading.asked_at, reading.answered_at, level.pushed)
+    newest = _sample(reading.available, reading, level)
     if level.sample is None or audit is not None:
         # Nothing to audit yet, or an order is dated within the very second of the sample: the newer reading takes over.
         return Judgement(Ruling.SAMPLED, hold=_missing(level, reading.available), sample=newest)
@@ -165,7 +168,7 @@ def _settle(level: Suspect, sample: Sample, audit: Audit, reading: Reading, *, o
     newest = None
     if reading.available != shown_then:
         # That was the sample; the newest reading is another matter.
-        newest = Sample(reading.available, reading.asked_at, reading.answered_at, level.pushed)
+        newest = _sample(reading.available, reading, level)
     hold = 0 if newest is None or level.is_bundle else max(0, shown_then - reading.available)
     # What was opened after the sample was taken is not in it.
     lowers = [lower.units for lower in level.doubtful_lowers if lower.opened_at <= sample.taken_until]
@@ -205,6 +208,10 @@ def sums(lowers: Sequence[int]) -> set[int]:
     for units in lowers:
         sums |= {units + others for others in sums}
     return sums - {0}
+
+
+def _sample(available: int, reading: Reading, level: Suspect) -> Sample:
+    return Sample(available, reading.asked_at, reading.answered_at, level.pushed, reading.store_ahead)
 
 
 def _missing(level: Suspect, available: int) -> int:

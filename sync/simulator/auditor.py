@@ -354,9 +354,6 @@ class Auditor:
                 push.to_quantity - push.from_quantity for push in late if by_hand and push.level.listing.sku_id == sku
             )
             most, least = shelf.left + max(0, raised) + masked[sku], shelf.left - mistaken[sku]
-            if world.drawn.clock_jumps:
-                # An audit around the moment when the clock was set back may take a sale for a loss, never the other way.
-                least = min(least, available)
             if not least <= available <= most and not world.setting.clock_ahead:
                 self.blame(
                     "pool",
@@ -479,7 +476,7 @@ class Auditor:
         }
         for drift in books.drifts:
             says = f"level {drift.level_id}: {drift.expected} expected, {drift.actual} found, {drift.action}"
-            if drift.level_id not in late and drift.level_id not in by_hand and not self.world.drawn.clock_jumps:
+            if drift.level_id not in late and drift.level_id not in by_hand:
                 self.blame("repairs", says)
             elif drift.is_ambiguous and not self._is_in_doubt(drift):
                 self.blame("ambiguous", says)

@@ -85,8 +85,8 @@ class CheckTables:
                 """
                 SELECT level.id, listing.sku_id, coalesce(sku.kind = 'bundle', false), level.base, level.order_effects,
                     level.pushed, level.version, level.confirmed_at IS NULL OR NOT level.is_stocked, level.sample,
-                    level.sampled_from, level.sampled_until, level.sample_pushed, level.held, level.held_at_id,
-                    level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at,
+                    level.sampled_from, level.sampled_until, level.sample_pushed, level.sampled_ahead, level.held,
+                    level.held_at_id, level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at,
                     coalesce(level.doubtful_from <= coalesce(level.sampled_until, now()), false),
                     level.doubtful_lowers, level.doubtful_lowers_at
                 FROM channels_listinglevel level
@@ -112,7 +112,7 @@ class CheckTables:
                 WHERE listing_level_id = %s AND updated_at >= %s - interval '1 hour'
                     AND NOT EXISTS (SELECT 1 FROM sync_placement placed WHERE placed.order_line_id = line.id)
                 """,
-                [level_id, since],
+                [level_id, known_since],
             )
         ]
         found += [
@@ -151,9 +151,9 @@ class CheckTables:
                 UPDATE channels_listinglevel level
                 SET base = level.base + told.residue, version = level.version + 1, is_stocked = told.is_stocked,
                     sample = NULL, since_sample = NULL, sample_pushed = NULL, sampled_from = NULL, sampled_until = NULL,
-                    suspect_since = NULL, suspect_reason = '', suspect_available = NULL, next_check_at = NULL, held = 0,
-                    held_at_id = NULL, doubtful_lowers = '{}', doubtful_lowers_at = '{}', confirmed_at = %s,
-                    source_at = greatest(level.source_at, told.source_at)
+                    sampled_ahead = NULL, suspect_since = NULL, suspect_reason = '', suspect_available = NULL,
+                    next_check_at = NULL, held = 0, held_at_id = NULL, doubtful_lowers = '{}', doubtful_lowers_at = '{}',
+                    confirmed_at = %s, source_at = greatest(level.source_at, told.source_at)
                 FROM unnest(%s::bigint[], %s::int[], %s::bool[], %s::timestamptz[])
                     AS told (id, residue, is_stocked, source_at)
                 WHERE level.id = told.id
@@ -172,8 +172,9 @@ class CheckTables:
                 UPDATE channels_listinglevel level
                 SET base = level.base + told.residue, version = level.version + (told.residue <> 0)::int,
                     sample = told.sample, since_sample = told.since_sample, sample_pushed = told.sample_pushed,
-                    sampled_from = told.sampled_from, sampled_until = told.sampled_until, suspect_available = NULL,
-                    held = told.held, held_at_id = told.held_at, next_check_at = least(told.next_check_at, now() + %s),
+                    sampled_from = told.sampled_from, sampled_until = told.sampled_until, sampled_ahead = told.sampled_ahead,
+                    suspect_available = NULL, held = told.held, held_at_id = told.held_at,
+                    next_check_at = least(told.next_check_at, now() + %s),
                     -- What was opened after the sample that is settled may be in the newest.
                     doubtful_lowers = CASE WHEN told.is_audited THEN ARRAY(
                         SELECT units
@@ -183,9 +184,9 @@ class CheckTables:
                         SELECT opened_at FROM unnest(level.doubtful_lowers_at) AS written (opened_at)
                         WHERE opened_at > level.sampled_until) ELSE level.doubtful_lowers_at END
                 FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::int[], %s::timestamptz[], %s::timestamptz[],
-                        %s::int[], %s::bigint[], %s::timestamptz[], %s::bool[])
-                    AS told (id, residue, sample, since_sample, sample_pushed, sampled_from, sampled_until, held, held_at,
-                        next_check_at, is_audited)
+                        %s::interval[], %s::int[], %s::bigint[], %s::timestamptz[], %s::bool[])
+                    AS told (id, residue, sample, since_sample, sample_pushed, sampled_from, sampled_until, sampled_ahead,
+                        held, held_at, next_check_at, is_audited)
                 WHERE level.id = told.id
                 """,
                 [
@@ -197,6 +198,7 @@ class CheckTables:
                     [finding.sample_pushed for finding in sampled],
                     [finding.sampled_from for finding in sampled],
                     [finding.sampled_until for finding in sampled],
+                    [finding.sampled_ahead for finding in sampled],
                     [finding.held for finding in sampled],
                     [finding.held_at for finding in sampled],
                     [finding.next_check_at for finding in sampled],

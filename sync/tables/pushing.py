@@ -38,7 +38,7 @@ _BRING_NEARER: tuple[LiteralString, ...] = (
     SET next_push_at = CASE WHEN next_push_at > now() THEN next_push_at - step.by ELSE next_push_at END,
         next_check_at = CASE WHEN next_check_at > now() THEN next_check_at - step.by ELSE next_check_at END,
         sample = NULL, since_sample = NULL, sample_pushed = NULL, sampled_from = NULL, sampled_until = NULL,
-        doubtful_from = doubtful_from - step.by,
+        sampled_ahead = NULL, doubtful_from = doubtful_from - step.by,
         doubtful_lowers_at = ARRAY(SELECT opened_at - step.by FROM unnest(doubtful_lowers_at) AS written (opened_at))
     FROM (SELECT %s::interval AS by) step
     WHERE next_push_at > now() OR next_check_at > now() OR sample IS NOT NULL OR doubtful_from IS NOT NULL

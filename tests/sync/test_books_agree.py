@@ -584,7 +584,15 @@ def _entry(life: Life, level: int, *, on_hand: int = 0, held: int = 0) -> Entry:
 
 def _sampled(life: Life, level: int) -> Finding:
     now = life.clock.now
-    return Finding(level, is_settled=False, sample=1, sampled_from=now, sampled_until=now, sample_pushed=0)
+    return Finding(
+        level,
+        is_settled=False,
+        sample=1,
+        sampled_from=now,
+        sampled_until=now,
+        sample_pushed=0,
+        sampled_ahead=timedelta(0),
+    )
 
 
 def _line(life: Life, *, applied: Effect | None = None, desired: Effect | None = None) -> Line:

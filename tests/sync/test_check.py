@@ -47,7 +47,9 @@ from tests.sync.test_apply import apply
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-NO_SAMPLE: dict[str, None] = dict.fromkeys(("sample", "since_sample", "sample_pushed", "sampled_from", "sampled_until"))
+NO_SAMPLE: dict[str, None] = dict.fromkeys(
+    ("sample", "since_sample", "sample_pushed", "sampled_from", "sampled_until", "sampled_ahead")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -328,7 +330,7 @@ def test_an_audit_reads_no_order_of_long_ago(alder: Trade, north: Shop) -> None:
 
     with transaction.atomic():
         [(before,)] = sql.rows(read)
-        taken, _ = engine().books.taken_since(north.level("MUG").pk, later(-60), later(-30), NOON)
+        taken, _ = engine().books.taken_since(north.level("MUG").pk, later(-60), later(-30), later(-60))
         [(after,)] = sql.rows(read)
 
     assert (taken, after - before) == (1, 1)
@@ -379,6 +381,24 @@ def test_a_sample_that_is_still_to_come_is_taken_anew(alder: Trade, north: Shop,
     assert done.waiting == 1
     assert north.level("MUG").sampled_until == NOON
     assert alder.stock("MUG").held == 4
+
+
+def test_a_sample_is_audited_by_the_clocks_of_its_own_moment(alder: Trade, north: Shop, store: FakeChannel) -> None:
+    """Ours is set back by four minutes between the sample and its audit: the sale before the sample stays before it."""
+    store.sell(north, "MUG", 1)
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
+    apply(alder)
+    store.levels[store.where(north, "MUG")] -= 2
+    suspect(north, "MUG")
+    store.clock = later(20)
+    check(north, store, later(-220))
+    Channel.objects.update(orders_read_at=later(-140))
+    store.clock = None
+
+    done = check(north, store, later(-130))
+
+    assert done.adopted == 1
+    assert Drift.objects.get().expected - Drift.objects.get().actual == 2
 
 
 def test_orders_that_are_still_to_be_read_tell_nothing(north: Shop) -> None:
@@ -625,6 +645,7 @@ def test_a_unit_that_only_a_reading_shows_is_not_given_to_its_store() -> None:
         sample=3,
         since_sample=-1,
         sample_pushed=0,
+        sampled_ahead=timedelta(0),
         sampled_from=NOON,
         sampled_until=NOON,
     )

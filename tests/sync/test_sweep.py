@@ -133,6 +133,7 @@ class TestAClockThatIsSetBack:
             sample=7,
             since_sample=0,
             sample_pushed=0,
+            sampled_ahead=timedelta(0),
             sampled_from=NOON,
             sampled_until=NOON,
             doubtful_from=an_hour_ahead,

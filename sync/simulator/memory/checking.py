@@ -91,6 +91,7 @@ class CheckMemory(Kept):
                     sampled_from=level.sampled_from,
                     sampled_until=level.sampled_until,
                     sample_pushed=level.sample_pushed,
+                    sampled_ahead=level.sampled_ahead,
                     held=level.held,
                     held_at=level.held_at,
                     confirmed_at=level.confirmed_at,
@@ -107,7 +108,7 @@ class CheckMemory(Kept):
 
     def taken_since(self, level_id: int, since: datetime, until: datetime, known_since: datetime) -> tuple[int, bool]:
         taken, is_ambiguous = 0, False
-        oldest = since - timedelta(hours=1)
+        oldest = known_since - timedelta(hours=1)
         for key in self._lines_at.get(level_id, ()):
             line = self.orders.get(key[:2], {}).get(key)
             if line is None:
@@ -138,7 +139,7 @@ class CheckMemory(Kept):
                 level.version += 1
                 level.is_stocked = finding.is_stocked
                 level.sample = level.since_sample = level.sample_pushed = None
-                level.sampled_from = level.sampled_until = None
+                level.sampled_from = level.sampled_until = level.sampled_ahead = None
                 level.suspect_since = level.suspect_available = level.next_check_at = None
                 level.suspect_reason = ""
                 level.held, level.held_at = 0, None
@@ -153,6 +154,7 @@ class CheckMemory(Kept):
                 level.sample, level.since_sample = finding.sample, finding.since_sample
                 level.sample_pushed = finding.sample_pushed
                 level.sampled_from, level.sampled_until = finding.sampled_from, finding.sampled_until
+                level.sampled_ahead = finding.sampled_ahead
                 level.suspect_available = None
                 level.held, level.held_at = finding.held, finding.held_at
                 level.next_check_at = earlier(finding.next_check_at, self._now() + LOOK_AGAIN)

@@ -256,11 +256,13 @@ def _is_sample_whole(level: LevelRow) -> bool:
             and level.sample_pushed is None
             and level.sampled_from is None
             and level.sampled_until is None
+            and level.sampled_ahead is None
         )
     return (
         level.sample_pushed is not None
         and level.sampled_from is not None
         and level.sampled_until is not None
+        and level.sampled_ahead is not None
         and level.sampled_from <= level.sampled_until
     )
 

@@ -237,7 +237,7 @@ class PushMemory(PublishMemory):
                 level.next_push_at = _nearer(level.next_push_at, step, now)
                 level.next_check_at = level.next_check_at and _nearer(level.next_check_at, step, now)
                 level.sample = level.since_sample = level.sample_pushed = None
-                level.sampled_from = level.sampled_until = None
+                level.sampled_from = level.sampled_until = level.sampled_ahead = None
                 level.doubtful_from = level.doubtful_from and level.doubtful_from - step
                 level.doubtful_lowers_at = tuple(opened_at - step for opened_at in level.doubtful_lowers_at)
 

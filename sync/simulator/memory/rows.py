@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from inventory import ledger
 from locations.pace import Propagation, Velocity
@@ -99,6 +99,7 @@ class LevelRow:
     sample_pushed: int | None = None
     sampled_from: datetime | None = None
     sampled_until: datetime | None = None
+    sampled_ahead: timedelta | None = None
     desired: int | None = None
     source_at: datetime | None = None
     confirmed_at: datetime | None = None
