@@ -56,6 +56,7 @@ class Located(NamedTuple):
     version: datetime  # the newest that said so
     read_at: datetime | None  # when that was read at the store; None: it was told by a message
     places: UnitsAt  # most units first
+    first: datetime  # the oldest version that said so
 
     @property
     def units(self) -> int:
@@ -157,7 +158,7 @@ def _located(order: OrderState, line: LineState, ordered: int) -> tuple[Located,
 
 def _located_at(order: OrderState, places: UnitsAt) -> Located:
     most_first = tuple(sorted(places, key=lambda place: (-place[1], place[0]))) if len(places) > 1 else places
-    return Located(order.version, order.read_at, most_first)
+    return Located(order.version, order.read_at, most_first, order.version)
 
 
 def _removed(order: OrderState, line: LineState, refunds: Iterable[RefundedUnits]) -> int:
@@ -215,10 +216,16 @@ def _latest_last(one: tuple[Said, ...], other: tuple[Said, ...]) -> tuple[Said, 
 
 
 def _newest_last(one: tuple[Located, ...], other: tuple[Located, ...]) -> tuple[Located, ...]:
-    """Each content once, with the newest version that said it."""
+    """Each content once, with the first and the newest version that said it."""
     if not one or not other:
         return one or other
-    united = {located.places: located for located in sorted(one + other, key=_newness)}
+    united: dict[UnitsAt, Located] = {}
+    for located in one + other:
+        known = united.get(located.places)
+        if known is not None:
+            newest = max(known, located, key=_newness)
+            located = newest._replace(first=min(known.first, located.first))
+        united[located.places] = located
     return tuple(sorted(united.values(), key=_newness))
 
 
@@ -346,7 +353,9 @@ def _sold_at(
         # What is assigned nowhere any more was cancelled. Where it had been is known from older versions, or else likely:
         # most units go back to where they came from.
         for newer, older in zip(register.located[::-1], register.located[-2::-1], strict=False):
-            gone = min(units, older.units - newer.units, _refunded(register, older.version, newer.version))
+            # What was said before and after something else changed at the later of its times.
+            until = newer.first if newer.first > older.version else newer.version
+            gone = min(units, older.units - newer.units, _refunded(register, older.version, until))
             if gone <= 0:
                 continue  # removed by an edit, or moved
             fewer = {place: was - dict(newer.places).get(place, 0) for place, was in older.places}
@@ -521,14 +530,17 @@ def _row(said: Said) -> list[int | str]:
 
 def _located_row(located: Located) -> list[Any]:
     row: list[Any] = [located.version.isoformat(), [list(place) for place in located.places]]
-    if located.read_at:
-        row.append(located.read_at.isoformat())
+    if located.read_at or located.first != located.version:
+        row.append(located.read_at.isoformat() if located.read_at else "")
+    if located.first != located.version:
+        row.append(located.first.isoformat())
     return row
 
 
-def _located_from(version: str, places: list[tuple[str, int]], read_at: str = "") -> Located:
+def _located_from(version: str, places: list[tuple[str, int]], read_at: str = "", first: str = "") -> Located:
     told = tuple((place, units) for place, units in places)
-    return Located(datetime.fromisoformat(version), _moment_or_none(read_at), told)
+    newest = datetime.fromisoformat(version)
+    return Located(newest, _moment_or_none(read_at), told, _moment_or_none(first) or newest)
 
 
 def _located_rows(rows: list[Any]) -> list[Any]:
