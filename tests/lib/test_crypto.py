@@ -144,3 +144,55 @@ def test_a_generated_key_fits_a_ring() -> None:
 
     assert ring.open(ring.seal("token", bound_to=PLACE), bound_to=PLACE) == Secret("token")
     assert generate_key() != generate_key()
+
+
+# --- bytes --------------------------------------------------------------------------------------------------
+
+
+@given(plain=st.binary(), place=places)
+def test_bytes_that_were_sealed_open_in_their_place(plain: bytes, place: str) -> None:
+    assert RING.open_bytes(RING.seal_bytes(plain, bound_to=place), bound_to=place) == plain
+
+
+def test_another_process_opens_them_by_the_same_ring() -> None:
+    sealed = RING.seal_bytes(b"a body", bound_to=PLACE)
+
+    assert KeyRing.parse(f"k2:{NEW_KEY},k1:{OLD_KEY}").open_bytes(sealed, bound_to=PLACE) == b"a body"
+    with pytest.raises(UnknownKey, match="k1"):
+        KeyRing.parse(f"k2:{NEW_KEY}").open_bytes(sealed, bound_to=PLACE)
+    with pytest.raises(Tampered):
+        KeyRing.parse(f"k1:{NEW_KEY}").open_bytes(sealed, bound_to=PLACE)
+
+
+@given(plain=st.binary(), place=places, elsewhere=places)
+def test_bytes_do_not_open_elsewhere(plain: bytes, place: str, elsewhere: str) -> None:
+    sealed = RING.seal_bytes(plain, bound_to=place)
+
+    if place != elsewhere:
+        with pytest.raises(Tampered):
+            RING.open_bytes(sealed, bound_to=elsewhere)
+
+
+@given(plain=st.binary(), position=st.integers(min_value=0), flip=st.integers(min_value=1, max_value=255))
+def test_any_changed_byte_of_sealed_bytes_is_noticed(plain: bytes, position: int, flip: int) -> None:
+    changed = bytearray(RING.seal_bytes(plain, bound_to=PLACE))
+    changed[position % len(changed)] ^= flip
+
+    with pytest.raises((NotSealed, UnknownKey, Tampered)):
+        RING.open_bytes(bytes(changed), bound_to=PLACE)
+
+
+@given(plain=st.binary(), cut=st.integers(min_value=0))
+def test_any_other_bytes_are_refused_by_an_error_of_ours(plain: bytes, cut: int) -> None:
+    sealed = RING.seal_bytes(plain, bound_to=PLACE)
+    for strange in (plain, sealed[: cut % len(sealed)]):
+        with pytest.raises(CryptoError):
+            RING.open_bytes(strange, bound_to=PLACE)
+
+
+def test_two_sealings_of_the_same_bytes_differ_and_hide_them() -> None:
+    one, other = (RING.seal_bytes(b"shpat_canary" * 9, bound_to=PLACE) for _ in range(2))
+
+    assert one != other
+    assert b"canary" not in one
+    assert len(one) < 9 * len(b"shpat_canary") + 64
