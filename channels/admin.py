@@ -18,7 +18,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from unfold import widgets
 
-from channels import connect, credentials, mapping, onboarding, practice, replay, steering
+from channels import bodies, connect, credentials, mapping, onboarding, practice, replay, steering
 from channels.models import (
     BatchState,
     Channel,
@@ -813,8 +813,7 @@ class InboxEventAdmin(BigTableAdmin):
     readonly_fields = ("state_badge", "story", "body_shown", "body_sha256_shown")
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
-        # Bodies are large and stored out of line: a list does without them.
-        return super().get_queryset(request).defer("body", "body_sha256")
+        return super().get_queryset(request).defer("body_sha256")
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
         correlation_id = as_uuid(key)
@@ -847,7 +846,10 @@ class InboxEventAdmin(BigTableAdmin):
 
     @column("body")
     def body_shown(self, event: InboxEvent) -> str:
-        return shown_body(bytes(event.body))
+        try:
+            return shown_body(bodies.read(event))
+        except bodies.Unreadable as error:
+            return f"It cannot be shown: {error}. Its hash, above, stays."
 
     def has_apply_permission(self, request: HttpRequest) -> bool:
         return self.has_act_permission(request)

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 import structlog
 from django.db import InterfaceError, OperationalError, connection
 
-from channels import protocol
+from channels import bodies, protocol
 from synctec.lib import sql
 from synctec.lib.combiner import Combiner
-from synctec.lib.compression import compress
 from synctec.lib.failpoints import failpoint
 from synctec.lib.hlc import HybridClock, pack
 from synctec.lib.ids import uuid7s
@@ -41,33 +40,55 @@ _Identity = tuple[int, str, str]
 on_received: list[Callable[[int], object]] = []
 
 _RECEIVE = """
-    INSERT INTO channels_inboxevent (
-        merchant_id, channel_id, topic, webhook_id, event_id, api_version, triggered_at,
-        body, body_sha256, hlc, is_clock_suspect, received_at, correlation_id, duplicates)
-    SELECT arrived.merchant_id, arrived.channel_id, arrived.topic, arrived.webhook_id, arrived.event_id, arrived.api_version,
-           arrived.triggered_at, arrived.body, arrived.body_sha256, arrived.hlc, arrived.is_clock_suspect,
-           arrived.received_at, arrived.correlation_id, arrived.duplicates
-      FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[],
-                  %b::bytea[], %b::bytea[], %s::bigint[], %s::bool[], %s::timestamptz[], %s::uuid[], %s::int[])
+    WITH arrived AS MATERIALIZED (
+        SELECT * FROM unnest(
+            %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[],
+            %s::date[], %b::bytea[], %b::bytea[], %s::bigint[], %s::bool[], %s::timestamptz[], %s::uuid[], %s::int[])
         AS arrived (merchant_id, channel_id, topic, webhook_id, event_id, api_version, triggered_at,
-                    body, body_sha256, hlc, is_clock_suspect, received_at, correlation_id, duplicates)
-    ON CONFLICT (channel_id, topic, webhook_id)
-        DO UPDATE SET duplicates = channels_inboxevent.duplicates + excluded.duplicates + 1
-    RETURNING channel_id, topic, webhook_id, id, correlation_id
+                    kept_on, sealed, body_sha256, hlc, is_clock_suspect, received_at, correlation_id, duplicates)
+    ), stored AS (
+        INSERT INTO channels_inboxevent (
+            merchant_id, channel_id, topic, webhook_id, event_id, api_version, triggered_at,
+            body_kept_on, body_sha256, hlc, is_clock_suspect, received_at, correlation_id, duplicates)
+        SELECT merchant_id, channel_id, topic, webhook_id, event_id, api_version, triggered_at,
+               kept_on, body_sha256, hlc, is_clock_suspect, received_at, correlation_id, duplicates
+          FROM arrived
+        ON CONFLICT (channel_id, topic, webhook_id)
+            DO UPDATE SET duplicates = channels_inboxevent.duplicates + excluded.duplicates + 1
+        RETURNING channel_id, topic, webhook_id, id, correlation_id
+    ), kept AS (
+        INSERT INTO channels_inboxbody (merchant_id, event_id, kept_on, sealed)
+        SELECT arrived.merchant_id, stored.id, arrived.kept_on, arrived.sealed
+          FROM stored JOIN arrived USING (correlation_id)  -- of a duplicate, that of the first delivery
+    )
+    SELECT channel_id, topic, webhook_id, id, correlation_id FROM stored
 """
 
 _RECEIVE_MANY = """
-    INSERT INTO channels_inboxevent (
-        merchant_id, channel_id, topic, webhook_id, triggered_at,
-        body, body_sha256, hlc, is_clock_suspect, received_at, correlation_id)
-    SELECT %s, %s, %s, arrived.webhook_id, arrived.triggered_at,
-           arrived.body, arrived.body_sha256, arrived.hlc, arrived.is_clock_suspect, %s, arrived.correlation_id
-      FROM unnest(%s::text[], %s::timestamptz[], %s::bytea[], %s::bytea[], %s::bigint[], %s::bool[], %s::uuid[])
-        AS arrived (webhook_id, triggered_at, body, body_sha256, hlc, is_clock_suspect, correlation_id)
-    -- What ended dead is taken up again by the next poll that finds it: what was wrong may be mended.
-    ON CONFLICT (channel_id, topic, webhook_id) DO UPDATE
-        SET state = 'pending', attempts = 0, reason = '', settled_at = NULL, next_attempt_at = now()
-        WHERE channels_inboxevent.state = 'dead'
+    WITH arrived AS MATERIALIZED (
+        SELECT %s::bigint AS merchant_id, %s::bigint AS channel_id, %s::text AS topic, %s::timestamptz AS received_at,
+               %s::date AS kept_on, told.*
+          FROM unnest(%s::text[], %s::timestamptz[], %s::bytea[], %s::bytea[], %s::bigint[], %s::bool[], %s::uuid[])
+            AS told (webhook_id, triggered_at, sealed, body_sha256, hlc, is_clock_suspect, correlation_id)
+    ), stored AS (
+        INSERT INTO channels_inboxevent (
+            merchant_id, channel_id, topic, webhook_id, triggered_at,
+            body_kept_on, body_sha256, hlc, is_clock_suspect, received_at, correlation_id)
+        SELECT merchant_id, channel_id, topic, webhook_id, triggered_at,
+               kept_on, body_sha256, hlc, is_clock_suspect, received_at, correlation_id
+          FROM arrived
+        -- What ended dead is taken up again by the next poll that finds it: what was wrong may be mended.
+        ON CONFLICT (channel_id, topic, webhook_id) DO UPDATE
+            SET state = 'pending', attempts = 0, reason = '', settled_at = NULL, next_attempt_at = now(),
+                body_kept_on = excluded.body_kept_on
+            WHERE channels_inboxevent.state = 'dead'
+        RETURNING id, webhook_id
+    ), kept AS (
+        INSERT INTO channels_inboxbody (merchant_id, event_id, kept_on, sealed)
+        SELECT arrived.merchant_id, stored.id, arrived.kept_on, arrived.sealed FROM stored JOIN arrived USING (webhook_id)
+        ON CONFLICT (event_id, kept_on) DO NOTHING
+    )
+    SELECT count(*) FROM stored
 """
 
 _GREATEST_STAMP = "SELECT max(hlc) FROM channels_inboxevent"
@@ -99,7 +120,7 @@ class _Arrived:
     channel_id: int
     merchant_id: int
     delivery: protocol.Delivery
-    body: bytes  # compressed
+    sealed: bytes  # the body
     body_sha256: bytes  # of what was sent
     now: datetime
 
@@ -119,7 +140,8 @@ def receive(*, channel_id: int, merchant_id: int, delivery: protocol.Delivery, b
         RuntimeError: called inside a transaction, whose commit would come too late.
     """
     _refuse_inside_transaction()
-    arrived = _Arrived(channel_id, merchant_id, delivery, compress(body), hashlib.sha256(body).digest(), now)
+    sealed = bodies.seal(body, channel_id=channel_id)
+    arrived = _Arrived(channel_id, merchant_id, delivery, sealed, hashlib.sha256(body).digest(), now)
     receipt = _intake.submit(arrived)
     failpoint("webhook.after_commit")
     if not receipt.is_duplicate:
@@ -164,7 +186,8 @@ def _insert(batch: Sequence[_Arrived]) -> list[Receipt]:
                 [first.delivery.event_id for first in firsts],
                 [first.delivery.api_version for first in firsts],
                 [first.delivery.triggered_at for first in firsts],
-                [first.body for first in firsts],
+                [bodies.day_of(first.now) for first in firsts],
+                [first.sealed for first in firsts],
                 [first.body_sha256 for first in firsts],
                 [stamp for stamp, _ in stamps],
                 [is_suspect for _, is_suspect in stamps],
@@ -190,7 +213,7 @@ _intake: Combiner[_Arrived, Receipt] = Combiner(
     waiting_max=WAITING_MAX,
     timeout_seconds=WAIT_SECONDS,
     linger_seconds=LINGER_SECONDS,
-    weigh=lambda arrived: len(arrived.body),
+    weigh=lambda arrived: len(arrived.sealed),
     weight_max=BATCH_BYTES,
 )
 
@@ -221,16 +244,17 @@ def receive_many(
             channel_id,
             topic,
             now,
+            bodies.day_of(now),
             [polled_id(order) for order in orders],
             [order.version for order in orders],
-            [compress(order.body) for order in orders],
+            [bodies.seal(order.body, channel_id=channel_id) for order in orders],
             [hashlib.sha256(order.body).digest() for order in orders],
             [stamp for stamp, _ in stamps],
             [is_suspect for _, is_suspect in stamps],
             uuid7s(len(orders)),
         ),
     )
-    return int(cursor.rowcount)
+    return int(cursor.fetchone()[0])
 
 
 def polled_id(order: protocol.PolledOrder) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
@@ -14,7 +13,6 @@ from django.db.models.functions import Coalesce, Now
 from inventory.models import Sku, StockLevel
 from merchants.models import Merchant
 from merchants.tenancy import SameMerchant, in_choices, tenant_identity
-from synctec.lib.compression import compress, decompress
 
 
 def new_webhook_token() -> str:
@@ -373,18 +371,6 @@ class EventState(models.TextChoices):
     DEAD = "dead"
 
 
-class CompressedField(models.BinaryField[Any, Any]):
-    """Bytes, kept compressed. Raw SQL sees the frame."""
-
-    def get_prep_value(self, value: Any) -> Any:
-        """What is written."""
-        return super().get_prep_value(None if value is None else compress(bytes(value)))
-
-    def from_db_value(self, value: Any, expression: object, connection: object) -> bytes | None:
-        """What was given to be written."""
-        return None if value is None else decompress(bytes(value))
-
-
 class InboxEvent(models.Model):
     """Every acknowledged inbound event, raw, in exactly one state. Committed before the channel gets its 200."""
 
@@ -399,7 +385,8 @@ class InboxEvent(models.Model):
     event_id = models.CharField(max_length=160, blank=True, db_default="")
     api_version = models.CharField(max_length=20, blank=True, db_default="")
     triggered_at = models.DateTimeField(null=True, blank=True)
-    body = CompressedField()
+    #: The day by which its body is kept, apart (`channels.bodies`); the hash stays when the body is gone.
+    body_kept_on = models.DateField(editable=False)
     body_sha256 = models.BinaryField(max_length=32)
     hlc = models.BigIntegerField(help_text="Hybrid logical clock at receipt.")
     is_clock_suspect = models.BooleanField(

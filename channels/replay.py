@@ -25,10 +25,7 @@ REPLAYABLE = (EventState.IGNORED, EventState.DEAD)
 def replay(*, ids: Collection[int], user: User | None, now: datetime) -> int:
     """Make these events pending again when they were set aside; returns how many were."""
     events = list(
-        InboxEvent.objects.select_for_update(of=("self",))
-        .filter(pk__in=ids, state__in=REPLAYABLE)
-        .defer("body")
-        .order_by("pk")
+        InboxEvent.objects.select_for_update(of=("self",)).filter(pk__in=ids, state__in=REPLAYABLE).order_by("pk")
     )
     for event in events:
         trail.record(

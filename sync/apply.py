@@ -133,6 +133,9 @@ def _apply_claimed(
         if claimed.attempts > POISON_CLAIMS:
             verdicts[claimed.envelope.event_id] = Verdict(DEAD, f"poison: {POISON_CLAIMS} workers died over it")
             continue
+        if claimed.body is None:
+            verdicts[claimed.envelope.event_id] = Verdict(DEAD, f"unreadable: {claimed.unreadable}")
+            continue
         try:
             claimed.events = engine.channels.reader(claimed.kind).interpret(topic=claimed.topic, body=claimed.body)
         except protocol.MalformedEvent as error:

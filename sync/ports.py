@@ -53,11 +53,12 @@ class Claimed:
     envelope: Envelope
     kind: str
     topic: str
-    body: bytes
+    body: bytes | None  # None: `unreadable` says why
     attempts: int
     leased_until: datetime
     events: tuple[protocol.Event, ...] = ()
     is_read: bool = False  # its order was asked for in this claim
+    unreadable: str = ""
 
 
 class Mentioned(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any
 from django.db import connection
 from django.db.models import Q
 
-from channels import connect, protocol
+from channels import bodies, connect, protocol
 from channels.models import InboxEvent, ListingLevel, Push, PushState
 from inventory.models import Account, Cause, Movement, Shortage
 from sync import register, words
@@ -164,7 +164,8 @@ def tell(correlation_id: uuid.UUID, *, merchant_ids: Collection[int]) -> Story |
     )
     movements = _movements(correlation_id, merchant_ids)
     pushes = _pushes(correlation_id, merchant_ids)
-    said = {event.pk: _interpret(event) for event in events}
+    sent = {event.pk: _read(event) for event in events}
+    said = {event.pk: _interpret(event, sent[event.pk]) for event in events}
     lines = _lines(correlation_id, events, said, merchant_ids)
     starts = [
         *(event.received_at for event in events),
@@ -182,7 +183,7 @@ def tell(correlation_id: uuid.UUID, *, merchant_ids: Collection[int]) -> Story |
         correlation_id=correlation_id,
         merchant_id=_merchant_of(events, movements, pushes, lines),
         started_at=started_at,
-        arrivals=tuple(_arrival(event, said[event.pk]) for event in events),
+        arrivals=tuple(_arrival(event, sent[event.pk], said[event.pk]) for event in events),
         lines=tuple(_line_step(line, correlation_id) for line in lines),
         movements=tuple(_movement_step(movement) for movement in movements),
         shortages=_shortages(correlation_id, movements),
@@ -203,18 +204,27 @@ def _ms(at: datetime, started_at: datetime) -> int:
 
 # --- what arrived -------------------------------------------------------------------------------------------
 
-Said = tuple[protocol.Event, ...] | protocol.MalformedEvent
+Said = tuple[protocol.Event, ...] | protocol.MalformedEvent | bodies.Unreadable
 
 
-def _interpret(event: InboxEvent) -> Said:
+def _read(event: InboxEvent) -> bytes | bodies.Unreadable:
     try:
-        return connect.reader_for(event.channel.kind).interpret(topic=event.topic, body=bytes(event.body))
+        return bodies.read(event)
+    except bodies.Unreadable as error:
+        return error
+
+
+def _interpret(event: InboxEvent, body: bytes | bodies.Unreadable) -> Said:
+    if isinstance(body, bodies.Unreadable):
+        return body
+    try:
+        return connect.reader_for(event.channel.kind).interpret(topic=event.topic, body=body)
     except protocol.MalformedEvent as error:
         return error
 
 
-def _arrival(event: InboxEvent, said: Said) -> Arrival:
-    body, is_cut = _readable(bytes(event.body))
+def _arrival(event: InboxEvent, sent: bytes | bodies.Unreadable, said: Said) -> Arrival:
+    body, is_cut = (str(sent), False) if isinstance(sent, bodies.Unreadable) else _readable(sent)
     return Arrival(
         event=event,
         store=event.channel.name,
@@ -236,6 +246,8 @@ def _readable(body: bytes) -> tuple[str, bool]:
 
 
 def _sayings(said: Said) -> tuple[str, ...]:
+    if isinstance(said, bodies.Unreadable):
+        return (f"Cannot be read again: {said}",)
     if isinstance(said, protocol.MalformedEvent):
         return (f"Cannot be understood: {said}",)
     return tuple(dict.fromkeys(filter(None, map(_saying, said))))
@@ -305,7 +317,7 @@ def _lines(
 
 
 def _named(said: Said, attribute: str, kinds: tuple[type[Any], ...]) -> list[str]:
-    if isinstance(said, protocol.MalformedEvent):
+    if isinstance(said, protocol.MalformedEvent | bodies.Unreadable):
         return []
     return [getattr(event, attribute) for event in said if isinstance(event, kinds)]
 
@@ -515,7 +527,6 @@ def _by_webhook(query: str, merchant_ids: Collection[int]) -> list[Found]:
     events = (
         InboxEvent.objects.filter(webhook_id=query, channel__merchant_id__in=merchant_ids)
         .select_related("channel")
-        .defer("body")
         .order_by("-pk")[:RESULTS_MAX]
     )
     return [

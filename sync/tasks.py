@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from django.utils import timezone
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from channels import onboarding, protocol
+from channels import bodies, onboarding, protocol
 from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
 from inventory import holds
@@ -292,6 +293,18 @@ def audit(**_: Any) -> None:
     try:
         auditor.audit(now=clock.now())
     except sql.AWAY as error:
+        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
+
+
+@shared_task
+def forget_bodies(**_: Any) -> None:
+    """Make room for the bodies of the days to come, and drop those that were kept long enough (celery-beat, hourly)."""
+    today = bodies.day_of(clock.now())
+    try:
+        bodies.make_room(today)
+        bodies.forget(before=today - timedelta(days=settings.INBOX_BODY_DAYS), today=today)
+    except sql.AWAY as error:
+        # Away, or somebody is at work on what was to be dropped: the next hour will do.
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 

@@ -95,6 +95,9 @@ AUDIT_LAG_SECONDS: int = env.int("AUDIT_LAG_SECONDS", default=60, validate=valid
 RECONCILE_EVERY_SECONDS: int = env.int("RECONCILE_EVERY_SECONDS", default=3 * 3600, validate=validate.Range(min=10))
 # How far before the last watermark orders are read again.
 RECONCILE_OVERLAP_SECONDS: int = env.int("RECONCILE_OVERLAP_SECONDS", default=900, validate=validate.Range(min=0))
+# How long the bodies of webhooks are kept, sealed; their hashes and what became of them stay. Keep a retired key of
+# CREDENTIAL_KEYS on the ring for as long.
+INBOX_BODY_DAYS: int = env.int("INBOX_BODY_DAYS", default=30, validate=validate.Range(min=1))
 # The folder whose files make processes die on purpose (see synctec.lib.failpoints); empty = nothing does.
 FAILPOINTS: str = env.str("FAILPOINTS", default="")
 # Serve static files under hashed names made by collectstatic; otherwise from where they lie.

@@ -11,6 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from channels import bodies
 from channels.models import Channel, ChannelKind, ChannelState, InboxEvent, Listing, ListingLevel, StoreLocation
 from inventory import stock
 from inventory.models import Sku, StockLevel, Warehouse
@@ -145,17 +146,19 @@ def add_warehouse(trade: Trade, code: str, quantities: dict[str, int]) -> Wareho
 
 def deliver(shop: Shop, topic: str, body: dict[str, object] | bytes, *, webhook_id: str | None = None) -> InboxEvent:
     """Put a webhook into the inbox, as the endpoint does once it has verified it."""
-    return InboxEvent.objects.create(
+    event = InboxEvent.objects.create(
         merchant_id=shop.channel.merchant_id,
         channel=shop.channel,
         topic=topic,
         webhook_id=webhook_id or str(uuid.uuid4()),
-        body=body if isinstance(body, bytes) else json.dumps(body).encode(),
+        body_kept_on=bodies.day_of(NOON),
         body_sha256=b"",
         hlc=0,
         received_at=NOON,
         correlation_id=uuid.uuid4(),
     )
+    bodies.keep([event], [body if isinstance(body, bytes) else json.dumps(body).encode()])
+    return event
 
 
 def order_body(

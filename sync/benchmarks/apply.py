@@ -15,6 +15,7 @@ from typing import LiteralString
 
 from django.db import connection
 
+from channels import bodies
 from sync import apply as applying
 from sync import invariants, live
 from sync.benchmarks import goods, row_by_row
@@ -22,7 +23,6 @@ from sync.benchmarks.bodies import OrderBodies
 from sync.benchmarks.figures import Case
 from sync.benchmarks.workers import Crew, Drained
 from synctec.lib import sql
-from synctec.lib.compression import compress
 from synctec.lib.ids import uuid7s
 
 #: Every so many SKUs there is a bundle.
@@ -39,10 +39,16 @@ BATCH, ONE = f"{__name__}.apply_batch", f"{__name__}.apply_one"
 AGAINST = "row by row through the ORM, one event per transaction"
 
 _STORE: LiteralString = """
-    COPY channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body, body_sha256, hlc, received_at, correlation_id)
+    COPY channels_inboxevent (id, merchant_id, channel_id, topic, webhook_id, body_kept_on, body_sha256, hlc, received_at,
+        correlation_id)
     FROM STDIN (FORMAT BINARY)
 """
-_TYPES = ["int8", "int8", "text", "text", "bytea", "bytea", "int8", "timestamptz", "uuid"]
+_TYPES = ["int8", "int8", "int8", "text", "text", "date", "bytea", "int8", "timestamptz", "uuid"]
+_NUMBERS: LiteralString = """
+    SELECT nextval(pg_get_serial_sequence('channels_inboxevent', 'id')) FROM generate_series(1, %s)
+"""
+_KEEP: LiteralString = "COPY channels_inboxbody (merchant_id, event_id, kept_on, sealed) FROM STDIN (FORMAT BINARY)"
+_KEEP_TYPES = ["int8", "int8", "date", "bytea"]
 
 
 class BooksDiffer(Exception):
@@ -87,23 +93,25 @@ class Events:
     def store(self, count: int, choose: Callable[[], int]) -> None:
         """Put so many events into the inbox; `choose` gives the number of the SKU each is about."""
         now = datetime.now(UTC)
+        today = bodies.day_of(now)
+        ids = [event_id for (event_id,) in sql.rows(_NUMBERS, [count])]
+        kept = []
         with connection.cursor() as cursor, cursor.copy(_STORE) as copy:
             copy.set_types(_TYPES)
-            for order, store, correlation_id in zip(self._orders, self._stores, uuid7s(count), strict=False):
+            for event_id, order, store, correlation_id in zip(
+                ids, self._orders, self._stores, uuid7s(count), strict=False
+            ):
+                channel = store.channel.pk
                 body = self._bodies.body(order_id=order, variant_ids=[store.variant_id(choose())])
-                row = (
-                    self.merchant_id,
-                    store.channel.pk,
-                    "orders/create",
-                    f"bench-{order}",
-                    compress(body),
-                    b"\0" * 32,
-                    order,
-                    now,
-                )
-                copy.write_row((*row, correlation_id))
+                kept.append((self.merchant_id, event_id, today, bodies.seal(body, channel_id=channel)))
+                envelope = ("orders/create", f"bench-{order}", today, b"\0" * 32, order, now, correlation_id)
+                copy.write_row((event_id, self.merchant_id, channel, *envelope))
+        with connection.cursor() as cursor, cursor.copy(_KEEP) as copy:
+            copy.set_types(_KEEP_TYPES)
+            for row in kept:
+                copy.write_row(row)
         with connection.cursor() as cursor:
-            cursor.execute("ANALYZE channels_inboxevent")
+            cursor.execute("ANALYZE channels_inboxevent, channels_inboxbody")
             cursor.execute("CHECKPOINT")
 
     def forget_the_rest(self) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from django.db import transaction
 
+from channels import bodies
 from channels.connect import reader_for
 from channels.models import EventState, InboxEvent, ListingLevel
 from channels.protocol import LineState, OrderState
@@ -50,7 +51,7 @@ def apply_one(*, merchant_id: int, now: datetime) -> bool:
     )
     if event is None:
         return False
-    for order in reader_for(event.channel.kind).interpret(topic=event.topic, body=bytes(event.body)):
+    for order in reader_for(event.channel.kind).interpret(topic=event.topic, body=bodies.read(event)):
         assert isinstance(order, OrderState)
         for line in order.lines:
             _apply_line(event, order, line, now)

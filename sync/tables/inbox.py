@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
+import structlog
 from django.db import transaction
 
+from channels import bodies
 from sync.decide import Envelope, Verdict
 from sync.ports import Claimed
 from synctec.lib import sql
-from synctec.lib.compression import decompress
+from synctec.lib.crypto import CryptoError, UnknownKey
+
+log = structlog.get_logger(__name__)
+
+#: Events whose bodies are sealed with a key that is not there wait for it.
+LOCKED_UP_PAUSE = timedelta(minutes=1)
 
 
 class InboxTables:
@@ -33,22 +40,28 @@ class InboxTables:
                     ORDER BY merchant_id, id LIMIT %s FOR UPDATE SKIP LOCKED
                 ))
                 RETURNING event.id, event.channel_id, event.correlation_id, event.received_at, channel.kind, event.topic,
-                    event.body, event.attempts, event.next_attempt_at
+                    event.attempts, event.next_attempt_at, event.body_kept_on
                 """,
                 [list(leases), len(leases), merchant_id, merchant_id, limit],
-                binary=True,
             )
-        claimed = [
-            Claimed(
-                Envelope(event_id, channel, correlation, received),
-                kind,
-                topic,
-                decompress(body),
-                attempts,
-                leased_until,
+            sealed = bodies.sealed({event_id: kept_on for event_id, *_, kept_on in found})
+        claimed = []
+        for event_id, channel, correlation, received, kind, topic, attempts, leased_until, _ in found:
+            event = Claimed(
+                Envelope(event_id, channel, correlation, received), kind, topic, None, attempts, leased_until
             )
-            for event_id, channel, correlation, received, kind, topic, body, attempts, leased_until in found
-        ]
+            try:
+                event.body = bodies.unseal(sealed[event_id], channel_id=channel)
+            except KeyError:
+                event.unreadable = "its body is not kept any more: reconciliation reads what became of the order"
+            except UnknownKey as error:
+                # Nothing is wrong with the event. Whoever took the key off the ring will want to know.
+                log.error("inbox.locked_up", event_id=event_id, channel_id=channel, error=str(error))
+                self.give_back_events([event], LOCKED_UP_PAUSE, f"its body is {error}"[:500])
+                continue
+            except CryptoError as error:
+                event.unreadable = f"its body was tampered with: it {error}"
+            claimed.append(event)
         return sorted(claimed, key=lambda event: event.envelope.event_id)
 
     def take_events(self, event_ids: Collection[int]) -> set[int]:

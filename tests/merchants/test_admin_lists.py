@@ -172,9 +172,9 @@ def test_few_and_old_events_are_found_by_their_own_index(client: Client, superus
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            INSERT INTO channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body, body_sha256,
-                hlc, received_at, correlation_id, state, settled_at)
-            SELECT %s, %s, 'orders/create', number, '', '', number, now(), gen_random_uuid(), 'applied', now()
+            INSERT INTO channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body_kept_on,
+                body_sha256, hlc, received_at, correlation_id, state, settled_at)
+            SELECT %s, %s, 'orders/create', number, now(), '', number, now(), gen_random_uuid(), 'applied', now()
             FROM generate_series(1, 20000) AS number
             """,
             [alder.merchant.pk, shop.channel.pk],

@@ -17,6 +17,7 @@ from typing import Any
 
 from django.db import connection
 
+from channels import bodies
 from channels.models import Channel, ChannelKind, InboxEvent, Listing, ListingLevel, StoreLocation
 from inventory import stock
 from inventory.models import BomLine, Sku, SkuKind, Warehouse
@@ -331,13 +332,13 @@ def _in_tables(groups: Groups) -> Side:
 
 def _deliver_to_tables(channel: int, topic: str, webhook_id: str, correlation_id: uuid.UUID) -> None:
     [(now,)] = sql.rows("SELECT now()")
-    InboxEvent.objects.get_or_create(
+    event, is_new = InboxEvent.objects.get_or_create(
         channel_id=channel,
         topic=topic,
         webhook_id=webhook_id,
         defaults={
             "merchant_id": MERCHANT,
-            "body": webhook_id.encode(),
+            "body_kept_on": bodies.day_of(now),
             "body_sha256": b"",
             "hlc": 0,
             "received_at": now,
@@ -345,6 +346,8 @@ def _deliver_to_tables(channel: int, topic: str, webhook_id: str, correlation_id
             "correlation_id": correlation_id,
         },
     )
+    if is_new:
+        bodies.keep([event], [webhook_id.encode()])
 
 
 def _set_state_in_tables(channel: int, state: str) -> None:

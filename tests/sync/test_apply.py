@@ -353,10 +353,10 @@ def test_a_mapping_reads_what_waits_for_it_and_not_all_that_was_ever_set_aside(a
     apply(alder)
     sql.execute(
         """
-        INSERT INTO channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body, body_sha256, hlc, received_at,
-            correlation_id, state, reason, settled_at)
-        SELECT merchant_id, channel_id, topic, n::text, body, body_sha256, hlc, received_at, gen_random_uuid(), state, reason,
-            settled_at
+        INSERT INTO channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body_kept_on, body_sha256, hlc,
+            received_at, correlation_id, state, reason, settled_at)
+        SELECT merchant_id, channel_id, topic, n::text, body_kept_on, body_sha256, hlc, received_at,
+            gen_random_uuid(), state, reason, settled_at
         FROM channels_inboxevent, generate_series(1, 2000) n WHERE topic = 'inventory_levels/update' OR reason LIKE '%%TIP'
         """
     )

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 from django.db.models.functions import Now
 
+from channels import bodies
 from channels.models import Channel, InboxEvent, ListingLevel
 from sync.apply import apply_batch
 from sync.invariants import violations
@@ -26,25 +27,28 @@ ORDERS, CANCELLED, DOUBLED = 8_000, 1_000, 1_000
 OPENING = 12_000
 
 
-def waiting(shop: Shop, topic: str, body: dict[str, object]) -> InboxEvent:
-    return InboxEvent(
+def waiting(shop: Shop, topic: str, body: dict[str, object]) -> tuple[InboxEvent, bytes]:
+    event = InboxEvent(
         merchant_id=shop.channel.merchant_id,
         channel=shop.channel,
         topic=topic,
         webhook_id=str(uuid.uuid4()),
-        body=json.dumps(body).encode(),
+        body_kept_on=bodies.day_of(NOON),
         body_sha256=b"",
         hlc=0,
         received_at=NOON,
         correlation_id=uuid.uuid4(),
     )
+    return event, json.dumps(body).encode()
 
 
 def test_a_backlog_of_10_000_events_drains_and_nothing_is_lost() -> None:
     trade = make_trade(stock_of={"MUG": OPENING, "TEE": OPENING})
     stores = {name: FakeChannel.of(shop) for name, shop in trade.shops.items()}
     sold, events = what_happened(trade, stores, random.Random(1))
-    InboxEvent.objects.bulk_create(events, batch_size=1_000)
+    bodies.keep(
+        InboxEvent.objects.bulk_create([event for event, _ in events], batch_size=1_000), [body for _, body in events]
+    )
 
     def drain() -> None:
         while apply_batch(engine(), merchant_id=trade.merchant.pk).claimed:
@@ -71,10 +75,10 @@ def test_a_backlog_of_10_000_events_drains_and_nothing_is_lost() -> None:
 
 def what_happened(
     trade: Trade, stores: dict[str, FakeChannel], rng: random.Random
-) -> tuple[dict[str, int], list[InboxEvent]]:
+) -> tuple[dict[str, int], list[tuple[InboxEvent, bytes]]]:
     """Orders, some cancelled, in both stores: the units really sold, and what the stores told of it, in any order."""
     sold: dict[str, int] = dict.fromkeys(trade.skus, 0)
-    events: list[InboxEvent] = []
+    events: list[tuple[InboxEvent, bytes]] = []
     for number in range(1, ORDERS + 1):
         name, code, units = rng.choice(list(stores)), rng.choice(list(sold)), rng.randint(1, 3)
         shop = trade.shops[name]
