@@ -854,20 +854,25 @@ class InboxEventAdmin(BigTableAdmin):
     def has_apply_permission(self, request: HttpRequest) -> bool:
         return self.has_act_permission(request)
 
-    @admin.action(description="Apply again (dead and ignored ones)", permissions=["apply"])
+    @admin.action(description="Apply again", permissions=["apply"])
     def apply_again(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
         managed = queryset if reach_of(request).every else queryset.filter(merchant_id__in=reach_of(request).managed)
         ids = list(managed.values_list("pk", flat=True))
         count = replay.replay(ids=ids, user=acting_user(request), now=timezone.now())
-        left = f"; {len(ids) - count} were not set aside and stay as they are" if count < len(ids) else ""
+        left = f"; {len(ids) - count} wait already, or would put back what is newer" if count < len(ids) else ""
         messages.success(request, f"{count} events will be applied again{left}.")
 
     @page_action("Apply again…", path="apply-again", icon="replay")
     def apply_this_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
         event = self.get_managed(request, object_id)
         back = reverse("admin:channels_inboxevent_change", args=[event.pk])
-        if event.state not in replay.REPLAYABLE:
-            messages.info(request, f"This event is {event.state}: only ignored and dead ones can be applied again.")
+        if not replay.may_replay(event):
+            why = (
+                "It waits to be applied already."
+                if event.state == EventState.PENDING
+                else "It says how a product or a location was then, and would put that back. Reconcile the channel instead."
+            )
+            messages.info(request, why)
             return HttpResponseRedirect(back)
         if request.method == "POST":
             replay.replay(ids=[event.pk], user=acting_user(request), now=timezone.now())

@@ -2,6 +2,9 @@
 
 Safe whenever it is done: an order event is the state of an order and not a change of it, so applying it twice
 changes nothing the second time.
+
+Of events that were applied, only those are taken up again that carry a version: what an order or a level was at some moment.
+One about a product or a location says how that was then, and would put it back.
 """
 
 from __future__ import annotations
@@ -11,21 +14,37 @@ from datetime import datetime
 from functools import partial
 
 from django.db import transaction
+from django.db.models import Q
 
 from channels import inbox
 from channels.models import EventState, InboxEvent
 from merchants import trail
 from merchants.models import User
 
-#: What may be taken up again. Pending events wait already; applied ones have nothing left to say.
+#: What may be taken up again, whatever it is about. Pending events wait already.
 REPLAYABLE = (EventState.IGNORED, EventState.DEAD)
+#: Topics whose events carry a version, so that an old one cannot undo a newer one.
+VERSIONED_TOPICS = ("orders/", "refunds/", "inventory_levels/")
+
+
+def replayable() -> Q:
+    """The events that may be applied again."""
+    versioned = Q()
+    for prefix in VERSIONED_TOPICS:
+        versioned |= Q(topic__startswith=prefix)
+    return Q(state__in=REPLAYABLE) | (Q(state=EventState.APPLIED) & versioned)
+
+
+def may_replay(event: InboxEvent) -> bool:
+    """Whether this one may be applied again."""
+    return event.state in REPLAYABLE or (event.state == EventState.APPLIED and event.topic.startswith(VERSIONED_TOPICS))
 
 
 @transaction.atomic
 def replay(*, ids: Collection[int], user: User | None, now: datetime) -> int:
-    """Make these events pending again when they were set aside; returns how many were."""
+    """Make those of these events pending again that may be; returns how many were."""
     events = list(
-        InboxEvent.objects.select_for_update(of=("self",)).filter(pk__in=ids, state__in=REPLAYABLE).order_by("pk")
+        InboxEvent.objects.select_for_update(of=("self",)).filter(replayable(), pk__in=ids).order_by("pk")
     )
     for event in events:
         trail.record(

@@ -71,6 +71,8 @@ class Scope(models.TextChoices):
     STOCK_WRITE = "stock:write", "Report movements, transfers and counts"
     HOLDS_WRITE = "holds:write", "Reserve stock"
     FEED_READ = "feed:read", "Follow every change of stock"
+    SYNC_READ = "sync:read", "Read dead letters and jobs"
+    SYNC_WRITE = "sync:write", "Try dead letters again, replay events, have listings read again"
 
 
 class ApiKey(models.Model):

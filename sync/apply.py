@@ -31,7 +31,7 @@ from channels.protocol import (
 from inventory.ledger import Entry
 from sync import catalogue
 from sync.decide import DEAD, IGNORED, Line, LineKey, Outcome, Verdict, World, decide, ends_hold
-from sync.ports import Claimed, Engine, Locked, Mappings, Mentioned, OrderKey, Waiting
+from sync.ports import CLAIM_LEASE, Claimed, Engine, Locked, Mappings, Mentioned, OrderKey, Waiting
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
 from synctec.lib.failpoints import failpoint
 
@@ -40,8 +40,6 @@ log = structlog.get_logger(__name__)
 BATCH_EVENTS = 1000
 #: The first try and the retries after 1, 2, 4, 8 and 16 seconds.
 CLAIMS_MAX = 1 + MAX_ATTEMPTS
-#: How long a claimed event is left alone: a worker that died with it loses no more time than this.
-CLAIM_LEASE = timedelta(seconds=8)
 #: Claimed so often without a word of what became of it, an event may have killed its workers. It is applied alone then,
 #: and each claim keeps the next one off for twice as long, so that it costs a worker every four minutes at most.
 SUSPECT_CLAIMS = CLAIMS_MAX

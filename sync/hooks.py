@@ -14,7 +14,7 @@ from channels import connect, inbox, mapping, onboarding, protocol, states, stee
 from channels.models import Channel, Listing
 from inventory import holds, stock
 from locations import matrix
-from sync import register, tasks
+from sync import jobs, letters, register, replays, resync, tasks
 from sync.decide import Line, ends_hold
 from sync.models import OrderLine
 from sync.tables import propagation, upkeep
@@ -34,6 +34,9 @@ def attach() -> None:
     steering.on_reconcile.append(tasks.ring_reconcile)
     onboarding.on_connected.append(tasks.ring_activate)
     states.on_change.append(_channel_changed)
+    jobs.on_due.append(tasks.ring_job)
+    for kind in (letters.RETRY, replays.REPLAY, resync.RESYNC):
+        jobs.register(kind)
 
 
 def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uuid.UUID, now: datetime) -> None:

@@ -37,6 +37,8 @@ OUTAGE_FAILURES = 2
 LOOK_AGAIN = timedelta(seconds=5)
 #: A request without an answer may still be executed so long after it was sent: by a paused worker, a slow channel.
 DOUBTFUL = timedelta(seconds=200)
+#: How long a claimed event is left alone: a worker that died with it loses no more time than this.
+CLAIM_LEASE = timedelta(seconds=8)
 #: The database's clock is never set back by less than this; two sweeps at once may see as much.
 CLOCK_STEP = timedelta(seconds=1)
 

@@ -25,6 +25,7 @@ class Found:
     channels_to_push: list[int] = field(default_factory=list)
     channels_to_check: list[int] = field(default_factory=list)
     channels_to_poll: list[int] = field(default_factory=list)
+    jobs_to_work: list[int] = field(default_factory=list)
 
 
 def sweep(*, now: datetime) -> Found:
@@ -70,6 +71,12 @@ def sweep(*, now: datetime) -> Found:
         channels_to_poll=_ids(
             """
             SELECT id FROM channels_channel WHERE state = 'active' AND failing_since IS NOT NULL AND next_call_at <= now()
+            """
+        ),
+        jobs_to_work=_ids(
+            """
+            SELECT id FROM sync_job WHERE state IN ('waiting', 'running', 'cancelling') AND next_attempt_at <= now()
+            ORDER BY id LIMIT 100
             """
         ),
     )

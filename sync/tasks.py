@@ -23,12 +23,12 @@ from django.utils import timezone
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from channels import bodies, onboarding, protocol
+from channels import bodies, inbox, onboarding, protocol
 from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
 from inventory import holds
 from sync import apply as applying
-from sync import auditor, live, outage, passes
+from sync import auditor, jobs, letters, live, outage, passes
 from sync import check as checking
 from sync import publish as publishing
 from sync import push as pushing
@@ -128,6 +128,11 @@ def ring_reconcile(channel_id: int) -> None:
 def ring_activate(channel_id: int) -> None:
     """A channel was connected: bring it in."""
     _ring(activate, "activate", channel_id)
+
+
+def ring_job(job_id: int) -> None:
+    """A job has a batch due."""
+    _ring(work_job, "job", job_id)
 
 
 def _stay(name: str, key: int, work: Callable[[], bool], *, pause_seconds: float) -> bool:
@@ -287,6 +292,27 @@ def _check_webhooks(channel: Channel) -> None:
         ring_reconcile(channel.pk)
 
 
+@shared_task
+def work_job(job_id: int, **_: Any) -> None:
+    """Work a job batch by batch, for one shift."""
+    _bell("job").answer(str(job_id))
+    began_at = time.monotonic()
+    try:
+        while (worked := jobs.work(job_id=job_id)) is not None:
+            inbox.ring(worked.merchant_id)
+            for channel_id in worked.channels:
+                ring_push(channel_id)
+                ring_check(channel_id)
+            if worked.is_over:
+                return
+            if time.monotonic() - began_at + worked.wait_seconds > SHIFT_SECONDS:
+                ring_job(job_id)
+                return
+            time.sleep(worked.wait_seconds)
+    except sql.AWAY as error:
+        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
+
+
 @shared_task(soft_time_limit=AUDIT_SECONDS_MAX, time_limit=AUDIT_SECONDS_MAX + 60)
 def audit(**_: Any) -> None:
     """Ask the database whether all holds that must hold at any moment (celery-beat, hourly)."""
@@ -315,6 +341,7 @@ def sweep(**_: Any) -> None:
     _step("end doubts", lambda: live.engine().books.end_doubts())
     _step("sweep holds", lambda: holds.sweep(now=clock.now()))
     _step("take up lines", sweeping.take_up_placeable_lines)
+    _step("keep dead letters", letters.keep)
     found = _step("find work", lambda: sweeping.sweep(now=clock.now()))
     if found is None:
         return
@@ -329,6 +356,8 @@ def sweep(**_: Any) -> None:
         ring_check(channel_id)
     for channel_id in found.channels_to_poll:
         ring_poll(channel_id)
+    for job_id in found.jobs_to_work:
+        ring_job(job_id)
 
 
 def _step(step: str, act: Callable[[], T]) -> T | None:

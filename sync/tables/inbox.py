@@ -9,8 +9,9 @@ import structlog
 from django.db import transaction
 
 from channels import bodies
-from sync.decide import Envelope, Verdict
-from sync.ports import Claimed
+from sync.decide import DEAD, Envelope, Verdict
+from sync.ports import CLAIM_LEASE, Claimed
+from sync.tables import letters
 from synctec.lib import sql
 from synctec.lib.crypto import CryptoError, UnknownKey
 
@@ -77,6 +78,17 @@ class InboxTables:
         }
 
     def settle_events(self, verdicts: Mapping[int, Verdict]) -> None:
+        dead = {event: verdict.reason for event, verdict in verdicts.items() if verdict.state == DEAD}
+        if dead:
+            # The letter says what the event says, or neither is there.
+            with transaction.atomic():
+                letters.note_event_attempts(list(dead), CLAIM_LEASE, list(dead.values()))
+                self._settle(verdicts)
+                letters.open_for_events(dead)
+        else:
+            self._settle(verdicts)
+
+    def _settle(self, verdicts: Mapping[int, Verdict]) -> None:
         if verdicts:
             sql.execute(
                 """
@@ -93,12 +105,15 @@ class InboxTables:
             )
 
     def retry_event(self, event_id: int, after: timedelta, reason: str) -> None:
-        sql.execute(
-            """
-            UPDATE channels_inboxevent SET next_attempt_at = now() + %s, reason = %s WHERE id = %s AND state = 'pending'
-            """,
-            [after, reason, event_id],
-        )
+        with transaction.atomic():
+            letters.note_event_attempts([event_id], CLAIM_LEASE, [reason])
+            sql.execute(
+                """
+                UPDATE channels_inboxevent SET next_attempt_at = now() + %s, reason = %s
+                WHERE id = %s AND state = 'pending'
+                """,
+                [after, reason, event_id],
+            )
 
     def put_off_events(self, event_ids: Collection[int], after: timedelta, reason: str) -> None:
         if event_ids:

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from channels.protocol import QuantityChange
 from sync.ports import CLOCK_STEP, DOUBTFUL, DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
-from sync.tables import stock
+from sync.tables import letters, stock
 from sync.tables.propagation import note_lag
 from synctec.lib import sql
 from synctec.lib.ids import uuid7
@@ -155,7 +155,7 @@ class PushTables:
         return Batch(batch_id, written[0][0], 1, is_repeat=False, rows=rows)
 
     def fence(self, batch: Batch, state: str, error: str, next_attempt: timedelta | None) -> bool:
-        return bool(
+        is_ours = bool(
             sql.rows(
                 """
                 UPDATE channels_pushbatch SET state = %s, error = %s, next_attempt_at = now() + %s,
@@ -165,6 +165,9 @@ class PushTables:
                 [state, error[:500], next_attempt, state != "unknown", batch.id, batch.lease_token],
             )
         )
+        if is_ours and error:
+            letters.note_batch_attempt(batch.id, error)
+        return is_ours
 
     def uncount_attempt(self, batch: Batch) -> None:
         sql.execute("UPDATE channels_pushbatch SET attempts = attempts - 1 WHERE id = %s", [batch.id])
