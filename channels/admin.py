@@ -170,7 +170,7 @@ class ChannelAdmin(TenantAdmin):
     search_help_text = "Name or account"
     ordering = ("name",)
     actions_list = ("connect_shopify_store", "add_practice_store")
-    actions_detail = ("reconcile_now", "pause", "resume", "check_webhooks")
+    actions_detail = ("reconcile_now", "pause", "resume", "check_webhooks", "read_channel_again")
     fieldsets = (
         (None, {"fields": ("merchant", "name", ("kind", "account"), ("state_shown", "state_reason"))}),
         (
@@ -393,6 +393,10 @@ class ChannelAdmin(TenantAdmin):
             done="{} is active again.",
         )
 
+    @page_action("Read again…", path="read-again", icon="visibility")
+    def read_channel_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _read_again(self, request, self.get_managed(request, object_id), "channel")
+
     @page_action("Check webhooks", path="check-webhooks", icon="webhook")
     def check_webhooks(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(
@@ -444,6 +448,33 @@ class ChannelAdmin(TenantAdmin):
         return self.form_page(
             request, title=title.format(channel.name), form=form, submit=submit, intro=intro, back=back
         )
+
+
+def _read_again(model_admin: TenantAdmin, request: HttpRequest, row: Any, what: str) -> HttpResponse:
+    """Ask before the row's levels are read, and have it done."""
+    back = reverse(f"admin:channels_{row._meta.model_name}_change", args=[row.pk])
+    form = ReasonForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            done = steering.read_again(
+                merchant_id=row.merchant_id,
+                meant={what: row.pk},
+                user=acting_user(request),
+                reason=form.cleaned_data["reason"],
+            )
+            messages.success(request, done)
+        except steering.CannotSteer as error:
+            messages.error(request, str(error))
+        return HttpResponseRedirect(back)
+    return model_admin.form_page(
+        request,
+        title=f"Read the {row._meta.verbose_name} again",
+        form=form,
+        submit="Read again",
+        intro="The store is read, what differs is explained or settled, and what must be written is written at once.",
+        back=back,
+        facts=[(str(row._meta.verbose_name).capitalize(), str(row))],
+    )
 
 
 def _check_webhooks(request: HttpRequest, channel: Channel) -> None:
@@ -541,6 +572,7 @@ class ListingAdmin(TenantAdmin):
     search_help_text = "Title, SKU or barcode"
     autocomplete_fields = ("sku",)
     actions = ("map_by_code",)
+    actions_detail = ("read_listing_again",)
     fieldsets = (
         (None, {"fields": ("merchant", "channel", "title", "sku")}),
         (
@@ -586,6 +618,10 @@ class ListingAdmin(TenantAdmin):
         ids = list(managed.values_list("pk", flat=True))
         mapped = mapping.map_by_code(listing_ids=ids, user=acting_user(request))
         messages.success(request, f"{mapped} of {len(ids)} listings mapped by their code.")
+
+    @page_action("Read again…", path="read-again", icon="visibility")
+    def read_listing_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _read_again(self, request, self.get_managed(request, object_id), "listing")
 
     @column("title", ordering="title")
     def title_shown(self, listing: Listing) -> str:
@@ -681,10 +717,14 @@ class ListingLevelAdmin(BigTableAdmin):
         ("Latest pushes", {"fields": ("pushes_shown",)}),
     )
     readonly_fields = ("pushes_shown",)
-    actions_detail = ("stock_here",)
+    actions_detail = ("stock_here", "read_level_again")
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
         return Q(pk__in=listing_level_ids(request, key))
+
+    @page_action("Read again…", path="read-again", icon="visibility")
+    def read_level_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _read_again(self, request, self.get_managed(request, object_id), "level")
 
     @page_action("Stock it here…", path="stock-here", icon="add_location")
     def stock_here(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 
@@ -16,6 +16,11 @@ from merchants.models import User
 #: Called with a channel's id, after the commit, when somebody wants it reconciled now. Filled by the engine
 #: when it starts, since this app may not import it. Without it, the schedule gets there.
 on_reconcile: list[Callable[[int], object]] = []
+
+
+#: Called with (merchant id, what is meant, user, reason) when somebody wants listings read again; returns in words what was
+#: done. Filled by the engine likewise.
+on_read_again: list[Callable[[int, Mapping[str, int], User | None, str], str]] = []
 
 
 class CannotSteer(Exception):
@@ -55,6 +60,15 @@ def reconcile_now(*, channel: Channel, user: User | None) -> None:
         raise CannotSteer(f"{channel} is {channel.get_state_display().lower()}: only an active channel is reconciled.")
     trail.record(merchant_id=channel.merchant_id, action="channel.reconcile", subject=channel, user=user)
     _want_reconciled(channel.pk)
+
+
+def read_again(*, merchant_id: int, meant: Mapping[str, int], user: User | None, reason: str = "") -> str:
+    """Have a level, a listing or a channel (by number) read now, and written where it differs; in words, what was done.
+
+    Raises:
+        CannotSteer: none of it is mapped and in a channel that can be read.
+    """
+    return " ".join(read(merchant_id, meant, user, reason) for read in on_read_again)
 
 
 def stock_at_location(*, level: ListingLevel, user: User | None, now: datetime, reason: str = "") -> None:

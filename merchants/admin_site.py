@@ -51,6 +51,8 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Order lines", "receipt_long", "sync.orderline"),
             ("Pushes", "publish", "channels.push"),
             ("Drifts", "difference", "sync.drift"),
+            ("Dead letters", "mail_off", "sync.deadletter"),
+            ("Jobs", "checklist_rtl", "sync.job"),
             ("Webhook messages", "outgoing_mail", "inventory.webhookdelivery"),
             ("Reconciliations", "fact_check", "sync.reconcilerun"),
             ("Audit trail", "history", "merchants.auditevent"),
@@ -142,6 +144,14 @@ _COUNTS = (
         "open=yes",
         "inventory_shortage",
         "covered_at IS NULL",
+    ),
+    (
+        "Dead letters",
+        "Given up: each says why and what to press",
+        "sync.deadletter",
+        "state=open",
+        "sync_deadletter",
+        "ended_at IS NULL AND state = 'open'",
     ),
     (
         "Dead events",

@@ -46,8 +46,10 @@ from merchants.admin_base import (
     story_link,
     visible_merchant_ids,
 )
-from sync import answers, tasks
+from sync import admin_repairs, answers, tasks
 from sync.models import Allocation, AuditResult, DirtySku, Drift, DriftAction, Heartbeat, OrderLine, ReconcileRun
+
+__all__ = ["admin_repairs"]  # registers its own
 
 #: By the first word of what a line waits for: the admin list where that is mended, what it shows there (empty: what is waited
 #: for), and in words.

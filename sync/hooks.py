@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -14,6 +14,7 @@ from channels import connect, inbox, mapping, onboarding, protocol, states, stee
 from channels.models import Channel, Listing
 from inventory import holds, stock
 from locations import matrix
+from merchants.models import User
 from sync import jobs, letters, register, replays, resync, tasks
 from sync.decide import Line, ends_hold
 from sync.models import OrderLine
@@ -34,6 +35,7 @@ def attach() -> None:
     steering.on_reconcile.append(tasks.ring_reconcile)
     onboarding.on_connected.append(tasks.ring_activate)
     states.on_change.append(_channel_changed)
+    steering.on_read_again.append(_read_again)
     jobs.on_due.append(tasks.ring_job)
     for kind in (letters.RETRY, replays.REPLAY, resync.RESYNC):
         jobs.register(kind)
@@ -53,6 +55,18 @@ def _channel_changed(channel: Channel) -> None:
     """What a channel may sell that we can no longer lower is out of the others' reach, and within it again afterwards."""
     propagation.mark_groups_dirty(channel.pk, clock.now())
     transaction.on_commit(partial(tasks.ring_publish, channel.merchant_id))
+
+
+def _read_again(merchant_id: int, meant: Mapping[str, int], user: User | None, reason: str) -> str:
+    try:
+        asked = resync.ask(merchant_id=merchant_id, said=meant, user=user, reason=reason)
+    except (jobs.NothingToDo, jobs.BadParameters) as error:
+        raise steering.CannotSteer(str(error)) from None
+    for channel_id in asked.channels:
+        transaction.on_commit(partial(tasks.ring_check, channel_id))
+    if asked.job is not None:
+        return f"{asked.levels:,} levels will be read, batch by batch: see Jobs."
+    return f"{asked.levels:,} levels will be read within seconds."
 
 
 def _order_ids(merchant_id: int, orders: Collection[holds.Order]) -> dict[holds.Order, str | None]:

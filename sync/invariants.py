@@ -339,6 +339,15 @@ WHEN_QUIET = (
         "no event ended in the dead letters",
         "SELECT id AS event, topic, reason FROM channels_inboxevent WHERE state = 'dead'",
     ),
+    Check(
+        "the_dead_have_letters",
+        "every event that ended dead has a dead letter that lives",
+        """
+        SELECT event.merchant_id AS merchant, event.id AS event, event.reason FROM channels_inboxevent event
+        WHERE event.state = 'dead' AND NOT EXISTS (
+            SELECT 1 FROM sync_deadletter letter WHERE letter.event_id = event.id AND letter.ended_at IS NULL)
+        """,
+    ),
     Check("all_is_published", "no SKU is dirty", "SELECT sku_id, caused_at FROM sync_dirtysku"),
     Check(
         "no_level_is_suspect",

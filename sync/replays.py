@@ -144,6 +144,7 @@ def step(job: Job) -> jobs.Step:
     counted: dict[str, int] = {}
     moved = 0
     if ids:
+        _stay_applied(cursor["applied"])
         fates = dict(InboxEvent.objects.filter(pk__in=ids).values_list("state").annotate(count=Count("pk")).order_by())
         waiting = fates.get(EventState.PENDING, 0)
         if waiting and now - datetime.fromisoformat(cursor["asked_at"]) < TELLS_WITHIN:
@@ -162,10 +163,17 @@ def step(job: Job) -> jobs.Step:
             cursor={"after": cursor.get("after", 0)}, done=done, changed=moved, failed=dead, tally=counted, is_last=True
         )
     newest = Movement.objects.filter(merchant_id=job.merchant_id).aggregate(newest=Max("pk"))["newest"] or 0
+    applied = list(InboxEvent.objects.filter(pk__in=following, state=EventState.APPLIED).values_list("pk", flat=True))
     _make_pending(following)
     transaction.on_commit(partial(inbox.ring, job.merchant_id))
     return jobs.Step(
-        cursor={"after": following[-1], "ids": following, "asked_at": now.isoformat(), "movement": newest},
+        cursor={
+            "after": following[-1],
+            "ids": following,
+            "applied": applied,
+            "asked_at": now.isoformat(),
+            "movement": newest,
+        },
         done=done,
         changed=moved,
         failed=dead,
@@ -183,6 +191,13 @@ def _make_pending(ids: Sequence[int]) -> None:
             SELECT id FROM channels_inboxevent WHERE id = ANY(%s::bigint[]) AND state <> 'pending' ORDER BY id FOR UPDATE))
         """,
         [list(ids)],
+    )
+
+
+def _stay_applied(ids: Sequence[int]) -> None:
+    """What was applied before and now is told to be known already was applied all the same."""
+    InboxEvent.objects.filter(pk__in=ids, state=EventState.IGNORED, reason__startswith="superseded").update(
+        state=EventState.APPLIED, reason="applied again: nothing in it was new"
     )
 
 

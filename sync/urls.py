@@ -4,13 +4,47 @@ from __future__ import annotations
 
 from django.urls import path
 
-from sync import health, views
+from sync import health, repair_api, repair_views, views
 
 urlpatterns = [
     path("", views.board, name="board"),
     path("live/", views.live, name="live"),
     path("story/", views.find_story, name="find_story"),
     path("story/<uuid:correlation_id>/", views.story, name="story"),
+    path("dead-letters/", repair_views.dead_letters, name="dead_letters"),
+    path("dead-letters/retry/", repair_views.retry_letters, name="retry_letters"),
+    path("dead-letters/group/", repair_views.letter_group, name="letter_group"),
+    path("dead-letters/<int:letter_id>/", repair_views.letter, name="dead_letter"),
+    path("dead-letters/<int:letter_id>/<slug:act>/", repair_views.act_on_letter, name="act_on_letter"),
+    path("events/", repair_views.events, name="events"),
+    path("events/replay/", repair_views.replay, name="replay"),
+    path("resync/", repair_views.resync_page, name="resync"),
+    path("jobs/", repair_views.job_list, name="jobs"),
+    path("jobs/<int:job_id>/", repair_views.job, name="job"),
+    path("jobs/<int:job_id>/cancel/", repair_views.cancel_job, name="cancel_job"),
+    path("api/v1/dead-letters", repair_api.LettersView.as_view(), name="api_dead_letters"),
+    path("api/v1/dead-letters/retries", repair_api.LetterRetriesView.as_view(), name="api_dead_letter_retries"),
+    path("api/v1/dead-letters/<int:letter_id>", repair_api.LetterView.as_view(), name="api_dead_letter"),
+    path(
+        "api/v1/dead-letters/<int:letter_id>/retry", repair_api.LetterRetryView.as_view(), name="api_dead_letter_retry"
+    ),
+    path(
+        "api/v1/dead-letters/<int:letter_id>/dismissal",
+        repair_api.LetterDismissalView.as_view(),
+        name="api_dead_letter_dismissal",
+    ),
+    path(
+        "api/v1/dead-letters/<int:letter_id>/reopening",
+        repair_api.LetterReopeningView.as_view(),
+        name="api_dead_letter_reopening",
+    ),
+    path("api/v1/jobs", repair_api.JobsView.as_view(), name="api_jobs"),
+    path("api/v1/jobs/<int:job_id>", repair_api.JobView.as_view(), name="api_job"),
+    path(
+        "api/v1/jobs/<int:job_id>/cancellation", repair_api.JobCancellationView.as_view(), name="api_job_cancellation"
+    ),
+    path("api/v1/replays", repair_api.ReplaysView.as_view(), name="api_replays"),
+    path("api/v1/resyncs", repair_api.ResyncsView.as_view(), name="api_resyncs"),
     path("livez", health.livez, name="livez"),
     path("readyz", health.readyz, name="readyz"),
     path("healthz", health.healthz, name="healthz"),

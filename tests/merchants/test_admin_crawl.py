@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from inventory import delivery, holding, holds, transfers
 from inventory.models import Warehouse
 from locations.models import PublishingRule
 from merchants.models import Member, Role, User
-from sync.models import AuditResult, Drift, DriftAction, ReconcileRun
+from sync.models import AuditResult, DeadLetter, Drift, DriftAction, FailureCause, Job, ReconcileRun
 from tests.factories import NOON, Trade, make_trade
 from tests.merchants.test_admin_lists import grow
 
@@ -31,6 +32,14 @@ def alder(settings: Any) -> Trade:
     Drift.objects.update(action=DriftAction.ASKED)
     AuditResult.objects.create(name="pushes_add_up", checked_at=NOON, seconds=1, offender={"merchant": merchant.pk})
     ReconcileRun.objects.create(merchant=merchant, channel=channel, started_at=NOON)
+    Job.objects.create(merchant=merchant, kind="retry_letters", correlation_id=uuid.uuid4())
+    DeadLetter.objects.create(
+        merchant=merchant,
+        channel=channel,
+        listing_level=trade.shops["north"].level("MUG"),
+        cause=FailureCause.REFUSED,
+        said="NON_MUTABLE_INVENTORY_ITEM: the store computes it",
+    )
     PublishingRule.objects.create(merchant=merchant, channel=channel, buffer_units=1)
     user = User.objects.create_user(username="m", email="m@synctec.test", password="x", is_staff=True)
     Member.objects.create(merchant=merchant, user=user, role=Role.MANAGER)

@@ -45,6 +45,17 @@ ROUTES: dict[str, dict[str, str]] = {
     "api/v1/holds/<int:hold_id>/fulfil": {"POST": Scope.HOLDS_WRITE},
     "api/v1/holds/<int:hold_id>/cancel": {"POST": Scope.HOLDS_WRITE},
     "api/v1/holds/<int:hold_id>/release": {"POST": Scope.HOLDS_WRITE},
+    "api/v1/dead-letters": {"GET": Scope.SYNC_READ},
+    "api/v1/dead-letters/retries": {"POST": Scope.SYNC_WRITE},
+    "api/v1/dead-letters/<int:letter_id>": {"GET": Scope.SYNC_READ},
+    "api/v1/dead-letters/<int:letter_id>/retry": {"POST": Scope.SYNC_WRITE},
+    "api/v1/dead-letters/<int:letter_id>/dismissal": {"POST": Scope.SYNC_WRITE},
+    "api/v1/dead-letters/<int:letter_id>/reopening": {"POST": Scope.SYNC_WRITE},
+    "api/v1/jobs": {"GET": Scope.SYNC_READ},
+    "api/v1/jobs/<int:job_id>": {"GET": Scope.SYNC_READ},
+    "api/v1/jobs/<int:job_id>/cancellation": {"POST": Scope.SYNC_WRITE},
+    "api/v1/replays": {"POST": Scope.SYNC_WRITE},
+    "api/v1/resyncs": {"POST": Scope.SYNC_WRITE},
     "api/v1/key": {"GET": api.ANY_SCOPE},
 }
 
@@ -196,7 +207,7 @@ def test_every_method_of_every_route_names_its_scope() -> None:
 def test_a_key_without_the_scope_is_refused_and_no_key_too(
     client: Client, make_key: MakeKey, place: str, method: str
 ) -> None:
-    url = "/" + place.replace("<uuid:reference>", str(uuid.uuid4())).replace("<int:hold_id>", "1")
+    url = "/" + re.sub(r"<int:\w+>", "1", place.replace("<uuid:reference>", str(uuid.uuid4())))
     needed = ROUTES[place][method]
     others = [scope for scope in Scope.values if scope != needed]
     _, secret = make_key(*others)

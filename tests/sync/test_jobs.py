@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ def state_of(job: Job) -> tuple[str, int, int]:
 
 
 def pretend_its_worker_died() -> None:
-    Job.objects.update(next_attempt_at=Now())
+    Job.objects.update(next_attempt_at=Now() - timedelta(minutes=1))
 
 
 def test_a_job_is_worked_batch_by_batch_to_its_end(counting: Counting, job: Job) -> None:
@@ -190,7 +191,7 @@ def test_a_job_that_fails_for_good_says_why(counting: Counting, job: Job) -> Non
 
     for _ in range(MAX_ATTEMPTS + 1):
         jobs.work(job_id=job.pk)
-        Job.objects.update(next_attempt_at=Now())
+        Job.objects.update(next_attempt_at=Now() - timedelta(minutes=1))
 
     assert state_of(job) == (JobState.FAILED, 0, 0)
     assert job.error == "LookupError: never"
