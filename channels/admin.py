@@ -899,7 +899,11 @@ class InboxEventAdmin(BigTableAdmin):
         managed = queryset if reach_of(request).every else queryset.filter(merchant_id__in=reach_of(request).managed)
         ids = list(managed.values_list("pk", flat=True))
         count = replay.replay(ids=ids, user=acting_user(request), now=timezone.now())
-        left = f"; {len(ids) - count} wait already, or would put back what is newer" if count < len(ids) else ""
+        left = (
+            f"; {len(ids) - count} wait already, are too old, or would put back what is newer"
+            if count < len(ids)
+            else ""
+        )
         messages.success(request, f"{count} events will be applied again{left}.")
 
     @page_action("Apply again…", path="apply-again", icon="replay")
@@ -907,11 +911,12 @@ class InboxEventAdmin(BigTableAdmin):
         event = self.get_managed(request, object_id)
         back = reverse("admin:channels_inboxevent_change", args=[event.pk])
         if not replay.may_replay(event):
-            why = (
-                "It waits to be applied already."
-                if event.state == EventState.PENDING
-                else "It says how a product or a location was then, and would put that back. Reconcile the channel instead."
-            )
+            why = "It waits to be applied already."
+            if event.state != EventState.PENDING:
+                why = (
+                    "Its body is not kept any more, or it says how a product or a location was then, and would put that "
+                    "back. Reconcile the channel instead."
+                )
             messages.info(request, why)
             return HttpResponseRedirect(back)
         if request.method == "POST":

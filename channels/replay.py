@@ -14,7 +14,8 @@ from datetime import datetime
 from functools import partial
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import BooleanField, Q
+from django.db.models.expressions import RawSQL
 
 from channels import inbox
 from channels.models import EventState, InboxEvent
@@ -27,25 +28,34 @@ REPLAYABLE = (EventState.IGNORED, EventState.DEAD)
 VERSIONED_TOPICS = ("orders/", "refunds/", "inventory_levels/")
 
 
+#: Without its body there is nothing to apply.
+_BODY_IS_KEPT = RawSQL(
+    """
+    EXISTS (SELECT 1 FROM channels_inboxbody body
+        WHERE body.event_id = channels_inboxevent.id AND body.kept_on = channels_inboxevent.body_kept_on)
+    """,
+    (),
+    output_field=BooleanField(),
+)
+
+
 def replayable() -> Q:
-    """The events that may be applied again."""
+    """The events that may be applied again, as a filter of `InboxEvent`."""
     versioned = Q()
     for prefix in VERSIONED_TOPICS:
         versioned |= Q(topic__startswith=prefix)
-    return Q(state__in=REPLAYABLE) | (Q(state=EventState.APPLIED) & versioned)
+    return (Q(state__in=REPLAYABLE) | (Q(state=EventState.APPLIED) & versioned)) & Q(_BODY_IS_KEPT)
 
 
 def may_replay(event: InboxEvent) -> bool:
     """Whether this one may be applied again."""
-    return event.state in REPLAYABLE or (event.state == EventState.APPLIED and event.topic.startswith(VERSIONED_TOPICS))
+    return InboxEvent.objects.filter(replayable(), pk=event.pk).exists()
 
 
 @transaction.atomic
 def replay(*, ids: Collection[int], user: User | None, now: datetime) -> int:
     """Make those of these events pending again that may be; returns how many were."""
-    events = list(
-        InboxEvent.objects.select_for_update(of=("self",)).filter(replayable(), pk__in=ids).order_by("pk")
-    )
+    events = list(InboxEvent.objects.select_for_update(of=("self",)).filter(replayable(), pk__in=ids).order_by("pk"))
     for event in events:
         trail.record(
             merchant_id=event.merchant_id,

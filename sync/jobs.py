@@ -9,7 +9,7 @@ where it was, elsewhere, once its lease has run out. It may be cancelled between
     jobs.create(merchant_id=..., kind="tidy", said={...}, user=user)
 
 A kind that talks to channels sets `commits_itself`: its step runs outside of any transaction, must bear being run again, and
-only its progress is fenced.
+only its progress is fenced. Either way a step must end well within `LEASE`: do a little, and say where to go on.
 """
 
 from __future__ import annotations

@@ -90,6 +90,15 @@ _PLACE_GONE = (
     "Open the store locations",
     _LOCATIONS,
 )
+#: What is said of an event whose body is gone (`sync.tables.inbox`).
+_BODY_GONE: Final = Remedy(
+    "The message is gone",
+    "What the store sent is kept for a while only, and can no longer be read.",
+    "Have the channel reconciled: what became of its orders is read from the store. Then dismiss this.",
+    "Open the channels",
+    _CHANNEL,
+    is_worth_a_try=False,
+)
 #: By a store's own code of what it refuses: (explanation, action, button, page).
 _BY_CODE: Final = {
     "NON_MUTABLE_INVENTORY_ITEM": (
@@ -118,6 +127,8 @@ def remedy(cause: str, code: str = "") -> Remedy:
         KeyError: there is no such cause.
     """
     general = _BY_CAUSE[cause]
+    if cause == "unreadable" and code.startswith("its body is not kept"):
+        return _BODY_GONE
     if cause != "refused" or code not in _BY_CODE:
         return general
     explanation, action, button, page = _BY_CODE[code]

@@ -151,7 +151,7 @@ def act_on_letter(request: HttpRequest, seats: Seats, letter_id: int, act: str) 
 def _letter(seats: Seats, letter_id: int) -> DeadLetter:
     """A letter of one of the person's merchants. Raises Http404."""
     rows = DeadLetter.objects.filter(merchant_id__in=[seat.merchant.pk for seat in seats.every])
-    row = rows.select_related("channel", "event", "dismissed_by", "retried_by_job", *_LETTER).defer("event__body")
+    row = rows.select_related("channel", "dismissed_by", "retried_by_job", *_LETTER)
     found = row.filter(pk=letter_id).first() if letter_id < 2**63 else None
     if found is None:
         raise Http404("There is no such dead letter.")

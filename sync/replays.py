@@ -36,7 +36,7 @@ LINES_MAX = 1_000
 
 def find(merchant_id: int, parameters: Mapping[str, Any]) -> QuerySet[InboxEvent]:
     """The events of a merchant that fit, whether they may be replayed or not."""
-    events = InboxEvent.objects.filter(merchant_id=merchant_id).defer("body", "body_sha256")
+    events = InboxEvent.objects.filter(merchant_id=merchant_id).defer("body_sha256")
     named = {
         "ids": "pk__in",
         "channel": "channel_id",
@@ -133,7 +133,10 @@ def preview(merchant_id: int, parameters: Mapping[str, Any]) -> jobs.Preview:
         else "No event that fits can be applied again."
     )
     if left:
-        words += f" {left:,} are left alone: they wait already, or say how a product or a location was then."
+        words += (
+            f" {left:,} are left alone: they wait already, are so old that their bodies are gone, or say how a product or a "
+            "location was then."
+        )
     return jobs.Preview(count, words)
 
 

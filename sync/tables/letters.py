@@ -24,7 +24,7 @@ _FORGOTTEN_AT_ONCE = 5_000
 
 #: From what is said of a dead event to why it was given up (`sync.apply` writes these words).
 _CAUSE_OF_EVENT: LiteralString = """
-    CASE WHEN event.reason LIKE 'malformed:%%' OR event.reason ~ '^failed [0-9]+ times: MalformedEvent:' THEN 'unreadable'
+    CASE WHEN event.reason ~ '^(malformed|unreadable|failed [0-9]+ times: MalformedEvent):' THEN 'unreadable'
         WHEN event.reason LIKE 'poison:%%' THEN 'poison'
         WHEN event.reason ~ '^failed [0-9]+ times: Refused:' THEN 'refused'
         WHEN event.reason ~ '^failed [0-9]+ times: NotAuthorized:' THEN 'not_authorized'
@@ -33,7 +33,7 @@ _CAUSE_OF_EVENT: LiteralString = """
 #: The same mistake in another event has other numbers in it.
 _CODE_OF_EVENT: LiteralString = """
     left(regexp_replace(
-        regexp_replace(event.reason, '^(failed [0-9]+ times|malformed|poison): ', ''), '[0-9]+', '#', 'g'), 80)
+        regexp_replace(event.reason, '^(failed [0-9]+ times|malformed|unreadable|poison): ', ''), '[0-9]+', '#', 'g'), 80)
 """
 
 _OPEN_FOR_EVENTS: LiteralString = """

@@ -259,9 +259,10 @@ def test_a_code_that_two_listings_of_a_store_carry_is_not_guessed(manager: User,
 # --- the inbox ------------------------------------------------------------------------------------
 
 
-def test_dead_and_ignored_events_are_applied_again(client: Client, manager: User, north: Shop) -> None:
+def test_events_are_applied_again_but_for_old_news_of_products(client: Client, manager: User, north: Shop) -> None:
     dead, ignored = set_aside(north, "dead", "boom"), set_aside(north, "ignored", "unmapped")
     applied = set_aside(north, "applied", "")
+    InboxEvent.objects.filter(pk=applied.pk).update(topic="products/update")
 
     page = client.post(
         reverse("admin:channels_inboxevent_changelist"),
@@ -269,7 +270,7 @@ def test_dead_and_ignored_events_are_applied_again(client: Client, manager: User
         follow=True,
     )
 
-    assert "2 events will be applied again; 1 were not set aside" in page.content.decode()
+    assert "2 events will be applied again; 1 wait already, are too old, or would put back" in page.content.decode()
     for event in (dead, ignored):
         event.refresh_from_db()
         assert (event.state, event.reason, event.attempts, event.settled_at) == ("pending", "", 0, None)

@@ -179,6 +179,16 @@ def test_a_letter_whose_event_was_removed_is_over(alder: Trade) -> None:
     assert DeadLetter.objects.get().state == LetterState.RECOVERED
 
 
+def test_an_event_whose_body_is_gone_says_so(alder: Trade) -> None:
+    deliver(alder.shops["north"], "orders/create", b"{}")
+    sql.execute("DELETE FROM channels_inboxbody")
+
+    apply_all(alder)
+
+    assert the_letter().cause == FailureCause.UNREADABLE
+    assert remedies.remedy(the_letter().cause, the_letter().code).title == "The message is gone"
+
+
 def test_what_dies_again_opens_its_letter_again(alder: Trade) -> None:
     deliver(alder.shops["north"], "orders/create", b"{}")
     apply_all(alder)

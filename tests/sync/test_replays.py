@@ -14,6 +14,7 @@ from channels.models import EventState, InboxEvent, Listing
 from inventory.models import Movement
 from sync import jobs, replays
 from sync.models import Job, JobState
+from synctec.lib import sql
 from tests.factories import NOON, Trade, deliver, level_body, make_trade, order_body
 from tests.sync.test_letters import apply_all, work_off
 
@@ -85,8 +86,7 @@ def test_what_dies_again_is_counted_as_failed(alder: Trade) -> None:
 
 def test_old_news_of_products_is_left_alone_once_applied(alder: Trade) -> None:
     north = alder.shops["north"]
-    product = {"id": int(north.listings["MUG"].remote_product_id)}
-    deliver(north, "products/delete", product)
+    deliver(north, "products/delete", {"id": int(north.listings["MUG"].remote_product_id)})
     apply_all(alder)
     Listing.objects.update(deleted_at=None)
 
@@ -94,6 +94,17 @@ def test_old_news_of_products_is_left_alone_once_applied(alder: Trade) -> None:
         replay(alder, topic="products/delete")
 
     assert not Listing.objects.exclude(deleted_at=None).exists()
+
+
+def test_an_event_whose_body_is_gone_is_left_as_it_is(alder: Trade) -> None:
+    event = sell(alder, 1)
+    sql.execute("DELETE FROM channels_inboxbody")
+
+    with pytest.raises(jobs.NothingToDo, match="bodies are gone"):
+        replay(alder, ids=[event.pk])
+
+    event.refresh_from_db()
+    assert event.state == EventState.APPLIED
 
 
 def test_a_replayed_level_event_moves_no_stock(alder: Trade) -> None:
