@@ -229,6 +229,8 @@ def retry(letter_ids: Collection[int], *, job_id: int | None) -> list[tuple[int,
     So many statements, however many letters.
     """
     ids = sorted(letter_ids)
+    # Whoever keeps the letters locks them in no order: one after the other, neither waits for the other's rows crosswise.
+    sql.rows("SELECT pg_advisory_xact_lock(%s, 0)", [KEEPING_LOCK])
     sql.execute(_RETRY_EVENTS, [ids])
     sql.execute(_RETRY_LEVELS, [ids])
     sql.execute(_ASK_CHANNELS, [ids])
