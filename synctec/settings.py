@@ -322,6 +322,12 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1/",
     "COMPONENT_SPLIT_REQUEST": True,
+    # Fields of one name with different choices: whoever generates a client from the schema gets names that stay.
+    "ENUM_NAME_OVERRIDES": {
+        "TransferShownStateEnum": "inventory.models.TransferState",
+        "JobStateEnum": "sync.models.JobState",
+        "DeadLetterStateEnum": "sync.models.LetterState",
+    },
 }
 
 # -- Celery: doorbells that may be lost or doubled (see docs/architecture.md) --
