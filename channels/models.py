@@ -623,7 +623,7 @@ class Outage(models.Model):
         indexes = [
             # A channel's outages, newest first (its page, its uptime).
             models.Index(fields=["channel", "-began_at"], name="outage_by_channel"),
-            # A merchant's outages, newest first (admin list).
+            # A merchant's outages, newest first (scorecard).
             models.Index(fields=["merchant", "-id"], name="outage_by_merchant"),
         ]
 

@@ -19,6 +19,7 @@ from channels import steering, writing
 from channels.models import ListingLevel, PushBatch, WritingStop
 from merchants.models import AuditEvent, Member, Role, User
 from sync import push, sweep
+from synctec.lib.ids import uuid7
 from tests.engine import engine, ref
 from tests.factories import NOON, Trade, make_trade
 from tests.fakes import FakeChannel
@@ -95,7 +96,7 @@ def test_a_claim_under_way_keeps_the_switch_waiting_and_is_the_last(alder: Trade
         pressing.start()
         _until_somebody_waits_for_a_lock()
         assert not stopped.is_set()
-        books.open_batch(ref(north), push.uuid7(), picked, push.LEASE)
+        books.open_batch(ref(north), uuid7(), picked, push.LEASE)
     pressing.join(10)
 
     assert stopped.is_set()
