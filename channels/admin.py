@@ -18,7 +18,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from unfold import widgets
 
-from channels import bodies, connect, credentials, mapping, onboarding, practice, replay, steering
+from channels import bodies, condition, connect, credentials, mapping, onboarding, practice, replay, steering, writing
 from channels.models import (
     BatchState,
     Channel,
@@ -33,6 +33,7 @@ from channels.models import (
     StoreLocation,
 )
 from channels.protocol import ChannelError
+from channels.urgency import Urgency
 from inventory.admin import sku_ids, table
 from merchants import trail
 from merchants.admin_base import (
@@ -146,6 +147,29 @@ class ShopifyForm(StoreForm):
     )
 
 
+class SwitchForm(forms.Form):
+    """Asks for whom all writing is stopped or resumed, and why."""
+
+    merchant = forms.ModelChoiceField(
+        queryset=Merchant.objects.none(), widget=widgets.UnfoldAdminSelectWidget, empty_label=None
+    )
+    reason = forms.CharField(
+        max_length=500,
+        help_text="Kept in the audit trail, and shown to all.",
+        widget=widgets.UnfoldAdminTextInputWidget,
+    )
+
+    def __init__(self, data: Any, *, merchants: models.QuerySet[Merchant], sole: int | None, is_stop: bool) -> None:
+        super().__init__(data)
+        field = self.fields["merchant"]
+        assert isinstance(field, forms.ModelChoiceField)
+        field.queryset = merchants
+        self.fields["reason"].required = is_stop
+        if sole:
+            field.initial = sole
+            field.widget = forms.HiddenInput()
+
+
 class SandboxForm(StoreForm):
     """Asks, besides, whether a practice store is to have something to sell."""
 
@@ -169,7 +193,7 @@ class ChannelAdmin(TenantAdmin):
     search_fields = ("name", "account")
     search_help_text = "Name or account"
     ordering = ("name",)
-    actions_list = ("connect_shopify_store", "add_practice_store")
+    actions_list = ("connect_shopify_store", "add_practice_store", "stop_writing", "resume_writing")
     actions_detail = ("reconcile_now", "pause", "resume", "check_webhooks", "read_channel_again")
     fieldsets = (
         (None, {"fields": ("merchant", "name", ("kind", "account"), ("state_shown", "state_reason"))}),
@@ -185,6 +209,7 @@ class ChannelAdmin(TenantAdmin):
                 )
             },
         ),
+        ("Calls and outages", {"fields": ("breaker_shown", "budget_shown", "calls_shown", "outages_shown")}),
         ("Webhooks", {"fields": ("webhook_path",)}),
         ("Credentials", {"fields": ("credentials_shown", "new_client_secret")}),
         ("Locations", {"fields": ("locations_shown",)}),
@@ -198,6 +223,10 @@ class ChannelAdmin(TenantAdmin):
         "failures",
         "next_call_at",
         "last_error",
+        "breaker_shown",
+        "budget_shown",
+        "calls_shown",
+        "outages_shown",
         "webhook_path",
         "credentials_shown",
         "locations_shown",
@@ -247,6 +276,65 @@ class ChannelAdmin(TenantAdmin):
     @column("last error")
     def last_error_short(self, channel: Channel) -> str:
         return _short(channel.last_error)
+
+    @column("breaker")
+    def breaker_shown(self, channel: Channel) -> str:
+        found = condition.condition_of(channel, now=timezone.now())
+        if found.breaker is None:
+            return "Not known: Redis does not answer. Calls are not kept back."
+        if found.next_probe_seconds is None:
+            return "Closed: calls are made." if found.breaker == "closed" else "Nothing known yet: the next call asks."
+        said = "One call asks now" if found.breaker == "half_open" else f"Asked again in {found.next_probe_seconds:g} s"
+        return f"Open, because of {found.reason or 'too many failures'}. {said}. No other call is made."
+
+    @column("budget now")
+    def budget_shown(self, channel: Channel) -> str:
+        found = condition.condition_of(channel, now=timezone.now())
+        if found.budget_left is None:
+            return "Not known: Redis does not answer. Nothing is sent."
+        blocked = f"; nothing for {found.blocked_seconds:g} s, as the store asked" if found.blocked_seconds else ""
+        return (
+            f"{max(0.0, found.budget_left):,.0f} of {found.budget_capacity:,.0f} points left, "
+            f"{found.budget_per_second:g} a second{blocked}"
+        )
+
+    @column("calls since the last full hour began")
+    def calls_shown(self, channel: Channel) -> str:
+        found = condition.condition_of(channel, now=timezone.now())
+        return table(
+            ("For", "Calls", "Points", "Asked to wait", "Paced", "Held back", "No answer", "5xx", "Waited"),
+            [
+                (
+                    condition.URGENCY_WORDS[Urgency[row.urgency.upper()]],
+                    row.calls,
+                    f"{row.cost:,.0f}",
+                    row.throttled,
+                    row.paced,
+                    row.rested,
+                    row.unanswered,
+                    row.server_errors,
+                    f"{row.waited_seconds:,.1f} s",
+                )
+                for row in found.calls
+            ],
+            empty="No calls in this hour or the one before.",
+        )
+
+    @column("latest outages")
+    def outages_shown(self, channel: Channel) -> str:
+        return table(
+            ("From", "Until", "Cause", "Message"),
+            [
+                (
+                    _when(outage.began_at),
+                    _when(outage.ended_at) if outage.ended_at else "now",
+                    outage.get_cause_display(),
+                    _short(outage.message, 120),
+                )
+                for outage in condition.outages_of(channel)
+            ],
+            empty="It has always answered.",
+        )
 
     @column("webhook path")
     def webhook_path(self, channel: Channel) -> str:
@@ -354,6 +442,51 @@ class ChannelAdmin(TenantAdmin):
             request, f"{name} is connected. Put its location into a location group to have it kept in step."
         )
         return channel
+
+    @page_action("Stop all writing…", path="stop-writing", icon="dangerous")
+    def stop_writing(self, request: HttpRequest) -> HttpResponse:
+        """The kill switch for all channels of one merchant."""
+        return self._switch(request, is_stop=True)
+
+    @page_action("Resume writing…", path="resume-writing", icon="play_arrow")
+    def resume_writing(self, request: HttpRequest) -> HttpResponse:
+        """Write to all channels of one merchant again, after reading."""
+        return self._switch(request, is_stop=False)
+
+    def _switch(self, request: HttpRequest, *, is_stop: bool) -> HttpResponse:
+        back = reverse("admin:channels_channel_changelist")
+        merchants = managed_merchants(request)
+        form = SwitchForm(request.POST or None, merchants=merchants, sole=sole_merchant_id(request), is_stop=is_stop)
+        if request.method == "POST" and form.is_valid():
+            merchant, reason = form.cleaned_data["merchant"], form.cleaned_data["reason"]
+            try:
+                if is_stop:
+                    writing.stop(merchant=merchant, user=acting_user(request), reason=reason)
+                    messages.warning(request, f"Writing to all channels of {merchant} is stopped.")
+                else:
+                    writing.resume(merchant=merchant, user=acting_user(request), now=timezone.now(), reason=reason)
+                    messages.success(request, f"Channels of {merchant} are read now, and written to after that.")
+            except writing.CannotSwitch as error:
+                messages.error(request, str(error))
+            return HttpResponseRedirect(back)
+        # For whom it may be done, and what it will come to.
+        shown = merchants if is_stop else merchants.filter(pk__in=writing.stopped_merchant_ids())
+        facts = [(str(merchant), writing.preview(merchant)) for merchant in shown[:50]]
+        return self.form_page(
+            request,
+            title="Stop all writing" if is_stop else "Resume writing",
+            form=form,
+            submit="Stop all writing" if is_stop else "Resume writing",
+            intro=(
+                "No write to any of the merchant's channels begins after this. Writes under way end and are noted. Channels "
+                "are still read and their sales counted, so the stores keep what they show, and may sell what is gone."
+                if is_stop
+                else "What is to be written is read first, and every channel is reconciled; then the stores are brought to "
+                "the right numbers."
+            ),
+            back=back,
+            facts=facts,
+        )
 
     @page_action("Reconcile now", path="reconcile", icon="sync")
     def reconcile_now(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -12,9 +12,11 @@ from django.urls import reverse
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from channels import credentials, origins, pacing, protocol
+from channels import calls, credentials, origins, pacing, protocol
 from channels.connectors import REGISTRY
 from channels.models import Channel
+from synctec.lib.breaker import Standing
+from synctec.lib.bucket import BucketState
 from synctec.lib.secret import Secret
 
 #: How long a process remembers a channel's token before it looks whether another one is stored.
@@ -39,13 +41,23 @@ def connector_for(channel: Channel) -> protocol.Connector:
         base_url=origins.base_url(channel),
         token=TokenSource(channel),
         session=origins.session_for(channel),
-        pacer=pacing.pacer_for(_redis(), channel_id=channel.pk),
+        pacer=pacing.pacer_for(_redis(), channel_id=channel.pk, count=calls.counting_for(channel.pk)),
     )
 
 
 def callback_url(channel: Channel) -> str:
     """Where the channel delivers its webhooks."""
     return settings.PUBLIC_URL + reverse("webhook", kwargs={"kind": channel.kind, "token": channel.webhook_token})
+
+
+def budget_of(channel: Channel) -> BucketState:
+    """What is left of the channel's budget now. Raises redis.RedisError when Redis is away."""
+    return pacing.bucket_for(_redis(), channel_id=channel.pk).peek()
+
+
+def standing_of(channel: Channel) -> Standing:
+    """Whether calls to the channel are admitted now. Raises redis.RedisError when Redis is away."""
+    return pacing.breaker_for(_redis(), channel_id=channel.pk).peek()
 
 
 @cache

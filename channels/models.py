@@ -80,6 +80,8 @@ class Channel(models.Model):
     next_call_at = models.DateTimeField(db_default=Now(), editable=False)
     failures = models.PositiveIntegerField(default=0, db_default=0, editable=False)
     failing_since = models.DateTimeField(null=True, blank=True, editable=False)
+    #: What kind of trouble it is (`channels.protocol.Cause`), while it fails.
+    failing_cause = models.CharField(max_length=20, blank=True, db_default="", editable=False)
     last_error = models.CharField(max_length=500, blank=True, db_default="", editable=False)
     #: How long news takes from this store to us, and from us to this store (`locations.pace.Propagation`).
     inbound_seconds = models.FloatField(default=0, db_default=0, editable=False)
@@ -564,3 +566,121 @@ class Push(models.Model):
 
     def __str__(self) -> str:
         return f"{self.listing_level}: {self.from_quantity} to {self.to_quantity} ({self.state})"
+
+
+class OutageCause(models.TextChoices):
+    """Whose trouble it was: the words of `channels.protocol.Cause`."""
+
+    NO_CONNECTION = "no_connection", "Could not be reached"
+    NO_ANSWER = "no_answer", "Gave no whole answer in time"
+    SERVER_ERROR = "server_error", "Answered that it is broken"
+    UNREADABLE = "unreadable", "Answered something that is no answer"
+    CLOSED = "closed", "Frozen or locked"
+    NOT_AUTHORIZED = "not_authorized", "Refused our access"
+    OTHER = "other", "Other"
+
+
+class Outage(models.Model):
+    """A time in which a channel did not answer, from its first failure to its first answer.
+
+    Written by a trigger on the channel's row, in the transaction that counts the second failure in a row and in the one that
+    says that it answers again: whoever does it, and whatever dies meanwhile.
+    """
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="outages", db_constraint=False, db_index=False
+    )
+    began_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+    cause = models.CharField(max_length=20, choices=OutageCause.choices)
+    message = models.CharField(max_length=500, blank=True, db_default="")
+
+    class Meta:
+        constraints = [
+            SameMerchant(field="channel", name="outage_channel_of_merchant"),
+            in_choices("outage_cause_known", "cause", OutageCause),
+            models.UniqueConstraint(
+                fields=["channel"], condition=Q(ended_at__isnull=True), name="outage_one_open_per_channel"
+            ),
+            models.CheckConstraint(
+                condition=Q(ended_at__isnull=True) | Q(ended_at__gte=F("began_at")), name="outage_ends_after_it_began"
+            ),
+        ]
+        indexes = [
+            # A channel's outages, newest first (its page, its uptime).
+            models.Index(fields=["channel", "-began_at"], name="outage_by_channel"),
+            # A merchant's outages, newest first (scorecard).
+            models.Index(fields=["merchant", "-id"], name="outage_by_merchant"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.channel} from {self.began_at:%Y-%m-%d %H:%M:%S}"
+
+
+class CallHour(models.Model):
+    """What became of the calls of one class to a channel within one hour (UTC); written by `channels.calls`."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    channel = models.ForeignKey(
+        Channel, on_delete=models.CASCADE, related_name="call_hours", db_constraint=False, db_index=False
+    )
+    hour = models.DateTimeField()
+    urgency = models.PositiveSmallIntegerField(help_text="0 is the most urgent (channels.urgency).")
+    calls = models.PositiveIntegerField(default=0, db_default=0)
+    cost = models.FloatField(default=0, db_default=0, help_text="In the channel's own points.")
+    throttled = models.PositiveIntegerField("asked to wait by the channel", default=0, db_default=0)
+    paced = models.PositiveIntegerField("not sent to stay within the budget", default=0, db_default=0)
+    rested = models.PositiveIntegerField("not sent while the channel did not answer", default=0, db_default=0)
+    unanswered = models.PositiveIntegerField("without a whole answer", default=0, db_default=0)
+    server_errors = models.PositiveIntegerField("answered that it is broken", default=0, db_default=0)
+    waited_seconds = models.FloatField("seconds waited for the budget", default=0, db_default=0)
+
+    class Meta:
+        constraints = [
+            SameMerchant(field="channel", name="call_hour_channel_of_merchant"),
+            models.UniqueConstraint(fields=["channel", "hour", "urgency"], name="call_hour_once"),
+            models.CheckConstraint(condition=Q(urgency__lte=3), name="call_hour_urgency_known"),
+        ]
+        indexes = [
+            # The newest hours of a merchant (scorecard).
+            models.Index(fields=["merchant", "-hour"], name="call_hour_by_merchant"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.channel_id} at {self.hour:%Y-%m-%d %H}:00, class {self.urgency}"
+
+
+class WritingStop(models.Model):
+    """A time in which nothing is written to any channel of a merchant; or, without a merchant, of the installation.
+
+    While it has no end, no push batch is opened and none is sent again (`channels.writing`).
+    """
+
+    merchant = models.ForeignKey(
+        Merchant,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_index=False,
+        help_text="Empty: the whole installation, stopped by an operator.",
+    )
+    began_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True, blank=True)
+    reason = models.CharField(max_length=500)
+    end_reason = models.CharField(max_length=500, blank=True, db_default="")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["merchant"],
+                condition=Q(ended_at__isnull=True),
+                nulls_distinct=False,
+                name="writing_stop_one_open",
+            ),
+            models.CheckConstraint(condition=~Q(reason=""), name="writing_stop_says_why"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.merchant or 'Everybody'} from {self.began_at:%Y-%m-%d %H:%M:%S}"

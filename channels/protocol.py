@@ -52,7 +52,19 @@ class Throttled(ChannelError):
 
 
 class Paced(Throttled):
-    """Our own budget of the channel is used up: nothing was sent."""
+    """Our own budget of the channel is used up: nothing was sent. `gives_way`: for calls as urgent as this one and less."""
+
+    gives_way: bool = False
+
+
+class Resting(Paced):
+    """The channel does not answer: nothing was sent, and nothing will be for `retry_after` seconds. Then one call asks.
+
+    Certainly not sent: neither an attempt nor a failure, and no outcome becomes unknown by it. `because` is the code of the
+    latest failure.
+    """
+
+    because: str = ""
 
 
 class NotAuthorized(ChannelError):
@@ -61,6 +73,57 @@ class NotAuthorized(ChannelError):
 
 class Refused(ChannelError):
     """The channel understood the request and refuses it; repeating it cannot help."""
+
+
+class Cause(enum.StrEnum):
+    """What kind of trouble an account as a whole has."""
+
+    NO_CONNECTION = "no_connection"  # nobody could be reached
+    NO_ANSWER = "no_answer"  # no whole answer in time
+    SERVER_ERROR = "server_error"  # it answers that it is broken
+    UNREADABLE = "unreadable"  # it answers something that is no answer
+    CLOSED = "closed"  # frozen or locked
+    NOT_AUTHORIZED = "not_authorized"
+    OTHER = "other"
+
+
+#: The code of an Unavailable that certainly never left this machine.
+NOT_SENT = "NOT_SENT"
+
+_CAUSES = {
+    NOT_SENT: Cause.NO_CONNECTION,
+    "INTERNAL_SERVER_ERROR": Cause.SERVER_ERROR,
+    "SERVICE_UNAVAILABLE": Cause.SERVER_ERROR,
+    "TIMEOUT": Cause.SERVER_ERROR,
+    "OutcomeUnknown": Cause.NO_ANSWER,
+    "ANSWER_UNREADABLE": Cause.UNREADABLE,
+    "RedirectRefused": Cause.UNREADABLE,
+    "ResponseTooLarge": Cause.UNREADABLE,
+    "HTTP_402": Cause.CLOSED,
+    "HTTP_423": Cause.CLOSED,
+}
+
+
+def cause_of(error: ChannelError) -> Cause:
+    """What kind of trouble an error tells of."""
+    if isinstance(error, NotAuthorized):
+        return Cause.NOT_AUTHORIZED
+    code = error.because if isinstance(error, Resting) else error.code
+    if code in _CAUSES:
+        return _CAUSES[code]
+    if code.startswith("HTTP_5"):
+        return Cause.SERVER_ERROR
+    if isinstance(error, OutcomeUnknown):
+        return Cause.NO_ANSWER
+    return Cause.OTHER
+
+
+def is_breakage(error: ChannelError) -> bool:
+    """Whether the error says that the channel, or the way there, is broken: no whole answer, or one of 5xx.
+
+    What is refused, throttled or closed was answered.
+    """
+    return isinstance(error, Unavailable | OutcomeUnknown) and cause_of(error) is not Cause.CLOSED
 
 
 # --- what arrives -------------------------------------------------------------------------------------------------
@@ -370,15 +433,33 @@ class ThrottleStatus:
     restored_per_second: float
 
 
+class CallEnd(enum.Enum):
+    """How a call to a channel ended."""
+
+    ANSWERED = enum.auto()  # whatever the answer was
+    BROKEN = enum.auto()  # `is_breakage`
+    NOT_MADE = enum.auto()
+
+
 class Pacing(Protocol):
-    """Who keeps a channel's budget (`channels.pacing`); handed to the connector."""
+    """Who keeps a channel's budget (`channels.pacing`); handed to the connector. One call at a time."""
 
     def acquire(self, cost: float) -> None:
         """Return once `cost` is ours; each grant must be settled. Raises Throttled if it would take long."""
         ...
 
-    def settle(self, *, reserved: float, actual: float, status: ThrottleStatus | None = None) -> None:
-        """A granted call ended: what it really cost (0: surely not sent) and what the channel says is left."""
+    def settle(
+        self,
+        *,
+        reserved: float,
+        actual: float,
+        status: ThrottleStatus | None = None,
+        end: CallEnd = CallEnd.ANSWERED,
+        error: ChannelError | None = None,
+    ) -> float:
+        """A granted call ended: what it really cost (0: surely not sent), what the channel says is left, how it ended and
+        with which error. Returns for how many seconds no call will be made because of it.
+        """
         ...
 
     def penalize(self, seconds: float) -> None:

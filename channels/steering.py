@@ -7,9 +7,10 @@ from datetime import datetime
 from functools import partial
 
 from django.db import transaction
+from django.db.models import Q
 
 from channels import connect, states
-from channels.models import Channel, ChannelState, ListingLevel
+from channels.models import Channel, ChannelState, ListingLevel, WritingStop
 from merchants import trail
 from merchants.models import User
 
@@ -82,6 +83,8 @@ def stock_at_location(*, level: ListingLevel, user: User | None, now: datetime, 
     """
     if level.is_stocked:
         raise CannotSteer(f"{level.store_location} stocks it already.")
+    if WritingStop.objects.filter(Q(merchant=None) | Q(merchant_id=level.merchant_id), ended_at=None).exists():
+        raise CannotSteer("All writing is stopped: resume it first.")
     if level.channel.state != ChannelState.ACTIVE:
         raise CannotSteer(f"{level.channel} is {level.channel.get_state_display().lower()}: it cannot be asked.")
     # The same key for the same level and version: pressing twice asks once.

@@ -126,6 +126,23 @@ def stylesheet(request: HttpRequest) -> str:
     return static("merchants/admin.css")
 
 
+def environment(request: HttpRequest) -> list[str] | None:
+    """The label on top of every page: whether all writing is stopped for somebody this person sees, or for everybody."""
+    reach = reach_of(request)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT bool_or(merchant_id IS NULL), count(*) FROM channels_writingstop
+            WHERE ended_at IS NULL AND (merchant_id IS NULL OR %s OR merchant_id = ANY(%s))
+            """,
+            [reach.every, sorted(reach.visible)],
+        )
+        is_everybody, stops = cursor.fetchone()
+    if not stops:
+        return None
+    return ["ALL WRITING IS STOPPED FOR EVERYBODY" if is_everybody else "ALL WRITING IS STOPPED", "danger"]
+
+
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """The first page: what needs somebody, as numbers that lead to the rows behind them."""
     context["attention"] = _attention(request)

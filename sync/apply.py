@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 import structlog
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
 
-from channels import protocol
+from channels import protocol, urgency
 from channels.protocol import (
     CatalogueTouched,
     LevelTouched,
@@ -28,6 +28,7 @@ from channels.protocol import (
     OrderTouched,
     RefundMade,
 )
+from channels.urgency import Urgency
 from inventory.ledger import Entry
 from sync import catalogue
 from sync.decide import DEAD, IGNORED, Line, LineKey, Outcome, Verdict, World, decide, ends_hold
@@ -267,7 +268,9 @@ def _read(
     engine: Engine, connector: protocol.Connector, order_ids: Sequence[str], orders: Mapping[str, list[Claimed]]
 ) -> None:
     reader = engine.channels.reader(orders[order_ids[0]][0].kind)
-    for order in connector.read_orders(order_ids):
+    with urgency.of(Urgency.LOWER):
+        found = connector.read_orders(order_ids)
+    for order in found:
         news = reader.interpret(topic="orders/polled", body=order.body)
         for claimed in orders[order.order_id]:
             # What a refund or a deletion says on its own stays said.

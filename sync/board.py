@@ -235,6 +235,7 @@ class Glance:
     has_next: bool
     counts: Counts
     fingerprint: str
+    stopped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +250,8 @@ class Board:
     needs: tuple[Need, ...]
     events: tuple[EventLine, ...]
     fingerprint: str
+    #: Why nothing is written to any store; empty while it is.
+    stopped: str = ""
 
 
 def groups_of(merchant_id: int) -> tuple[LocationGroup, ...]:
@@ -273,6 +276,7 @@ def look(view: View) -> Glance:
         has_next=has_next,
         counts=counts,
         fingerprint=hashlib.sha256(seen.encode()).hexdigest()[:32],
+        stopped=digests[-1] or "",
     )
 
 
@@ -297,6 +301,7 @@ def show(view: View, glance: Glance) -> Board:
         needs=needs,
         events=newest_events(view.merchant_id),
         fingerprint=glance.fingerprint,
+        stopped=glance.stopped,
     )
 
 
@@ -618,7 +623,11 @@ _PULSE = f"""
                        channel.id, channel.name, channel.state, channel.failures), 0))
               FROM channels_channel AS channel WHERE channel.id IN (SELECT channel_id FROM places)),
            (SELECT max(run.id) FROM sync_reconcilerun AS run
-             WHERE run.channel_id IN (SELECT channel_id FROM places) AND run.state = 'done')
+             WHERE run.channel_id IN (SELECT channel_id FROM places) AND run.state = 'done'),
+           (SELECT string_agg(CASE WHEN merchant_id IS NULL THEN 'by an operator, for everybody: ' ELSE '' END || reason,
+                       '; ' ORDER BY merchant_id NULLS FIRST)
+              FROM channels_writingstop
+             WHERE ended_at IS NULL AND (merchant_id IS NULL OR merchant_id = %(merchant)s))
 """  # noqa: S608 (only constants of this module are put in)
 
 

@@ -42,6 +42,11 @@ CLAIM_LEASE = timedelta(seconds=8)
 #: The database's clock is never set back by less than this; two sweeps at once may see as much.
 CLOCK_STEP = timedelta(seconds=1)
 
+#: What has waited for so long is written before what sells faster.
+WAITED_LONG = timedelta(seconds=10)
+#: What sold within this time sells now.
+SELLS_NOW = timedelta(minutes=10)
+
 OrderKey = tuple[int, str]  # channel, order
 
 
@@ -417,7 +422,8 @@ class PushBooks(Protocol):
         ...
 
     def out_of_sync(self, channel_id: int, limit: int) -> list[Picked]:
-        """Lock levels to write next: decreases first, of the longest waiting.
+        """Lock levels to write next: decreases first; of them those that have waited for `WAITED_LONG`, then those that sell
+        fastest just now, then the longest waiting. The same for raises.
 
         A suspect level is never raised. It is lowered from what was read of it, or tried from what was expected while only
         a webhook speaks against that; once such a write has been refused as stale, the level is read first.
@@ -473,8 +479,12 @@ class PushBooks(Protocol):
         """Mark every SKU of this channel for publishing whose units are divided among the stores."""
         ...
 
-    def count_failure(self, channel_id: int, error: str) -> int:
+    def count_failure(self, channel_id: int, cause: str, error: str) -> int:
         """One more failure of the whole account in a row; returns how many there are now."""
+        ...
+
+    def note_outage(self, channel_id: int, cause: str, error: str) -> bool:
+        """The account is known to be in outage, whoever found out; False when that was known. Not one more failure."""
         ...
 
     def rest_channel(self, channel_id: int, wait: timedelta, error: str) -> None:

@@ -19,8 +19,9 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from channels import protocol
+from channels import protocol, urgency
 from channels.protocol import Connector, RowOutcome, RowResult
+from channels.urgency import Urgency
 from sync import outage
 from sync.ports import DOUBTFUL, Batch, ChannelRef, Engine, GivenBack, Picked, Row
 from synctec.lib.backoff import MAX_ATTEMPTS, delay_seconds
@@ -111,10 +112,11 @@ def _send(engine: Engine, channel: ChannelRef, connector: Connector, batch: Batc
             done.has_suspects = _leave_to_reading(engine, batch, "its key is older than the channel remembers")
         return True
     key = str(batch.id)
+    changes = [row.change for row in batch.rows]
+    lowers = any(change.to_quantity < change.from_quantity for change in changes)
     try:
-        result = connector.write_quantities(
-            [row.change for row in batch.rows], key=key, reference=f"gid://synctec/PushBatch/{key}"
-        )
+        with urgency.of(Urgency.LOWER if lowers else Urgency.RAISE):
+            result = connector.write_quantities(changes, key=key, reference=f"gid://synctec/PushBatch/{key}")
     except protocol.OutcomeUnknown as error:
         done.unknown += len(batch.rows)
         _commit_unknown(engine, batch, error, has_keys=connector.capabilities.idempotency_keys)
@@ -263,6 +265,8 @@ def _commit_not_sent(engine: Engine, channel: ChannelRef, batch: Batch, error: p
             books.lock_level_rows(row.level_id for row in batch.rows)
             refused = isinstance(error, protocol.Refused)
             pause = REFUSED_PAUSE if refused and len(batch.rows) == 1 else timedelta(0)
+            if isinstance(error, protocol.Paced) and error.gives_way:
+                pause = timedelta(seconds=wait)
             books.give_back(
                 [GivenBack(row.push_id, error.code, str(error), pause, failures=int(refused)) for row in batch.rows]
             )

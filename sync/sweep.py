@@ -48,7 +48,8 @@ def sweep(*, now: datetime) -> Found:
         channels_to_push=_ids(
             """
             SELECT channel.id FROM channels_channel channel
-            WHERE channel.state = 'active' AND channel.next_call_at <= now() AND (
+            WHERE channel.state = 'active' AND channel.next_call_at <= now()
+                AND NOT channels_writing_is_stopped(channel.merchant_id) AND (
                 EXISTS (
                     SELECT 1 FROM channels_listinglevel level
                     WHERE level.channel_id = channel.id AND level.is_out_of_sync

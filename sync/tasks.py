@@ -18,14 +18,17 @@ from typing import Any, TypeVar
 import redis
 import structlog
 from celery import shared_task
+from celery.signals import task_postrun, worker_process_shutdown
 from django.conf import settings
 from django.utils import timezone
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from channels import bodies, inbox, onboarding, protocol
+from channels import bodies, inbox, onboarding, protocol, urgency
+from channels.calls import tally
 from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
+from channels.urgency import Urgency
 from inventory import holds
 from sync import apply as applying
 from sync import auditor, jobs, letters, live, outage, passes
@@ -162,12 +165,23 @@ def _stay(name: str, key: int, work: Callable[[], bool], *, pause_seconds: float
         bell.answer(str(key))
 
 
+def _hand_over_counts(**_: Any) -> None:
+    """What was counted of the calls to channels is not kept back by a worker that has nothing to do."""
+    tally.flush()
+
+
+task_postrun.connect(_hand_over_counts)
+worker_process_shutdown.connect(_hand_over_counts)
+
+
 @shared_task
 def apply(merchant_id: int, **_: Any) -> None:
     """Apply a merchant's pending events and publish what they changed."""
 
     def work() -> bool:
-        applied = applying.apply_batch(live.engine(), merchant_id=merchant_id)
+        # What it reads of orders is more urgent than that, and says so.
+        with urgency.of(Urgency.SUSPECT):
+            applied = applying.apply_batch(live.engine(), merchant_id=merchant_id)
         if applied.dirty:
             _publish(merchant_id)
         return applied.claimed > applied.busy
@@ -229,7 +243,8 @@ def check(channel_id: int, **_: Any) -> None:
             if done.read == 0 or done.waiting == done.read:
                 return
 
-    _guarded(channel, work)
+    with urgency.of(Urgency.SUSPECT):
+        _guarded(channel, work)
 
 
 @shared_task
@@ -242,7 +257,8 @@ def poll(channel_id: int, **_: Any) -> None:
         reconciling.poll_orders(live.engine(), channel=live.ref(channel))
         ring_publish(channel.merchant_id)
 
-    _guarded(channel, work)
+    with urgency.of(Urgency.SUSPECT):
+        _guarded(channel, work)
 
 
 @shared_task

@@ -278,6 +278,7 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": ["merchants.admin_site.stylesheet"],
+    "ENVIRONMENT": "merchants.admin_site.environment",
     "SIDEBAR": {
         "show_search": False,
         "show_all_applications": False,

@@ -11,7 +11,21 @@ import structlog
 from django.db import transaction
 
 from channels.protocol import QuantityChange
-from sync.ports import CLOCK_STEP, DOUBTFUL, DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
+from channels.writing import STOP_LOCK
+from sync.ports import (
+    CLOCK_STEP,
+    DOUBTFUL,
+    DOUBTFUL_LOWERS,
+    OUTAGE_FAILURES,
+    SELLS_NOW,
+    STORY_EVENTS,
+    WAITED_LONG,
+    Batch,
+    ChannelRef,
+    GivenBack,
+    Picked,
+    Row,
+)
 from sync.tables import letters, stock
 from sync.tables.propagation import note_lag
 from synctec.lib import sql
@@ -56,6 +70,7 @@ class PushTables:
 
     def claim_repeat(self, channel_id: int, lease: timedelta) -> Batch | None:
         with transaction.atomic():
+            _keep_switch_waiting(channel_id)
             found = sql.rows(
                 """
                 WITH due AS (
@@ -63,6 +78,7 @@ class PushTables:
                     JOIN channels_channel channel ON channel.id = batch.channel_id
                     WHERE batch.channel_id = %s AND batch.state IN ('intent', 'unknown')
                         AND batch.next_attempt_at <= now() AND channel.next_call_at <= now() AND channel.state = 'active'
+                        AND NOT channels_writing_is_stopped(channel.merchant_id)
                     ORDER BY batch.next_attempt_at, batch.id LIMIT 1 FOR UPDATE OF batch SKIP LOCKED
                 )
                 UPDATE channels_pushbatch batch
@@ -79,6 +95,7 @@ class PushTables:
             return Batch(batch_id, token, attempts, is_repeat=True, rows=rows, opened_at=opened_at)
 
     def lock_claims(self, channel_id: int) -> None:
+        _keep_switch_waiting(channel_id)
         # A second claim, begun before this one commits, would not see its open pushes.
         sql.rows("SELECT pg_advisory_xact_lock(%s, %s)", [CLAIM_LOCK, channel_id % 2**31])
 
@@ -94,6 +111,7 @@ class PushTables:
                 JOIN channels_storelocation location ON location.id = level.store_location_id
                 JOIN channels_channel channel ON channel.id = level.channel_id
                 WHERE level.channel_id = %s AND channel.state = 'active' AND channel.next_call_at <= now()
+                    AND NOT channels_writing_is_stopped(channel.merchant_id)
                     AND level.is_out_of_sync AND level.next_push_at <= now()
                     -- A raise that was given up may still come true: it is not asked for again on top of that.
                     AND (level.desired < level.shown OR level.doubtful_by IS NULL OR level.doubtful_by = 0)
@@ -102,10 +120,13 @@ class PushTables:
                     AND level.is_stocked AND listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL
                     AND NOT EXISTS (
                         SELECT 1 FROM channels_push push WHERE push.listing_level_id = level.id AND push.state = 'open')
-                ORDER BY level.desired > level.shown, level.waiting_since NULLS LAST, level.id
+                ORDER BY level.desired > level.shown, coalesce(level.waiting_since, now()) > now() - %s,
+                    CASE WHEN coalesce(level.waiting_since, now()) > now() - %s AND level.sold_at > now() - %s
+                        THEN -level.rush_units ELSE 0 END,
+                    level.waiting_since NULLS LAST, level.id
                 LIMIT %s FOR NO KEY UPDATE OF level SKIP LOCKED
                 """,
-                [channel_id, limit],
+                [channel_id, WAITED_LONG, WAITED_LONG, SELLS_NOW, limit],
             )
         ]
 
@@ -333,7 +354,8 @@ class PushTables:
             WITH failing AS (
                 SELECT id, failures FROM channels_channel WHERE id = %s AND failures > 0 FOR NO KEY UPDATE
             )
-            UPDATE channels_channel channel SET failures = 0, failing_since = NULL, last_error = ''
+            UPDATE channels_channel channel SET failures = 0, failing_since = NULL, failing_cause = '',
+                last_error = ''
             FROM failing WHERE channel.id = failing.id RETURNING failing.failures
             """,
             [channel_id],
@@ -354,22 +376,45 @@ class PushTables:
             [uuid7(), now, channel.channel_id],
         )
 
-    def count_failure(self, channel_id: int, error: str) -> int:
+    def count_failure(self, channel_id: int, cause: str, error: str) -> int:
         [(failures,)] = sql.rows(
             """
             UPDATE channels_channel
-            SET failures = failures + 1, failing_since = coalesce(failing_since, now()), last_error = %s
+            SET failures = failures + 1, failing_since = coalesce(failing_since, now()), failing_cause = %s, last_error = %s
             WHERE id = %s RETURNING failures
             """,
-            [error[:500], channel_id],
+            [cause, error[:500], channel_id],
         )
         return int(failures)
+
+    def note_outage(self, channel_id: int, cause: str, error: str) -> bool:
+        return bool(
+            sql.rows(
+                """
+                UPDATE channels_channel
+                SET failures = %s, failing_since = coalesce(failing_since, now()), failing_cause = %s, last_error = %s
+                WHERE id = %s AND failures < %s RETURNING id
+                """,
+                [OUTAGE_FAILURES, cause, error[:500], channel_id, OUTAGE_FAILURES],
+            )
+        )
 
     def rest_channel(self, channel_id: int, wait: timedelta, error: str) -> None:
         sql.execute(
             "UPDATE channels_channel SET next_call_at = now() + %s, last_error = %s WHERE id = %s",
             [wait, error[:500], channel_id],
         )
+
+
+def _keep_switch_waiting(channel_id: int) -> None:
+    """Keep the kill switch from committing before this transaction has; from here on it is seen whether it is on."""
+    sql.rows(
+        """
+        SELECT pg_advisory_xact_lock_shared(%s, 0), pg_advisory_xact_lock_shared(%s, (merchant_id %% 2147483648)::int)
+        FROM channels_channel WHERE id = %s
+        """,
+        [STOP_LOCK, STOP_LOCK, channel_id],
+    )
 
 
 def _rows_of(batch_id: uuid.UUID) -> tuple[Row, ...]:

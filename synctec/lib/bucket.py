@@ -11,6 +11,14 @@ bucket that fills at its rate: after a loss we must not burst.
 
 A caller that dies between reserve and settle leaves its cost "in flight"; that is forgotten after one to two
 minutes, longer than any request lives.
+
+Callers have ranks. Rank 0 may take all there is; each lower rank (1, 2, ...) only what leaves a share of the capacity
+to those above. So however much the lower ranks ask for, rank 0 finds that share waiting, and never waits much longer
+than in a bucket of its own: at most cost / (0.85 x rate) seconds behind others of its rank, as long as the channel
+reports no less than we reckon. A lower rank in turn is never starved: while it is kept waiting, and asks again within
+half a minute, 5 % of the rate is put by for it until that is enough for its call (of up to half the capacity), however
+much those above ask for. A bucket of which nothing is known leaves nothing to anybody: the first answer tells what
+there is.
 """
 
 from dataclasses import dataclass
@@ -20,8 +28,10 @@ import redis
 
 _SCRIPT: Final = """
 -- Fields: level, at (s), capacity, rate (1/s), blocked (s), and two counters with a current (c) and a
--- former (f) generation: flight (reserved, not settled) and settled (settled a moment ago).
+-- former (f) generation: flight (reserved, not settled) and settled (settled a moment ago). Known: 1 once it was reported or
+-- full. Per lower rank that is kept waiting: pot (put by for it), want (the cost it asked for) and asked (s).
 local FLIGHT_S, SETTLED_S = 60, 1
+local LOWEST, PUT_BY, ASKS_AGAIN_S = 3, 0.05, 30
 local key, act = KEYS[1], ARGV[1]
 local capacity, rate = tonumber(ARGV[2]), tonumber(ARGV[3])
 local a, b, c = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -35,8 +45,18 @@ local function get(name, default) if s[name] == nil then s[name] = default end r
 
 capacity, rate = get('capacity', capacity), get('rate', rate)
 -- max(0): the clock may go back after a failover; then nothing is gained.
-s.level = math.min(capacity, get('level', 0) + rate * math.max(0, now - get('at', now)))
+local passed = math.max(0, now - get('at', now))
+s.level = math.min(capacity, get('level', 0) + rate * passed)
 s.at = now
+if s.level >= capacity then s.known = 1 end
+for rank = 1, LOWEST do
+  local asked = s['asked_' .. rank]
+  if asked and now - asked <= ASKS_AGAIN_S then
+    s['pot_' .. rank] = math.min(s['want_' .. rank], capacity / 2, s['pot_' .. rank] + PUT_BY * rate * passed)
+  elseif asked then
+    s['asked_' .. rank], s['pot_' .. rank], s['want_' .. rank] = now - 2 * ASKS_AGAIN_S, 0, 0
+  end
+end
 local blocked = math.max(0, get('blocked', 0) - now)
 
 local function age(name, span)
@@ -55,13 +75,28 @@ age('settled', SETTLED_S)
 
 local wait = 0
 if act == 'reserve' then
+  local rank, share, others = b, c, 0
+  for other = 1, LOWEST do
+    if other ~= rank then others = others + (s['pot_' .. other] or 0) end
+  end
+  local left = (s.known == 1 and share * capacity or 0) + math.min(others, capacity / 2)
+  local needed = a + math.min(left, capacity - a)
+  local pot, enough = s['pot_' .. rank] or 0, math.min(a, capacity / 2)
   if a > capacity then
     wait = -1
-  elseif blocked > 0 or s.level < a then
-    wait = math.max(blocked, (a - s.level) / rate)
+  elseif blocked > 0 or s.level < a or (s.level < needed and (rank == 0 or pot < enough)) then
+    wait = (needed - s.level) / rate
+    if rank > 0 then
+      s['pot_' .. rank], s['want_' .. rank], s['asked_' .. rank] = pot, a, now
+      wait = math.min(wait, (enough - pot) / (PUT_BY * rate))
+    end
+    wait = math.max(blocked, (a - s.level) / rate, wait)
   else
     s.level = s.level - a
     s.flight_c = s.flight_c + a
+    if rank > 0 and s['asked_' .. rank] then
+      s['asked_' .. rank], s['pot_' .. rank], s['want_' .. rank] = now - 2 * ASKS_AGAIN_S, 0, 0
+    end
   end
 elseif act == 'settle' then
   s.level = math.min(capacity, s.level + a - b)
@@ -70,7 +105,7 @@ elseif act == 'settle' then
   s.flight_c = math.max(0, s.flight_c - (a - old))
   s.settled_c = s.settled_c + b
 elseif act == 'sync' then
-  s.capacity, s.rate = b, c
+  s.capacity, s.rate, s.known = b, c, 1
   capacity, rate = b, c
   -- Down at once. Up only as far as even an old report allows: it may not know what was settled just now.
   local ceiling = math.min(capacity, a - total('flight'))
@@ -95,6 +130,9 @@ for i, value in ipairs({wait, s.level, capacity, rate, total('flight'), blocked}
 end
 return answer
 """
+
+#: The last of the ranks.
+RANK_LOWEST: Final = 3
 
 
 class BucketError(Exception):
@@ -126,13 +164,16 @@ class TokenBucket:
         self._defaults = (float(default_capacity), float(default_rate))
         self._script = client.register_script(_SCRIPT)
 
-    def reserve(self, cost: float) -> float:
+    def reserve(self, cost: float, *, rank: int = 0, leaving: float = 0.0) -> float:
         """Take `cost` tokens and return 0.0, or take nothing and return the seconds to wait.
 
+        `rank` from 0 to `RANK_LOWEST`; `leaving` is the share of the capacity (0 to 1) that is left to the ranks above.
         Others may come first, so a wait is no promise. Raises CostAboveCapacity, and ValueError below 0.
         """
         _check_cost(cost)
-        wait_seconds, state = self._run("reserve", cost)
+        if not 0 <= rank <= RANK_LOWEST or not 0 <= leaving <= 1:
+            raise ValueError(f"there is no rank {rank!r} that leaves {leaving!r} of a bucket")
+        wait_seconds, state = self._run("reserve", cost, float(rank), leaving)
         if wait_seconds < 0:
             raise CostAboveCapacity(f"a cost of {cost:g} never fits a bucket of {state.capacity:g}")
         return wait_seconds

@@ -8,8 +8,25 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from channels.pacing import MAX_WAIT_SECONDS, Pacer, Unpaced, pacer_for
-from channels.protocol import Refused, Throttled, ThrottleStatus
+from channels import urgency
+from channels.pacing import MAX_WAIT_SECONDS, Pacer, Unpaced, breaker_for, bucket_for, pacer_for
+from channels.protocol import (
+    CallEnd,
+    Cause,
+    ChannelError,
+    NotAuthorized,
+    OutcomeUnknown,
+    Paced,
+    Refused,
+    Resting,
+    Throttled,
+    ThrottleStatus,
+    Unavailable,
+    cause_of,
+    is_breakage,
+)
+from channels.urgency import Urgency
+from synctec.lib.breaker import OPEN_SECONDS, RUN_MAX
 from synctec.lib.bucket import TokenBucket
 
 
@@ -23,6 +40,13 @@ def client() -> Iterator[redis.Redis]:
 def bucket(client: redis.Redis) -> TokenBucket:
     """A slow bucket: a hundred tokens, one a second, empty at first."""
     return TokenBucket(client, "pace:test", default_capacity=100, default_rate=1)
+
+
+@pytest.fixture(autouse=True)
+def _urgent() -> Iterator[None]:
+    """Unless a test says otherwise, its calls leave nothing to others."""
+    with urgency.of(Urgency.LOWER):
+        yield
 
 
 class Naps:
@@ -121,6 +145,126 @@ def test_each_channel_has_a_budget_of_its_own(client: redis.Redis) -> None:
         pacer_for(client, channel_id=1, max_wait_seconds=0).acquire(50)
 
 
+class Counted:
+    """What a pacer tells of its calls."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Urgency, dict[str, float]]] = []
+
+    def __call__(self, urgent: Urgency, **counts: float) -> None:
+        self.told.append((urgent, {name: count for name, count in counts.items() if count}))
+
+
+class TestBreaker:
+    """Every call goes through the breaker."""
+
+    @pytest.fixture
+    def pacer(self, client: redis.Redis) -> Pacer:
+        pacer = pacer_for(client, channel_id=1)
+        pacer.settle(reserved=0, actual=0, status=ThrottleStatus(1000, 1000, 100))
+        return pacer
+
+    @staticmethod
+    def fail(pacer: Pacer, times: int) -> float:
+        rest_seconds = 0.0
+        for _ in range(times):
+            pacer.acquire(1)
+            error = OutcomeUnknown("no answer", code="HTTP_500")
+            rest_seconds = pacer.settle(reserved=1, actual=1, end=CallEnd.BROKEN, error=error)
+        return rest_seconds
+
+    def test_the_failure_that_opens_it_says_for_how_long(self, pacer: Pacer) -> None:
+        assert self.fail(pacer, RUN_MAX - 1) == 0.0
+        assert self.fail(pacer, 1) == pytest.approx(OPEN_SECONDS, abs=1)
+
+    def test_while_it_is_open_nothing_is_sent_and_no_budget_taken(self, client: redis.Redis, pacer: Pacer) -> None:
+        self.fail(pacer, RUN_MAX)
+        before = bucket_for(client, channel_id=1).peek().in_flight
+
+        with pytest.raises(Resting, match=r"5 calls in a row failed \(HTTP_500\)") as caught:
+            pacer_for(client, channel_id=1).acquire(1)
+
+        assert caught.value.retry_after == pytest.approx(OPEN_SECONDS, abs=1)
+        assert cause_of(caught.value) is Cause.SERVER_ERROR
+        assert bucket_for(client, channel_id=1).peek().in_flight == before
+
+    def test_a_probe_that_the_budget_does_not_allow_is_left_to_the_next(self, client: redis.Redis) -> None:
+        impatient = pacer_for(client, channel_id=1, max_wait_seconds=0)
+
+        with pytest.raises(Paced, match="used up"):
+            impatient.acquire(50)
+
+        assert not breaker_for(client, channel_id=1).peek().is_probing
+
+    def test_where_nothing_is_known_others_wait_a_moment_for_the_first(self, client: redis.Redis) -> None:
+        pacer_for(client, channel_id=1).acquire(1)
+
+        with pytest.raises(Paced) as caught:
+            pacer_for(client, channel_id=1).acquire(1)
+
+        assert (type(caught.value), caught.value.code) == (Paced, "PROBING")
+
+    @pytest.mark.parametrize(
+        ("error", "is_counted"),
+        [
+            (Unavailable("down", code="NOT_SENT"), True),
+            (Unavailable("down", code="HTTP_503"), True),
+            (OutcomeUnknown("silence"), True),
+            (Unavailable("frozen", code="HTTP_402"), False),
+            (Throttled("wait"), False),
+            (Refused("no", code="HTTP_404"), False),
+            (NotAuthorized("no"), False),
+            (Paced("wait"), False),
+        ],
+    )
+    def test_only_what_breaks_on_the_way_and_5xx_count(self, error: ChannelError, is_counted: bool) -> None:
+        assert is_breakage(error) == is_counted
+
+
+def test_what_is_not_urgent_leaves_budget_to_what_is(client: redis.Redis) -> None:
+    pacer = pacer_for(client, channel_id=1, max_wait_seconds=0)
+    pacer.settle(reserved=0, actual=0, status=ThrottleStatus(1000, 1000, 1))
+    with urgency.of(Urgency.BACKGROUND):
+        pacer.acquire(500)
+        pacer.settle(reserved=500, actual=500)
+        with pytest.raises(Paced) as caught:
+            pacer.acquire(10)
+    assert caught.value.gives_way
+
+    for urgent, cost in ((Urgency.SUSPECT, 240), (Urgency.RAISE, 140), (Urgency.LOWER, 90)):
+        with urgency.of(urgent):
+            pacer.acquire(cost)
+            pacer.settle(reserved=cost, actual=cost)
+
+    with pytest.raises(Paced) as caught:
+        pacer.acquire(50)
+    assert not caught.value.gives_way
+
+
+def test_what_became_of_calls_is_counted_by_class(client: redis.Redis) -> None:
+    count = Counted()
+    pacer = pacer_for(client, channel_id=1, count=count, max_wait_seconds=0)
+
+    with urgency.of(Urgency.RAISE):
+        with pytest.raises(Paced):
+            pacer.acquire(50)
+        pacer.acquire(0)
+        pacer.settle(reserved=0, actual=3, status=ThrottleStatus(1000, 1000, 100))
+        pacer.acquire(0)
+        pacer.settle(reserved=0, actual=0, end=CallEnd.BROKEN, error=Unavailable("down", code="NOT_SENT"))
+        pacer.acquire(0)
+        pacer.settle(reserved=0, actual=0, end=CallEnd.BROKEN, error=Unavailable("broken", code="HTTP_500"))
+        pacer.penalize(1)
+
+    assert [(urgent, counts) for urgent, counts in count.told if counts] == [
+        (Urgency.RAISE, {"paced": 1}),
+        (Urgency.RAISE, {"calls": 1, "cost": 3}),
+        (Urgency.RAISE, {"calls": 1, "unanswered": 1}),
+        (Urgency.RAISE, {"calls": 1, "server_errors": 1}),
+        (Urgency.RAISE, {"throttled": 1}),
+    ]
+
+
 class TestWithoutRedis:
     @pytest.fixture
     def pacer(self) -> Iterator[Pacer]:
@@ -132,6 +276,17 @@ class TestWithoutRedis:
             pacer.acquire(1)
 
         assert (caught.value.code, caught.value.retry_after) == ("PACING_AWAY", 1.0)
+
+    def test_the_breaker_lets_calls_pass(self) -> None:
+        """The budget does not: with Redis away it is not known."""
+        with redis.Redis(host="127.0.0.1", port=9, retry=Retry(NoBackoff(), 0)) as nobody:
+            pacer = pacer_for(nobody, channel_id=1)
+
+            with pytest.raises(Paced) as caught:
+                pacer.acquire(1)
+
+        assert caught.value.code == "PACING_AWAY"
+        pacer.settle(reserved=1, actual=1, end=CallEnd.BROKEN, error=Unavailable("down"))
 
     def test_a_call_that_was_made_does_not_fail_for_its_bookkeeping(self, pacer: Pacer) -> None:
         pacer.settle(reserved=1, actual=1, status=ThrottleStatus(100, 50, 1))
@@ -145,4 +300,4 @@ def test_the_unpaced_grants_everything() -> None:
     pacer.settle(reserved=1e9, actual=1e9)
     pacer.penalize(1e9)
 
-    assert MAX_WAIT_SECONDS == 2.0
+    assert MAX_WAIT_SECONDS[Urgency.LOWER] == 2.0

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from synctec.lib.bucket import BucketState, CostAboveCapacity, TokenBucket
+from tests.lib.virtual_time import pass_time
 
 KEY = "bucket:channel:1"
 # So slow that nothing measurable flows in while a test runs.
@@ -286,3 +287,110 @@ def test_after_a_report_the_level_is_within_it(
 def server_seconds(client: "redis.Redis") -> float:
     seconds, microseconds = client.time()
     return float(seconds) + float(microseconds) / 1e6
+
+
+class TestRanks:
+    """Lower ranks leave something to those above, and get their turn."""
+
+    def test_a_lower_rank_leaves_a_share_to_those_above(self, valkey: "redis.Redis") -> None:
+        bucket = filled(valkey, 100, capacity=100)
+
+        assert bucket.reserve(50, rank=3, leaving=0.5) == 0.0
+        assert bucket.reserve(1, rank=3, leaving=0.5) > 0
+        assert bucket.reserve(50) == 0.0
+
+    def test_where_nothing_is_known_nothing_is_left_to_others(self, valkey: "redis.Redis") -> None:
+        bucket = bucket_of(valkey, capacity=2000, rate=100)
+
+        assert bucket.reserve(10, rank=3, leaving=0.5) == pytest.approx(0.1, abs=0.01)
+
+    def test_a_bucket_that_was_full_is_known(self, valkey: "redis.Redis") -> None:
+        bucket = bucket_of(valkey, capacity=100, rate=10)
+        bucket.settle(0, 0)
+        pass_time(valkey, KEY, 10)
+
+        assert bucket.reserve(30, rank=3, leaving=0.5) == 0.0
+        assert bucket.reserve(30, rank=3, leaving=0.5) > 0
+
+    def test_even_what_needs_the_whole_bucket_fits_when_it_is_full(self, valkey: "redis.Redis") -> None:
+        bucket = filled(valkey, 100, capacity=100)
+
+        assert bucket.reserve(100, rank=3, leaving=0.5) == 0.0
+
+    def test_what_is_put_by_for_one_that_came_no_more_is_free_again(self, valkey: "redis.Redis") -> None:
+        bucket = filled(valkey, 10, capacity=100, rate=1)
+        bucket.reserve(50, rank=3, leaving=0.5)
+        pass_time(valkey, KEY, 20)
+        assert bucket.reserve(30) > 0  # of 30 there, one is put by
+
+        pass_time(valkey, KEY, 11)
+
+        assert bucket.reserve(40) == 0.0
+
+    @pytest.mark.parametrize(("rank", "leaving"), [(-1, 0), (4, 0), (0, 1.1), (0, -0.1)])
+    def test_there_are_four_ranks(self, valkey: "redis.Redis", rank: int, leaving: float) -> None:
+        with pytest.raises(ValueError, match="no rank"):
+            bucket_of(valkey).reserve(1, rank=rank, leaving=leaving)
+
+
+#: The share of the rate that is not put by for lower ranks.
+FREE_SHARE = 0.85
+
+
+@costly
+@given(
+    level=st.floats(min_value=0, max_value=2000),
+    pages=st.lists(st.floats(min_value=1, max_value=1000), min_size=5, max_size=25),
+    step_seconds=st.floats(min_value=0.01, max_value=3),
+    sale=st.floats(min_value=1, max_value=500),
+)
+def test_with_full_passes_running_flat_out_a_sale_waits_no_longer_than_in_a_bucket_of_its_own(
+    valkey: "redis.Redis", level: float, pages: list[float], step_seconds: float, sale: float
+) -> None:
+    """Virtual time. Every lower rank asks for all it can get; then a sale comes, having waited for nobody of its own rank."""
+    valkey.flushall()
+    bucket = filled(valkey, level, capacity=2000, rate=100)
+    for place, page in enumerate(pages):
+        bucket.reserve(page, rank=1 + place % 3, leaving=(0.1, 0.25, 0.5)[place % 3])
+        pass_time(valkey, KEY, step_seconds)
+
+    waited = 0.0
+    while wait := bucket.reserve(sale):
+        waited += wait
+        assert waited <= sale / (FREE_SHARE * 100) + 0.05
+        pass_time(valkey, KEY, wait)
+        bucket.reserve(pages[0], rank=3, leaving=0.5)
+
+
+def test_a_sale_waits_for_nothing_while_the_share_left_to_it_lasts(valkey: "redis.Redis") -> None:
+    bucket = filled(valkey, 2000, capacity=2000, rate=100)
+    for _ in range(200):
+        bucket.reserve(100, rank=3, leaving=0.5)
+        pass_time(valkey, KEY, 0.5)
+
+    assert [bucket.reserve(100) for _ in range(9)] == [0.0] * 9
+
+
+@settings(max_examples=settings().max_examples // 20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rank=st.sampled_from([1, 2, 3]),
+    page=st.floats(min_value=1, max_value=1000),
+    sale=st.floats(min_value=50, max_value=300),
+    step_seconds=st.floats(min_value=2, max_value=20),
+)
+def test_however_much_sales_ask_for_a_lower_rank_gets_its_turn(
+    valkey: "redis.Redis", rank: int, page: float, sale: float, step_seconds: float
+) -> None:
+    valkey.flushall()
+    bucket = filled(valkey, 2000, capacity=2000, rate=100)
+    waited = 0.0
+
+    while True:
+        while not bucket.reserve(sale):
+            pass
+        if not bucket.reserve(page, rank=rank, leaving=(0, 0.1, 0.25, 0.5)[rank]):
+            break
+        pass_time(valkey, KEY, step_seconds)
+        waited += step_seconds
+        # What is put by is 5 % of the rate; a step may be wasted, when it was enough a moment after it was asked for.
+        assert waited <= page / (0.05 * 100) + 2 * step_seconds

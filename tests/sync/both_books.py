@@ -461,7 +461,7 @@ _QUERIES: dict[str, tuple[int, str]] = {
         1,
         """
         SELECT id, id, state, orders_watermark, orders_cut_short_at, orders_read_at, next_call_at, failures, failing_since,
-            last_error, inbound_seconds, inbound_observed_at, outbound_seconds, outbound_observed_at
+            failing_cause, last_error, inbound_seconds, inbound_observed_at, outbound_seconds, outbound_observed_at
         FROM channels_channel
         """,
     ),
@@ -662,7 +662,7 @@ def _find_in_memory(books: MemoryBooks, now: datetime) -> Found:
                 number,
                 (number,),
                 _columns(channel, "state", "orders_watermark", "orders_cut_short_at", "orders_read_at", "next_call_at")
-                | _columns(channel, "failures", "failing_since", "last_error")
+                | _columns(channel, "failures", "failing_since", "failing_cause", "last_error")
                 | {
                     f"{way}_{column}": getattr(pace, column) if pace.observed_at else default
                     for way, pace in (("inbound", channel.inbound), ("outbound", channel.outbound))

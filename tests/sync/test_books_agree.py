@@ -429,11 +429,13 @@ def gives_back(life: Life, engine: Engine, dice: random.Random) -> object:
 def rests(life: Life, engine: Engine, dice: random.Random) -> object:
     """A channel is left alone, or set going again."""
     channel = dice.choice(CHANNELS)
-    match dice.choice(["rests", "fails", "answers", "stops", "starts", "marks"]):
+    match dice.choice(["rests", "fails", "is out", "answers", "stops", "starts", "marks"]):
         case "rests":
             engine.books.rest_channel(channel, timedelta(seconds=3), "asked to wait")
         case "fails":
-            return engine.books.count_failure(channel, "down")
+            return engine.books.count_failure(channel, "no_answer", "down")
+        case "is out":
+            return engine.books.note_outage(channel, "server_error", "left alone")
         case "answers":
             return engine.books.channel_answered(channel)
         case "stops":

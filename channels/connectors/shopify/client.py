@@ -36,6 +36,8 @@ from channels.connectors.shopify.documents import Document
 from channels.connectors.shopify.parsing import JsonObject
 from channels.connectors.shopify.version import GRAPHQL_PATH
 from channels.protocol import (
+    NOT_SENT,
+    CallEnd,
     ChannelError,
     NotAuthorized,
     OutcomeUnknown,
@@ -44,6 +46,7 @@ from channels.protocol import (
     Throttled,
     ThrottleStatus,
     Unavailable,
+    is_breakage,
 )
 from synctec.lib import http
 from synctec.lib.http import GuardedSession
@@ -52,9 +55,6 @@ from synctec.lib.secret import Secret
 #: What to wait when the channel throttles without saying how long; Shopify's advice is one second.
 THROTTLED_SECONDS_DEFAULT = 1.0
 RETRY_SECONDS_MAX = 300.0
-
-#: The code of an Unavailable that certainly never left this machine.
-NOT_SENT = "NOT_SENT"
 
 _BROKEN_CODES = ("INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE", "TIMEOUT")
 _SHOP_CLOSED_STATUSES = {402: "frozen until its bill is paid", 423: "locked"}
@@ -97,6 +97,7 @@ class _Transport(RequestsHTTPTransport):
         super().__init__(url=url)
         self.session = session
         self.date = ""  # of the latest answer
+        self.is_answered = False
 
     def connect(self) -> None:
         pass
@@ -115,7 +116,7 @@ class _Transport(RequestsHTTPTransport):
             raise TypeError("a transport without its session")
         body = json.dumps(request.payload, separators=(",", ":")).encode()
         response = self.session.post(self.url, data=body, **(extra_args or {}))
-        self.date = response.headers.get("Date", "")
+        self.date, self.is_answered = response.headers.get("Date", ""), True
         if response.status_code != 200:
             raise _StatusError(response.status_code, _seconds(response.headers.get("Retry-After")))
         return _read_answer(response.content)
@@ -189,21 +190,32 @@ class ShopifyClient:
     def _send(self, document: Document, variables: Mapping[str, Any], size: int) -> JsonObject:
         reserved = float(_COSTS.expected(document.name, size))
         self._pacer.acquire(reserved)
-        actual, status = reserved, None  # unless we learn better, it was spent
+        self._transport.is_answered = False
+        actual, status, is_costed = reserved, None, False  # unless we learn better, it was spent
+        error: ChannelError | None = None
         try:
             result = self._post(document, variables)
             actual, status = self._read_cost(document, size, result, reserved)
-        except (Throttled, NotAuthorized):
-            actual = 0.0
-            raise
-        except Unavailable as error:
-            actual = 0.0 if error.code == NOT_SENT else reserved
+            is_costed = True
+            if result.errors:
+                self._raise_for_errors(document, result)
+        except ChannelError as raised:
+            error = raised
+            if not is_costed and (isinstance(error, Throttled | NotAuthorized) or error.code == NOT_SENT):
+                actual = 0.0
             raise
         finally:
-            self._pacer.settle(reserved=reserved, actual=actual, status=status)
-        if result.errors:
-            self._raise_for_errors(document, result)
+            rest_seconds = self._pacer.settle(
+                reserved=reserved, actual=actual, status=status, end=self._end(error), error=error
+            )
+            if error is not None and rest_seconds:
+                error.retry_after = max(error.retry_after or 0.0, rest_seconds)
         return result.data or {}
+
+    def _end(self, error: ChannelError | None) -> CallEnd:
+        if error is not None and is_breakage(error):
+            return CallEnd.BROKEN
+        return CallEnd.ANSWERED if self._transport.is_answered else CallEnd.NOT_MADE
 
     def _post(self, document: Document, variables: Mapping[str, Any]) -> ExecutionResult:
         try:

@@ -7,7 +7,20 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from channels.protocol import QuantityChange
-from sync.ports import CLOCK_STEP, DOUBTFUL, DOUBTFUL_LOWERS, STORY_EVENTS, Batch, ChannelRef, GivenBack, Picked, Row
+from sync.ports import (
+    CLOCK_STEP,
+    DOUBTFUL,
+    DOUBTFUL_LOWERS,
+    OUTAGE_FAILURES,
+    SELLS_NOW,
+    STORY_EVENTS,
+    WAITED_LONG,
+    Batch,
+    ChannelRef,
+    GivenBack,
+    Picked,
+    Row,
+)
 from sync.simulator.memory.kept import earlier, later
 from sync.simulator.memory.publishing import PublishMemory
 from sync.simulator.memory.rows import BatchRow, PushRow
@@ -78,7 +91,13 @@ class PushMemory(PublishMemory):
                 continue
             listing = level.listing
             if listing.is_tracked and not listing.is_store_bundle and listing.deleted_at is None:
-                picked.append((desired > shown, level.waiting_since or _NEVER, level.id, shown, level))
+                waits_briefly = (level.waiting_since or now) > now - WAITED_LONG
+                sold_at = level.velocity.sold_at
+                sells = waits_briefly and sold_at is not None and sold_at > now - SELLS_NOW
+                pace = -level.velocity.rush_units if sells else 0.0
+                picked.append(
+                    (desired > shown, waits_briefly, pace, level.waiting_since or _NEVER, level.id, shown, level)
+                )
         picked.sort()
         return [
             Picked(
@@ -89,7 +108,7 @@ class PushMemory(PublishMemory):
                 level.desired or 0,
                 level.push_failures,
             )
-            for _, _, _, shown, level in picked[:limit]
+            for *_, shown, level in picked[:limit]
         ]
 
     def open_batch(self, channel: ChannelRef, batch_id: uuid.UUID, chosen: Sequence[Picked], lease: timedelta) -> Batch:
@@ -280,7 +299,7 @@ class PushMemory(PublishMemory):
         failures = channel.failures
         if failures:
             self._touch(channel)
-            channel.failures, channel.failing_since, channel.last_error = 0, None, ""
+            channel.failures, channel.failing_since, channel.failing_cause, channel.last_error = 0, None, "", ""
         return failures
 
     def mark_shelves_dirty(self, channel: ChannelRef, now: datetime) -> None:
@@ -297,13 +316,23 @@ class PushMemory(PublishMemory):
         )
         self.mark_dirty(channel.merchant_id, dict.fromkeys(divided, (correlation_id, now)))
 
-    def count_failure(self, channel_id: int, error: str) -> int:
+    def count_failure(self, channel_id: int, cause: str, error: str) -> int:
         channel = self.channels[channel_id]
         self._touch(channel)
         channel.failures += 1
         channel.failing_since = channel.failing_since or self._now()
-        channel.last_error = error[:500]
+        channel.failing_cause, channel.last_error = cause, error[:500]
         return channel.failures
+
+    def note_outage(self, channel_id: int, cause: str, error: str) -> bool:
+        channel = self.channels[channel_id]
+        if channel.failures >= OUTAGE_FAILURES:
+            return False
+        self._touch(channel)
+        channel.failures = OUTAGE_FAILURES
+        channel.failing_since = channel.failing_since or self._now()
+        channel.failing_cause, channel.last_error = cause, error[:500]
+        return True
 
     def rest_channel(self, channel_id: int, wait: timedelta, error: str) -> None:
         channel = self.channels[channel_id]

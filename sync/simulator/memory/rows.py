@@ -31,6 +31,7 @@ class ChannelRow:
     orders_read_at: datetime | None = None
     failures: int = 0
     failing_since: datetime | None = None
+    failing_cause: str = ""
     last_error: str = ""
 
 

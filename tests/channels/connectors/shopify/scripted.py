@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from channels.protocol import ThrottleStatus
+from channels.protocol import CallEnd, ChannelError, ThrottleStatus
 
 HANG_UP = "hang up"
 
@@ -91,12 +91,24 @@ class Ledger:
     acquired: list[float] = field(default_factory=list)
     settled: list[tuple[float, float, ThrottleStatus | None]] = field(default_factory=list)
     penalties: list[float] = field(default_factory=list)
+    ends: list[tuple[CallEnd, ChannelError | None]] = field(default_factory=list)
+    rest_seconds: float = 0.0
 
     def acquire(self, cost: float) -> None:
         self.acquired.append(cost)
 
-    def settle(self, *, reserved: float, actual: float, status: ThrottleStatus | None = None) -> None:
+    def settle(
+        self,
+        *,
+        reserved: float,
+        actual: float,
+        status: ThrottleStatus | None = None,
+        end: CallEnd = CallEnd.ANSWERED,
+        error: ChannelError | None = None,
+    ) -> float:
         self.settled.append((reserved, actual, status))
+        self.ends.append((end, error))
+        return self.rest_seconds
 
     def penalize(self, seconds: float) -> None:
         self.penalties.append(seconds)
