@@ -40,6 +40,7 @@ def connector_for(channel: Channel) -> protocol.Connector:
         token=TokenSource(channel),
         session=origins.session_for(channel),
         pacer=pacing.pacer_for(_redis(), channel_id=channel.pk),
+        downloads=origins.downloads_for(channel),
     )
 
 
