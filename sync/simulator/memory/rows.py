@@ -32,6 +32,7 @@ class ChannelRow:
     failures: int = 0
     failing_since: datetime | None = None
     last_error: str = ""
+    has_paused_raises: bool = False
 
 
 @dataclass(slots=True, eq=False)
