@@ -53,6 +53,8 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Drifts", "difference", "sync.drift"),
             ("Webhook messages", "outgoing_mail", "inventory.webhookdelivery"),
             ("Reconciliations", "fact_check", "sync.reconcilerun"),
+            ("Differences being looked into", "search", "sync.difference"),
+            ("Daily reports", "summarize", "sync.dailyreport"),
             ("Audit trail", "history", "merchants.auditevent"),
         ),
     ),

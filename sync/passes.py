@@ -18,6 +18,8 @@ from django.db import transaction
 
 from channels import protocol, steering
 from channels.models import Channel
+from merchants import trail
+from merchants.models import User
 from sync import live
 from sync.models import ReconcileRun, RunKind, RunState
 from sync.ports import Engine
@@ -81,7 +83,7 @@ class Held:
         if is_cancelled:
             self.end(RunState.CANCELLED)
             raise Halted("cancelled")
-        if self.gives_way_at is not None and self.engine.now() >= self.gives_way_at:
+        if self.gives_way_at is not None and self.engine.now() >= self.gives_way_at and not page.is_last:
             raise Halted("the shift is over", rests_for=timedelta(0))
 
     def alarm(self, suspect: int, levels: int) -> None:
@@ -235,11 +237,13 @@ def _finish(held: Held) -> None:
     )
 
 
-def cancel(*, run_id: int, user_id: int | None, now: datetime) -> bool:
+@transaction.atomic
+def cancel(*, run_id: int, user: User | None, reason: str = "", now: datetime) -> bool:
     """Have a pass end at its next page, or at once if nobody is at it; whether it was still running."""
-    asked = ReconcileRun.objects.filter(pk=run_id, state=RunState.RUNNING).update(
-        cancel_requested_at=now, cancelled_by_id=user_id
-    )
+    run = ReconcileRun.objects.select_for_update(no_key=True).get(pk=run_id)
+    if run.state != RunState.RUNNING:
+        return False
+    ReconcileRun.objects.filter(pk=run_id).update(cancel_requested_at=now, cancelled_by=user)
     sql.execute(
         """
         UPDATE sync_reconcilerun SET state = 'cancelled', finished_at = %s
@@ -247,4 +251,5 @@ def cancel(*, run_id: int, user_id: int | None, now: datetime) -> bool:
         """,
         [now, run_id],
     )
-    return bool(asked)
+    trail.record(merchant_id=run.merchant_id, action="reconcile.cancel", subject=run, user=user, reason=reason)
+    return True

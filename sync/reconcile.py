@@ -63,6 +63,7 @@ class Compared(NamedTuple):
     levels: int
     differing: tuple[Differs, ...]
     after: int
+    is_last: bool = False  # it closes the round
 
 
 def compare_levels(
@@ -93,9 +94,10 @@ def compare_levels(
             continue
         differing = compare_page(engine, connector, page)
         suspects += len(differing)
+        is_last = has_turned and 0 < begin_behind <= after
         if on_page is not None:
-            on_page(Compared(len(page), differing, after))
-        if has_turned and begin_behind and after >= begin_behind:
+            on_page(Compared(len(page), differing, after, is_last))
+        if is_last:
             return suspects
 
 

@@ -59,6 +59,8 @@ class BulkLevels:
         """`downloads`: may talk to where result files are, and to nothing else. Our token is not sent there."""
         self._client = client
         self._downloads = downloads
+        #: Told with the state of an operation: the first piece needs no call of its own to ask for it.
+        self._known: tuple[str, str] | None = None
 
     def begin(self) -> str:
         """Start a bulk operation; returns its id."""
@@ -79,6 +81,8 @@ class BulkLevels:
             return Snapshot(operation_id, SnapshotState.GONE)
         status = _status(operation)
         error = str(operation.get("errorCode") or status)
+        address = operation.get("url") or operation.get("partialDataUrl")
+        self._known = (operation_id, str(address)) if address else None
         if status in _UNDER_WAY:
             return Snapshot(operation_id, SnapshotState.UNDER_WAY)
         if status == "COMPLETED":
@@ -137,7 +141,9 @@ class BulkLevels:
             yield rest
 
     def _pieces(self, operation_id: str) -> Iterator[bytes]:
-        address, offset, size = self._address(operation_id), 0, None
+        known, self._known = self._known, None
+        address = known[1] if known and known[0] == operation_id else self._address(operation_id)
+        offset, size = 0, None
         renewed_at = -1
         while address is not None and (size is None or offset < size):
             answer = self._fetch(address, offset)
