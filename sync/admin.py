@@ -297,7 +297,8 @@ class DriftAdmin(BigTableAdmin):
             found_at__gt=models.OuterRef("found_at") - reports.REPEATS_WITHIN,
         )
         count = others.exclude(cause__in=TIMING).order_by().values("listing_level").annotate(count=models.Count("pk"))
-        return super().get_queryset(request).annotate(times=models.Subquery(count.values("count")))
+        rows: models.QuerySet[Drift] = super().get_queryset(request)
+        return rows.annotate(times=models.Subquery(count.values("count")))
 
     @column("in 30 days")
     def repeats(self, drift: Any) -> str:
@@ -415,7 +416,7 @@ class ReconcileRunAdmin(BigTableAdmin):
 
     @column("found")
     def found_shown(self, run: ReconcileRun) -> str:
-        rows = [
+        rows: list[tuple[object, ...]] = [
             (row.listing_level.listing, row.expected, row.actual, row.get_cause_display(), row.get_action_display())
             for row in run.drifts.select_related("listing_level__listing__channel").order_by("pk")[:200]
         ]

@@ -15,7 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from merchants.access import Seats, clock_of, member_page
-from merchants.models import Member
+from merchants.models import Member, User
 from merchants.pages import own_page
 from sync import reports
 from sync.models import DailyReport, ReconcileRun, RunState
@@ -26,6 +26,12 @@ DAYS_SHOWN = 30
 
 def _today(seats: Seats) -> date:
     return timezone.now().astimezone(clock_of(seats.current.merchant)).date()
+
+
+def _user_of(request: HttpRequest) -> User:
+    """Who is signed in; `member_page` lets nobody else come so far."""
+    assert isinstance(request.user, User)
+    return request.user
 
 
 def _query(seats: Seats) -> str:
@@ -42,7 +48,7 @@ def days(request: HttpRequest, seats: Seats) -> HttpResponse:
     merchant = seats.current.merchant
     stored = DailyReport.objects.filter(merchant=merchant).order_by("-day")[:DAYS_SHOWN]
     running = ReconcileRun.objects.filter(merchant=merchant, state=RunState.RUNNING).select_related("channel")
-    wants = Member.objects.filter(merchant=merchant, user__pk=request.user.pk, wants_daily_report=True).exists()
+    wants = Member.objects.filter(merchant=merchant, user=_user_of(request), wants_daily_report=True).exists()
     context = {
         "seats": seats,
         "query": _query(seats),
@@ -116,6 +122,6 @@ def _refuse_days_to_come(seats: Seats, day: date) -> None:
 def want_mail(request: HttpRequest, seats: Seats) -> HttpResponse:
     """The member wants the report by e-mail every morning, or no longer."""
     wants = request.POST.get("wants") == "yes"
-    Member.objects.filter(merchant=seats.current.merchant, user__pk=request.user.pk).update(wants_daily_report=wants)
+    Member.objects.filter(merchant=seats.current.merchant, user=_user_of(request)).update(wants_daily_report=wants)
     messages.success(request, "You will get it by e-mail every morning." if wants else "No more reports by e-mail.")
     return redirect(reverse("reports") + _query(seats))
