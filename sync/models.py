@@ -363,6 +363,8 @@ class ReconcileRun(models.Model):
         indexes = [
             # The latest pass of a channel (schedule, channel page).
             models.Index(fields=["channel", "-id"], name="reconcile_run_by_channel"),
+            # The latest full sync of a channel (schedule).
+            models.Index(fields=["channel", "-id"], condition=Q(kind="full"), name="reconcile_run_full"),
             # The passes of a day (daily report).
             models.Index(fields=["merchant", "started_at"], name="reconcile_run_by_time"),
         ]

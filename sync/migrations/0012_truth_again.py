@@ -163,6 +163,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='reconcilerun',
+            index=models.Index(condition=models.Q(('kind', 'full')), fields=['channel', '-id'], name='reconcile_run_full'),
+        ),
+        migrations.AddIndex(
+            model_name='reconcilerun',
             index=models.Index(fields=['merchant', 'started_at'], name='reconcile_run_by_time'),
         ),
         migrations.AddConstraint(

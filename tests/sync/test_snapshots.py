@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import pytest
+from django.db.models import Q
 from django.db.models.functions import Now
 from pytest_django.fixtures import Settings
 
-from channels.models import Channel, ListingLevel
+from channels.models import Channel, EventState, ListingLevel
 from channels.protocol import LevelState, Snapshot, SnapshotState, Throttled, Unavailable
 from sync import due, passes
 from sync.apply import apply_batch
@@ -193,6 +194,23 @@ def test_while_the_store_writes_its_snapshot_the_pass_rests_ever_longer_and_then
 
     assert rests == [ASK_AGAIN.total_seconds(), 20, 60]
     assert (run.state, run.levels_read, store.cancelled) == (RunState.DONE, 12, ["snapshot-0"])
+
+
+def test_the_stores_own_word_that_its_snapshot_is_ready_ends_the_rest(trade: Trade, north: Shop, store: Bulky) -> None:
+    go_on(north, store)
+    waiting = Q(leased_until__gt=Now())
+    ReconcileRun.objects.update(leased_until=Now() + timedelta(minutes=1), snapshot_id="720")
+    body: dict[str, object] = {"admin_graphql_api_id": "gid://shopify/BulkOperation/720", "status": "completed"}
+    event = deliver(north, "bulk_operations/finish", body)
+    another = deliver(north, "bulk_operations/finish", body | {"admin_graphql_api_id": "gid://shopify/BulkOperation/7"})
+    assert ReconcileRun.objects.filter(waiting).exists()
+
+    apply_batch(engine(later(5)), merchant_id=trade.merchant.pk)
+
+    event.refresh_from_db()
+    another.refresh_from_db()
+    assert (event.state, another.state) == (EventState.APPLIED, EventState.IGNORED)
+    assert not ReconcileRun.objects.filter(waiting).exists()
 
 
 def test_a_store_with_too_many_snapshots_under_way_is_asked_again_later(north: Shop, store: Bulky) -> None:
