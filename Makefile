@@ -68,7 +68,7 @@ mutants: $(STAMP) ## Plant every known bug in the simulator, one at a time, and 
 audit: $(STAMP) ## Check the invariants of the running stack's data
 	@$(BIN)/python manage.py audit --json
 
-bench: $(STAMP) ## Measure WHAT=apply, hold or ingest in a throw-away stack (ARGS= goes to the command)
+bench: $(STAMP) ## Measure WHAT=apply, hold, ingest or reconcile in a throw-away stack (ARGS= goes to the command)
 	@$(BIN)/python manage.py bench $(WHAT) $(ARGS)
 
 vendor: $(STAMP) ## Fetch the browser files of static/vendor anew and check their digests (needs npm)

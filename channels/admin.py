@@ -11,7 +11,7 @@ from django.contrib import admin, messages
 from django.contrib.admin import ModelAdmin as PlainModelAdmin
 from django.contrib.admin import SimpleListFilter
 from django.db import connection, models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
@@ -194,7 +194,7 @@ class ChannelAdmin(TenantAdmin):
     search_help_text = "Name or account"
     ordering = ("name",)
     actions_list = ("connect_shopify_store", "add_practice_store", "stop_writing", "resume_writing")
-    actions_detail = ("reconcile_now", "pause", "resume", "check_webhooks", "read_channel_again")
+    actions_detail = ("reconcile_now", "pause", "resume", "check_webhooks", "read_channel_again", "resume_raises")
     fieldsets = (
         (None, {"fields": ("merchant", "name", ("kind", "account"), ("state_shown", "state_reason"))}),
         (
@@ -202,6 +202,8 @@ class ChannelAdmin(TenantAdmin):
             {
                 "fields": (
                     ("on_loss", "on_gain"),
+                    ("drift_alarm_percent", "drift_alarm_levels"),
+                    ("raises_paused_at", "raises_paused_reason"),
                     "orders_counted_from",
                     "orders_watermark",
                     ("failures", "next_call_at"),
@@ -220,6 +222,8 @@ class ChannelAdmin(TenantAdmin):
         "state_shown",
         "state_reason",
         "orders_watermark",
+        "raises_paused_at",
+        "raises_paused_reason",
         "failures",
         "next_call_at",
         "last_error",
@@ -530,6 +534,22 @@ class ChannelAdmin(TenantAdmin):
     def read_channel_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return _read_again(self, request, self.get_managed(request, object_id), "channel")
 
+    @page_action("Let raises go on…", path="resume-raises", icon="trending_up")
+    def resume_raises(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        channel = self.get_managed(request, object_id)
+        waiting = ListingLevel.objects.filter(channel=channel, is_out_of_sync=True, desired__gt=F("shown")).count()
+        return self._ask(
+            request,
+            object_id,
+            title="Let raises to {} go on",
+            intro="They were paused because a reconciliation found that too much differs there; lowers went on. Look at what "
+            f"it found under Drifts first. {waiting} levels are then raised within seconds. A clean reconciliation does this "
+            "by itself.",
+            submit="Let raises go on",
+            act=lambda channel, user, reason: steering.resume_raises(channel_id=channel.pk, user=user, reason=reason),
+            done="{} is raised again where it should be.",
+        )
+
     @page_action("Check webhooks", path="check-webhooks", icon="webhook")
     def check_webhooks(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(
@@ -544,9 +564,11 @@ class ChannelAdmin(TenantAdmin):
 
     def get_actions_detail(self, request: HttpRequest, object_id: int) -> list[Any]:
         """Pause or resume, whichever the channel's state allows."""
-        channel = Channel.objects.filter(pk=str(object_id)).only("state").first() if str(object_id).isdigit() else None
+        known = Channel.objects.filter(pk=str(object_id)).only("state", "raises_paused_at")
+        channel = known.first() if str(object_id).isdigit() else None
         state = channel.state if channel else ""
         hidden = {
+            "resume-raises": channel is None or channel.raises_paused_at is None,
             "pause": state != ChannelState.ACTIVE,
             "resume": state != ChannelState.PAUSED,
             "reconcile": state != ChannelState.ACTIVE,

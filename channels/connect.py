@@ -42,6 +42,7 @@ def connector_for(channel: Channel) -> protocol.Connector:
         token=TokenSource(channel),
         session=origins.session_for(channel),
         pacer=pacing.pacer_for(_redis(), channel_id=channel.pk, count=calls.counting_for(channel.pk)),
+        downloads=origins.downloads_for(channel),
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from decimal import Decimal
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import ExpressionWrapper, F, Q
 from django.db.models.functions import Coalesce, Now
@@ -105,10 +107,37 @@ class Channel(models.Model):
         help_text="Take them over only if people count stock in this store: a mistake there is then for sale everywhere.",
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    #: So many of a channel's levels differ at most before a reconciliation raises the alarm.
+    drift_alarm_percent = models.DecimalField(
+        "drift that raises the alarm (% of the levels)",
+        max_digits=5,
+        decimal_places=2,
+        default=Decimal(2),
+        db_default=Decimal(2),
+        validators=[MinValueValidator(Decimal(0)), MaxValueValidator(Decimal(100))],
+        help_text="When more than this share of the store's levels shows another number than it must, nothing is raised "
+        "there until somebody has looked or a clean reconciliation follows. Lowers go on.",
+    )
+    drift_alarm_levels = models.PositiveIntegerField(
+        "and so many levels at least",
+        default=10,
+        db_default=10,
+        help_text="In a small store one difference is a large share.",
+    )
+    #: Set by an alarm: since then nothing is raised there (see `channels.steering.pause_raises`).
+    raises_paused_at = models.DateTimeField(null=True, blank=True, editable=False)
+    raises_paused_reason = models.CharField(max_length=500, blank=True, db_default="", editable=False)
 
     class Meta:
         constraints = [
             tenant_identity("channel"),
+            models.CheckConstraint(
+                condition=Q(drift_alarm_percent__gte=0, drift_alarm_percent__lte=100),
+                name="channel_drift_alarm_is_share",
+            ),
+            models.CheckConstraint(
+                condition=Q(raises_paused_at__isnull=True) | ~Q(raises_paused_reason=""), name="channel_paused_says_why"
+            ),
             models.UniqueConstraint(fields=["kind", "account"], name="channel_account_connected_once"),
             models.UniqueConstraint(fields=["merchant", "name"], name="channel_name_once_per_merchant"),
             in_choices("channel_kind_known", "kind", ChannelKind),
@@ -442,6 +471,10 @@ class InboxEvent(models.Model):
             ),
             # From any step of a story back to the event.
             models.Index(fields=["correlation_id"], name="inbox_event_by_correlation"),
+            # Orders that polls have told of lately (what reconciliations recovered).
+            models.Index(
+                fields=["channel", "received_at"], condition=Q(topic="orders/polled"), name="inbox_event_polled"
+            ),
             # The greatest stamp, after which a process's clock starts.
             models.Index(fields=["hlc"], name="inbox_event_by_stamp"),
         ]

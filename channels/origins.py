@@ -11,6 +11,8 @@ from channels.models import Channel, ChannelKind
 from synctec.lib.http import AddressRule, GuardedSession
 
 SHOP_SUFFIX = ".myshopify.com"
+#: Where the results of bulk operations are, by the examples of Shopify's documentation.
+SHOPIFY_FILES = "storage.googleapis.com"
 
 
 class SandboxOff(protocol.Unavailable):
@@ -46,6 +48,17 @@ def session_for(channel: Channel) -> GuardedSession:
     if channel.kind == ChannelKind.SANDBOX:
         return sandbox_session(sandbox_url())
     return shopify_session(channel.account)
+
+
+def downloads_for(channel: Channel) -> GuardedSession:
+    """This process's session for files that the channel has written for us; it carries no token."""
+    return sandbox_session(sandbox_url()) if channel.kind == ChannelKind.SANDBOX else shopify_downloads()
+
+
+@lru_cache(maxsize=1)
+def shopify_downloads() -> GuardedSession:
+    """The session for the results of Shopify's bulk operations."""
+    return GuardedSession(AddressRule.https_hosts(SHOPIFY_FILES))
 
 
 @lru_cache(maxsize=4)

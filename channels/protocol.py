@@ -19,7 +19,7 @@ import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 #: Versions are whole seconds at some channels, so two of them can be equal and yet differ. What was read so much later than
 #: the version it shows is the last word on that version.
@@ -487,6 +487,49 @@ class EventReader(Protocol):
 
         Raises MalformedEvent when no order can have it.
         """
+        ...
+
+
+class SnapshotState(enum.StrEnum):
+    """How far a channel has come with writing down all its levels."""
+
+    UNDER_WAY = "under_way"
+    READY = "ready"
+    PARTIAL = "partial"  # it failed, and some of the levels can be read all the same
+    FAILED = "failed"
+    GONE = "gone"  # the channel does not know it, or keeps it no longer: begin anew
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All levels of a channel as it writes them down in the background. Not of one moment: it may take minutes."""
+
+    snapshot_id: str
+    state: SnapshotState
+    error: str = ""  # the channel's own word for why it failed
+
+
+@runtime_checkable
+class TakesSnapshots(Protocol):
+    """What a connector offers besides `Connector` when its channel can write down all its levels at once."""
+
+    def begin_snapshot(self) -> str:
+        """Have the channel begin; returns the snapshot's id. Throttled: too many are under way, come back later."""
+        ...
+
+    def read_snapshot(self, snapshot_id: str) -> Snapshot:
+        """How far it is."""
+        ...
+
+    def snapshot_levels(self, snapshot_id: str) -> Iterator[tuple[LevelState, ...]]:
+        """The levels of a snapshot that is ready or partial, page by page, never as a whole in memory.
+
+        In any order. A level that is missing is no proof that the store has none. `source_at` is when the store changed it.
+        """
+        ...
+
+    def cancel_snapshot(self, snapshot_id: str) -> None:
+        """Nobody waits for it any more. Nothing happens if it has ended or is unknown."""
         ...
 
 

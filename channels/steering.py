@@ -72,6 +72,37 @@ def read_again(*, merchant_id: int, meant: Mapping[str, int], user: User | None,
     return " ".join(read(merchant_id, meant, user, reason) for read in on_read_again)
 
 
+@transaction.atomic
+def pause_raises(*, channel_id: int, reason: str, now: datetime) -> bool:
+    """Raise nothing in the channel until `resume_raises`; lowers go on. Returns whether that is new. An alarm's deed."""
+    stored = Channel.objects.select_for_update(no_key=True).get(pk=channel_id)
+    if stored.raises_paused_at is not None:
+        return False
+    Channel.objects.filter(pk=channel_id).update(raises_paused_at=now, raises_paused_reason=reason[:500])
+    states.tell_changed(stored)
+    trail.record(merchant_id=stored.merchant_id, action="channel.pause_raises", subject=stored, reason=reason[:500])
+    return True
+
+
+@transaction.atomic
+def resume_raises(*, channel_id: int, user: User | None, reason: str) -> bool:
+    """Raise what should be raised again: somebody has looked, or a clean reconciliation followed. Whether it was paused."""
+    stored = Channel.objects.select_for_update(no_key=True).get(pk=channel_id)
+    if stored.raises_paused_at is None:
+        return False
+    Channel.objects.filter(pk=channel_id).update(raises_paused_at=None, raises_paused_reason="")
+    states.tell_changed(stored)
+    trail.record(
+        merchant_id=stored.merchant_id,
+        action="channel.resume_raises",
+        subject=stored,
+        user=user,
+        before={"reason": stored.raises_paused_reason},
+        reason=reason,
+    )
+    return True
+
+
 def stock_at_location(*, level: ListingLevel, user: User | None, now: datetime, reason: str = "") -> None:
     """Have the store count an item at a location where it does not, and publish it there once it was read.
 

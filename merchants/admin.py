@@ -62,7 +62,7 @@ class MerchantAdmin(TenantAdmin):
     search_fields = ("name", "slug")
     search_help_text = "Name or slug"
     ordering = ("name",)
-    fields = ("name", "slug", "timezone", "is_active")
+    fields = ("name", "slug", "timezone", "quiet_hour", "is_active")
     prepopulated_fields = {"slug": ("name",)}
     inlines = (MemberInline,)
     merchant_path = "pk"
@@ -94,7 +94,7 @@ class MemberAdmin(TenantAdmin):
     search_help_text = "E-mail address or merchant"
     ordering = ("merchant__name", "user__email")
     autocomplete_fields = ("user", "merchant")
-    fields = ("merchant", "user", "role")
+    fields = ("merchant", "user", "role", "wants_daily_report")
 
     @column("role", ordering="role", badge={"owner": "success", "manager": "info"})
     def role_badge(self, member: Member) -> str:

@@ -55,6 +55,8 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Jobs", "checklist_rtl", "sync.job"),
             ("Webhook messages", "outgoing_mail", "inventory.webhookdelivery"),
             ("Reconciliations", "fact_check", "sync.reconcilerun"),
+            ("Differences being looked into", "search", "sync.difference"),
+            ("Daily reports", "summarize", "sync.dailyreport"),
             ("Audit trail", "history", "merchants.auditevent"),
         ),
     ),

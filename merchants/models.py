@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -33,6 +34,18 @@ class Merchant(models.Model):
     timezone = models.CharField(max_length=60, default="UTC", db_default="UTC")
     is_active = models.BooleanField(default=True, db_default=True)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    quiet_hour = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        default=3,
+        db_default=3,
+        validators=[MaxValueValidator(23)],
+        help_text="The hour of the day (0 to 23, by the merchant's clock) from which on every level of every store is read "
+        "once a day. Empty: never; the usual reconciliations go on.",
+    )
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(quiet_hour__lte=23), name="merchant_quiet_hour_is_one")]
 
     def __str__(self) -> str:
         return self.name
@@ -53,6 +66,12 @@ class Member(models.Model):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=Role.choices, default=Role.VIEWER)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    wants_daily_report = models.BooleanField(
+        "daily report by e-mail",
+        default=False,
+        db_default=False,
+        help_text="What reconciliations found the day before.",
+    )
 
     class Meta:
         constraints = [

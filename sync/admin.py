@@ -31,6 +31,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from channels.admin import channel_filter, listing_level_ids
 from channels.models import Channel
 from inventory.admin import sku_ids, stock_level_ids, table
+from merchants import trail
 from merchants.admin_base import (
     BigTableAdmin,
     ReadOnlyAdmin,
@@ -46,8 +47,21 @@ from merchants.admin_base import (
     story_link,
     visible_merchant_ids,
 )
-from sync import admin_repairs, answers, tasks
-from sync.models import Allocation, AuditResult, DirtySku, Drift, DriftAction, Heartbeat, OrderLine, ReconcileRun
+from sync import admin_repairs, answers, passes, reports, tasks
+from sync.models import (
+    TIMING,
+    Allocation,
+    AuditResult,
+    DailyReport,
+    Difference,
+    DirtySku,
+    Drift,
+    DriftAction,
+    Heartbeat,
+    OrderLine,
+    ReconcileRun,
+    RunState,
+)
 
 __all__ = ["admin_repairs"]  # registers its own
 
@@ -247,30 +261,57 @@ class DriftAdmin(BigTableAdmin):
         "listing_title",
         "expected",
         "actual",
+        "cause",
         "action_badge",
+        "repeats",
         "explanation",
         "story",
     )
-    list_filter = (recent("found_at"), "action", "is_ambiguous", channel_filter(), merchant_filter())
-    unindexed_filters = ("action", "is_ambiguous")
-    list_select_related = ("channel", "listing_level__listing")
+    list_filter = (recent("found_at"), "action", "cause", "is_ambiguous", channel_filter(), merchant_filter())
+    unindexed_filters = ("action", "cause", "is_ambiguous")
+    list_select_related = ("channel", "listing_level__listing__sku")
     search_fields = ("correlation_id",)
     search_help_text = "Exact SKU"
     fields = (
         "channel",
         "listing_level",
         ("expected", "actual"),
+        "cause",
         "action_badge",
+        "repeats",
         "explanation",
         "is_ambiguous",
+        "run",
         ("previous_confirmed_at", "found_at"),
         ("held", "held_at"),
         ("decided_by", "decided_at"),
         "story",
         "merchant",
     )
-    readonly_fields = ("story", "action_badge")
+    readonly_fields = ("story", "action_badge", "repeats")
     actions_detail = ("answer",)
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Drift]:
+        """With how often each level has drifted within 30 days up to then."""
+        others = Drift.objects.filter(
+            listing_level=models.OuterRef("listing_level"),
+            found_at__lte=models.OuterRef("found_at"),
+            found_at__gt=models.OuterRef("found_at") - reports.REPEATS_WITHIN,
+        )
+        count = others.exclude(cause__in=TIMING).order_by().values("listing_level").annotate(count=models.Count("pk"))
+        rows: models.QuerySet[Drift] = super().get_queryset(request)
+        return rows.annotate(times=models.Subquery(count.values("count")))
+
+    @column("in 30 days")
+    def repeats(self, drift: Any) -> str:
+        if (drift.times or 0) < reports.REPEATS:
+            return ""
+        sku = drift.listing_level.listing.sku
+        times = f"{drift.times} times"
+        if sku is None:
+            return times
+        address = f"{reverse('admin:sync_drift_changelist')}?{urlencode({'q': sku.code})}"
+        return format_html('<a class="text-red-700 dark:text-red-400" href="{}">{}</a>', address, times)
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
         return Q(listing_level_id__in=listing_level_ids(request, key))
@@ -331,26 +372,172 @@ class ReconcileRunAdmin(BigTableAdmin):
     list_display = (
         "started_at",
         "channel",
+        "kind",
         "state_badge",
-        "orders_read",
+        "progress",
         "orders_recovered",
-        "levels_read",
         "levels_suspect",
+        "is_alarming",
         "finished_at",
     )
-    list_filter = ("state", channel_filter(), merchant_filter())
-    unindexed_filters = ("state",)
+    list_filter = ("state", "kind", "is_alarming", channel_filter(), merchant_filter())
+    unindexed_filters = ("state", "kind", "is_alarming")
     list_select_related = ("channel",)
     search_fields = ("channel__name",)
     search_help_text = "Exact name of the channel"
+    fields = (
+        ("channel", "kind"),
+        ("state_badge", "progress"),
+        ("started_at", "finished_at"),
+        ("orders_read", "orders_recovered"),
+        ("levels_read", "levels_suspect"),
+        "is_alarming",
+        ("cancel_requested_at", "cancelled_by"),
+        "error",
+        "found_shown",
+        "merchant",
+    )
+    readonly_fields = ("state_badge", "progress", "found_shown")
+    actions_detail = ("cancel",)
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
         found = Channel.objects.filter(merchant_id__in=visible_merchant_ids(request), name=key)
         return Q(channel_id__in=list(found.values_list("pk", flat=True)))
 
-    @column("state", badge={"running": "info", "done": "success", "failed": "danger"})
+    @column("state", badge={"running": "info", "done": "success", "failed": "danger", "cancelled": "warning"})
     def state_badge(self, run: ReconcileRun) -> str:
         return run.state
+
+    @column("levels read")
+    def progress(self, run: ReconcileRun) -> str:
+        if run.state != RunState.RUNNING:
+            return f"{run.levels_read}"
+        if not run.has_orders:
+            return "reading orders"
+        return f"{run.levels_read} of {run.levels_total}"
+
+    @column("found")
+    def found_shown(self, run: ReconcileRun) -> str:
+        rows: list[tuple[object, ...]] = [
+            (row.listing_level.listing, row.expected, row.actual, row.get_cause_display(), row.get_action_display())
+            for row in run.drifts.select_related("listing_level__listing__channel").order_by("pk")[:200]
+        ]
+        rows += [
+            (row.listing_level.listing, row.expected, row.actual, "being looked into", "")
+            for row in run.differences.select_related("listing_level__listing__channel").order_by("pk")[:200]
+        ]
+        return table(("Listing", "Expected", "Found", "Cause", "Action"), rows, empty="Nothing that differs.")
+
+    @page_action("Cancel…", path="cancel", icon="cancel")
+    def cancel(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        run = self.get_managed(request, object_id)
+        back = reverse("admin:sync_reconcilerun_change", args=[run.pk])
+        if run.state != RunState.RUNNING:
+            messages.info(request, "It is over already.")
+            return HttpResponseRedirect(back)
+        form = ReasonForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            user = acting_user(request)
+            if passes.cancel(run_id=run.pk, user=user, reason=form.cleaned_data["reason"], now=timezone.now()):
+                messages.success(request, "It ends at its next page. What it has found stays.")
+            else:
+                messages.info(request, "It has ended meanwhile.")
+            return HttpResponseRedirect(back)
+        return self.form_page(
+            request,
+            title=f"Cancel the reconciliation of {run.channel}",
+            form=form,
+            submit="Cancel it",
+            intro="What it has found stays and is settled. The next one begins where this one ends.",
+            back=back,
+            facts=[("Levels read", f"{run.levels_read} of {run.levels_total}"), ("Differ", run.levels_suspect)],
+        )
+
+
+@admin.register(Difference)
+class DifferenceAdmin(BigTableAdmin):
+    list_display = ("found_at", "channel", "listing_title", "expected", "actual", "previous_confirmed_at")
+    list_filter = (channel_filter(), merchant_filter())
+    list_select_related = ("channel", "listing_level__listing")
+    search_fields = ("listing_level__listing__sku__code",)
+    search_help_text = "Exact SKU"
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(listing_level_id__in=listing_level_ids(request, key))
+
+    @column("listing")
+    def listing_title(self, difference: Difference) -> str:
+        listing = difference.listing_level.listing
+        return listing.title or listing.remote_sku or listing.remote_variant_id
+
+
+@admin.register(DailyReport)
+class DailyReportAdmin(ReadOnlyAdmin):
+    list_display = ("day", "merchant", "findings", "computed_at", "page")
+    list_filter = (merchant_filter(),)
+    list_select_related = ("merchant",)
+    ordering = ("-day", "merchant__name")
+    fields = ("day", "merchant", "computed_at", "page", "mails_shown", "figures_shown")
+    actions_detail = ("compute_anew",)
+
+    @column("findings")
+    def findings(self, report: DailyReport) -> int:
+        return int(report.figures["findings"])
+
+    @column("page")
+    def page(self, report: DailyReport) -> str:
+        address = f"{reverse('report', kwargs={'day': report.day})}?{urlencode({'merchant': report.merchant.slug})}"
+        return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">Open</a>', address)
+
+    @column("by e-mail")
+    def mails_shown(self, report: DailyReport) -> str:
+        mails = report.mails.select_related("user").order_by("pk")[:200]
+        return table(
+            ("To", "Sent", "Attempts", "Error"),
+            [
+                (
+                    mail.user.email,
+                    mail.sent_at or ("given up" if mail.given_up_at else "waits"),
+                    mail.attempts,
+                    mail.error,
+                )
+                for mail in mails
+            ],
+            empty="Nobody wants it.",
+        )
+
+    @column("figures")
+    def figures_shown(self, report: DailyReport) -> str:
+        return pretty_json(report.figures)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return list(self.fields)
+
+    @page_action("Compute anew", path="compute-anew", icon="refresh")
+    def compute_anew(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        report = self.get_managed(request, object_id)
+        back = reverse("admin:sync_dailyreport_change", args=[report.pk])
+        form = ReasonForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            reports.write(report.merchant, report.day, now=timezone.now())
+            trail.record(
+                merchant_id=report.merchant_id,
+                action="daily_report.compute",
+                subject=report,
+                user=acting_user(request),
+                reason=form.cleaned_data["reason"],
+            )
+            messages.success(request, "Computed anew from the facts.")
+            return HttpResponseRedirect(back)
+        return self.form_page(
+            request,
+            title=f"Compute the report of {report.day} anew",
+            form=form,
+            submit="Compute",
+            intro="Its figures are replaced by what the findings and reconciliations of that day say now. No mail is sent "
+            "again.",
+            back=back,
+        )
 
 
 @admin.register(AuditResult)

@@ -9,6 +9,7 @@ from channels import connect, credentials, onboarding, protocol, states
 from channels.models import Channel, ChannelState, EventState, Listing, StoreLocation
 from merchants import trail
 from sync.decide import Envelope, Verdict
+from sync.models import ReconcileRun, RunState
 from sync.tables import upkeep
 
 
@@ -62,13 +63,23 @@ def _apply_one(event: protocol.Event, channel: Channel, envelope: Envelope, now:
         case protocol.AppUninstalled():
             return _uninstalled(event, channel, envelope)
         case protocol.BulkFinished(operation_id=operation_id, status=status):
-            return Verdict(EventState.IGNORED, f"bulk operation {operation_id} {status}: no one waits for it")
+            return _bulk_finished(operation_id, status, channel, now)
         case protocol.ComplianceRequest(kind=kind):
             return _compliance(kind, channel, envelope)
         case protocol.Uninteresting(reason=reason):
             return Verdict(EventState.IGNORED, reason)
         case _:
             raise TypeError(f"{type(event).__name__} moves stock and is applied elsewhere")
+
+
+def _bulk_finished(operation_id: str, status: str, channel: Channel, now: datetime) -> Verdict:
+    """The full sync that rests until its snapshot is ready need not rest any longer."""
+    waiting = ReconcileRun.objects.filter(
+        channel=channel, state=RunState.RUNNING, snapshot_id=operation_id, levels_read=0
+    )
+    if waiting.update(leased_until=now):
+        return Verdict(EventState.APPLIED, f"bulk operation {operation_id} {status}: the full sync goes on")
+    return Verdict(EventState.IGNORED, f"bulk operation {operation_id} {status}: no one waits for it")
 
 
 def _product(event: protocol.CatalogueTouched, channel: Channel, envelope: Envelope, now: datetime) -> Verdict:

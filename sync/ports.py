@@ -264,6 +264,7 @@ class Target(NamedTuple):
     desired: int | None
     is_publishable: bool
     is_suspect: bool
+    has_paused_raises: bool  # its channel: too much differs there
     shown: int  # at least, as far as we know, writes under way included (units)
     ceiling: int  # what the store may still sell without our knowing (units, never negative)
     velocity: Velocity
@@ -425,8 +426,9 @@ class PushBooks(Protocol):
         """Lock levels to write next: decreases first; of them those that have waited for `WAITED_LONG`, then those that sell
         fastest just now, then the longest waiting. The same for raises.
 
-        A suspect level is never raised. It is lowered from what was read of it, or tried from what was expected while only
-        a webhook speaks against that; once such a write has been refused as stale, the level is read first.
+        A suspect level is never raised, nor any level while its channel's raises are paused. It is lowered from what
+        was read of it, or tried from what was expected while only a webhook speaks against that; once such a write has
+        been refused as stale, the level is read first.
         """
         ...
 
@@ -593,6 +595,15 @@ class Seen(NamedTuple):
     inventory_item_id: str
     location_id: str
     version: int
+
+
+class Differs(NamedTuple):
+    """A level that did not move while it was read and yet shows another number than it must. None: it is not counted."""
+
+    level_id: int
+    version: int
+    expected: int | None
+    actual: int | None
 
 
 def held_first(held_at: int | None, drawn_on: Sequence[int]) -> tuple[int, ...]:

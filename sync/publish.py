@@ -127,7 +127,7 @@ def _shelf(
         velocity=target.velocity.units_per_second(now),
         lot=target.velocity.lot,
         silent_for=silent_for,
-        can_raise=not target.is_suspect,
+        can_raise=not (target.is_suspect or target.has_paused_raises),
     )
 
 

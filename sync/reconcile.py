@@ -10,13 +10,16 @@ page again and loses none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from channels.protocol import LevelState
+from channels.protocol import Connector, LevelState
 from sync import outage
-from sync.ports import ChannelRef, Engine, Reached, Seen
+from sync.ports import ChannelRef, Differs, Engine, Reached, Seen
 from synctec.lib.failpoints import failpoint
 
 POLLED_TOPIC = "orders/polled"
+#: Why the levels that differ become suspect.
+REASON = "reconciliation differs"
 
 
 def poll_orders(engine: Engine, *, channel: ChannelRef) -> tuple[int, int]:
@@ -54,23 +57,34 @@ def poll_orders(engine: Engine, *, channel: ChannelRef) -> tuple[int, int]:
     return read, recovered
 
 
+class Compared(NamedTuple):
+    """A page of levels that were read: how many, those of them that differ, and of which listing the last one is."""
+
+    levels: int
+    differing: tuple[Differs, ...]
+    after: int
+    is_last: bool = False  # it closes the round
+
+
 def compare_levels(
     engine: Engine,
     *,
     channel: ChannelRef,
     begin_behind: int = 0,
-    on_page: Callable[[int, int, int], object] | None = None,
+    at: int | None = None,
+    on_page: Callable[[Compared], object] | None = None,
 ) -> int:
     """Read every mapped level of the channel; those that differ become suspect. Returns how many did.
 
-    It goes round once, from behind the listing `begin_behind`: where one that was cut short has ended. `on_page` is told
-    after each page how many levels were read, how many of them differ, and of which listing the last one is.
+    It goes round once, from behind the listing `begin_behind`: where one that was cut short has ended. `at`: the listing
+    that this very round has come to before. `on_page` is told of each page; what it raises ends the round there.
 
     Raises:
         ChannelError: the channel could not be asked to the end.
     """
     connector = engine.channels.connector(channel.channel_id)
-    suspects, after, has_turned = 0, begin_behind, not begin_behind
+    suspects, after = 0, begin_behind if at is None else at
+    has_turned = after < begin_behind or not begin_behind
     while True:
         after, page = engine.books.levels_page(channel.channel_id, after, connector.capabilities.levels_per_read)
         if not after:
@@ -78,17 +92,28 @@ def compare_levels(
                 return suspects
             has_turned = True
             continue
-        states = connector.read_levels(sorted({seen.inventory_item_id for seen in page}))
-        differing = _differing(engine, page, states)
-        engine.books.suspect_unsuspected(differing, "reconciliation differs", engine.now())
+        differing = compare_page(engine, connector, page)
         suspects += len(differing)
+        is_last = has_turned and 0 < begin_behind <= after
         if on_page is not None:
-            on_page(len(page), len(differing), after)
-        if has_turned and begin_behind and after >= begin_behind:
+            on_page(Compared(len(page), differing, after, is_last))
+        if is_last:
             return suspects
 
 
-def _differing(engine: Engine, page: Sequence[Seen], states: Sequence[LevelState]) -> list[int]:
+def compare_page(engine: Engine, connector: Connector, page: Sequence[Seen]) -> tuple[Differs, ...]:
+    """Read these levels of the connector's channel; those that differ become suspect and are returned.
+
+    Raises:
+        ChannelError: the channel could not be asked.
+    """
+    states = connector.read_levels(sorted({seen.inventory_item_id for seen in page}))
+    differing = _differing(engine, page, states)
+    engine.books.suspect_unsuspected([found.level_id for found in differing], REASON, engine.now())
+    return differing
+
+
+def _differing(engine: Engine, page: Sequence[Seen], states: Sequence[LevelState]) -> tuple[Differs, ...]:
     """Levels that did not move while they were read and yet show another number than they must."""
     found = {(state.inventory_item_id, state.location_id): state for state in states}
     told = {seen.level_id: found.get((seen.inventory_item_id, seen.location_id)) for seen in page}
@@ -99,5 +124,5 @@ def _differing(engine: Engine, page: Sequence[Seen], states: Sequence[LevelState
         shows = state.available if state is not None and state.is_stocked else None
         expected = reported if is_stocked else None
         if version == versions[level] and shows != expected and not has_open_push:
-            differing.append(level)
-    return differing
+            differing.append(Differs(level, version, expected, shows))
+    return tuple(differing)

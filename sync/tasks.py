@@ -31,12 +31,14 @@ from channels.models import Channel, ChannelState
 from channels.urgency import Urgency
 from inventory import holds
 from sync import apply as applying
-from sync import auditor, jobs, letters, live, outage, passes
+from sync import auditor, due, jobs, letters, live, outage, passes, reports, snapshots
 from sync import check as checking
+from sync import explain as explaining
 from sync import publish as publishing
 from sync import push as pushing
 from sync import reconcile as reconciling
 from sync import sweep as sweeping
+from sync.models import RunKind, RunState
 from synctec.lib import clock, sql
 from synctec.lib.alone import alone
 from synctec.lib.doorbell import Doorbell
@@ -60,6 +62,8 @@ STAYING = frozenset({"apply", "push"})
 HEARD_SECONDS = 0.2
 #: Of all its questions together; what takes longer than that for one is given up before (see `sync.auditor`).
 AUDIT_SECONDS_MAX = 1_200
+#: A million levels are read within that.
+FULL_SYNC_SECONDS_MAX = 1_200
 #: After the broker refused a message, nobody tries again for this long: a webhook must not wait for a dead broker.
 BROKER_PAUSE_SECONDS = 1.0
 
@@ -126,6 +130,11 @@ def ring_poll(channel_id: int) -> None:
 def ring_reconcile(channel_id: int) -> None:
     """Somebody wants a channel's orders and levels compared now."""
     _ring(reconcile, "reconcile", channel_id)
+
+
+def ring_full_sync(channel_id: int) -> None:
+    """A channel's daily full sync is due, or goes on."""
+    _ring(full_sync, "full_sync", channel_id)
 
 
 def ring_activate(channel_id: int) -> None:
@@ -268,7 +277,22 @@ def reconcile(channel_id: int, **_: Any) -> None:
     channel = Channel.objects.get(pk=channel_id)
 
     def work() -> None:
-        passes.reconcile(live.engine(), channel=channel)
+        run = passes.reconcile(live.engine(), channel=channel, shift=passes.SHIFT)
+        ring_check(channel_id)
+        if run is not None and run.state == RunState.RUNNING:
+            ring_reconcile(channel_id)
+
+    _guarded(channel, work)
+
+
+@shared_task(soft_time_limit=FULL_SYNC_SECONDS_MAX, time_limit=FULL_SYNC_SECONDS_MAX + 60)
+def full_sync(channel_id: int, **_: Any) -> None:
+    """Compare every level of a channel, from a snapshot where it makes one; while that takes its time, the sweep rings."""
+    _bell("full_sync").answer(str(channel_id))
+    channel = Channel.objects.get(pk=channel_id)
+
+    def work() -> None:
+        snapshots.full_sync(live.engine(), channel=channel)
         ring_check(channel_id)
 
     _guarded(channel, work)
@@ -289,9 +313,29 @@ def activate(channel_id: int, **_: Any) -> None:
 
 @shared_task
 def reconcile_all(**_: Any) -> None:
-    """Start a pass over every active channel (celery-beat)."""
-    for channel_id in Channel.objects.filter(state=ChannelState.ACTIVE).values_list("id", flat=True):
-        ring_reconcile(channel_id)
+    """Start the passes that are due (celery-beat). The sweep does so, too: this one's row says how often they are."""
+    _ring_due()
+
+
+def _ring_due() -> None:
+    for found in due.due(now=clock.now()):
+        if found.kind == RunKind.FULL:
+            ring_full_sync(found.channel_id)
+        else:
+            ring_reconcile(found.channel_id)
+
+
+@shared_task
+def explain(**_: Any) -> None:
+    """Tell why levels differed, of what is settled by now (celery-beat)."""
+    _step("explain", lambda: explaining.explain(now=clock.now()))
+
+
+@shared_task
+def report(**_: Any) -> None:
+    """Write the daily reports that are due, and send them to those who want them (celery-beat)."""
+    _step("write reports", lambda: reports.write_due(now=clock.now()))
+    _step("send reports", lambda: reports.send_due(now=clock.now()))
 
 
 @shared_task
@@ -358,6 +402,7 @@ def sweep(**_: Any) -> None:
     _step("sweep holds", lambda: holds.sweep(now=clock.now()))
     _step("take up lines", sweeping.take_up_placeable_lines)
     _step("keep dead letters", letters.keep)
+    _step("find passes", _ring_due)
     found = _step("find work", lambda: sweeping.sweep(now=clock.now()))
     if found is None:
         return

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from django.urls import path
+from datetime import date
+
+from django.urls import path, register_converter
 
 from sync import health, repair_api, repair_views, views
+from sync import report_views as reports
+
+
+class DateConverter:
+    """A day in an address: 2026-11-30."""
+
+    regex = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+
+    def to_python(self, value: str) -> date:
+        """Raises ValueError (no such page) when there is no such day."""
+        return date.fromisoformat(value)
+
+    def to_url(self, value: date) -> str:
+        return value.isoformat()
+
+
+register_converter(DateConverter, "date")
 
 urlpatterns = [
     path("", views.board, name="board"),
@@ -45,6 +64,10 @@ urlpatterns = [
     ),
     path("api/v1/replays", repair_api.ReplaysView.as_view(), name="api_replays"),
     path("api/v1/resyncs", repair_api.ResyncsView.as_view(), name="api_resyncs"),
+    path("reports/", reports.days, name="reports"),
+    path("reports/mail/", reports.want_mail, name="report_mail"),
+    path("reports/<date:day>/", reports.day, name="report"),
+    path("reports/<date:day>.csv", reports.day_csv, name="report_csv"),
     path("livez", health.livez, name="livez"),
     path("readyz", health.readyz, name="readyz"),
     path("healthz", health.healthz, name="healthz"),

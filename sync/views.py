@@ -138,7 +138,7 @@ def _live(request: HttpRequest, seats: Seats, address: Address, shown: boards.Bo
         {
             "tone": need.tone,
             "text": need.text,
-            "url": _admin_url(request, need.admin_page, "changelist", need.query),
+            "url": admin_url(request, need.admin_page, "changelist", need.query),
         }
         for need in shown.needs
     ]
@@ -163,15 +163,15 @@ def _live(request: HttpRequest, seats: Seats, address: Address, shown: boards.Bo
 def _empty_links(request: HttpRequest) -> dict[str, str]:
     """Where the empty states lead."""
     return {
-        "add_group_url": _admin_url(request, "locations_locationgroup", "add"),
-        "groups_url": _admin_url(request, "locations_locationgroup", "changelist"),
-        "add_channel_url": _admin_url(request, "channels_channel", "add"),
-        "channels_url": _admin_url(request, "channels_channel", "changelist"),
-        "add_sku_url": _admin_url(request, "inventory_sku", "add"),
+        "add_group_url": admin_url(request, "locations_locationgroup", "add"),
+        "groups_url": admin_url(request, "locations_locationgroup", "changelist"),
+        "add_channel_url": admin_url(request, "channels_channel", "add"),
+        "channels_url": admin_url(request, "channels_channel", "changelist"),
+        "add_sku_url": admin_url(request, "inventory_sku", "add"),
     }
 
 
-def _admin_url(request: HttpRequest, page: str, what: str, query: str = "") -> str:
+def admin_url(request: HttpRequest, page: str, what: str, query: str = "") -> str:
     """The admin's page, or nothing for those whom it would turn away."""
     if not getattr(request.user, "is_staff", False):
         return ""

@@ -98,6 +98,17 @@ RECONCILE_OVERLAP_SECONDS: int = env.int("RECONCILE_OVERLAP_SECONDS", default=90
 # How long the bodies of webhooks are kept, sealed; their hashes and what became of them stay. Keep a retired key of
 # CREDENTIAL_KEYS on the ring for as long.
 INBOX_BODY_DAYS: int = env.int("INBOX_BODY_DAYS", default=30, validate=validate.Range(min=1))
+# The mail server of reports; empty = none are sent.
+EMAIL_HOST: str = env.str("EMAIL_HOST", default="")
+EMAIL_PORT: int = env.int("EMAIL_PORT", default=587, validate=validate.Range(min=1, max=65535))
+EMAIL_HOST_USER: str = env.str("EMAIL_HOST_USER", default="")
+EMAIL_HOST_PASSWORD: str = env.str("EMAIL_HOST_PASSWORD", default="")
+# How the connection to it is protected: starttls, tls (from the first byte, mostly port 465) or none.
+EMAIL_SECURITY: str = env.str(
+    "EMAIL_SECURITY", default="starttls", validate=validate.OneOf(["starttls", "tls", "none"])
+)
+# Whom our mails are from.
+EMAIL_FROM: str = env.str("EMAIL_FROM", default="synctec@localhost")
 # The folder whose files make processes die on purpose (see synctec.lib.failpoints); empty = nothing does.
 FAILPOINTS: str = env.str("FAILPOINTS", default="")
 # Serve static files under hashed names made by collectstatic; otherwise from where they lie.
@@ -376,6 +387,14 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 # Seconds between two looks at the schedule; the sweeps run every few seconds.
 CELERY_BEAT_MAX_LOOP_INTERVAL = 2
+
+# -- E-mail --
+
+EMAIL_USE_TLS = EMAIL_SECURITY == "starttls"
+EMAIL_USE_SSL = EMAIL_SECURITY == "tls"
+DEFAULT_FROM_EMAIL = EMAIL_FROM
+# Seconds. A server that hangs must not keep a worker's thread.
+EMAIL_TIMEOUT = 10
 
 # -- Time and language: stored in UTC, shown in the merchant's zone; English only --
 

@@ -24,6 +24,7 @@ class ConnectorFactory(Protocol):
         token: Callable[[bool], Secret],
         session: GuardedSession,
         pacer: Pacing,
+        downloads: GuardedSession | None = None,
     ) -> Connector: ...
 
 

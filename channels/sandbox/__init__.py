@@ -69,12 +69,13 @@ Switches (`faults.Faults`): latency_ms [from, to], error_rate (5xx), timeout_bef
 answer), timeout_after_rate (applied, no answer), late_rate (no answer, applied late_ms [from, to] after that,
 as a request that was long in the network), hang_ms (of all three, before the connection closes),
 throttle_rate, webhook_lost_rate, webhook_double_rate, webhook_delay_ms [from, to], webhook_reorder_rate,
-webhook_merge, order_list_lag_ms, outage (API connections close at once, webhooks wait, shoppers go on),
-seed.
+webhook_merge, order_list_lag_ms, bulk_error (a code with which bulk operations fail), bulk_partial (they fail
+half-way), outage (API connections close at once, webhooks wait, shoppers go on), seed.
 
 Settings (`store.Settings`): currency, bucket_points 2000, restore_per_second 100, replay stored | stale
 (what a repeated idempotency key meets), retry_scale 1.0 (8 webhook retries over 4 hours; 0.001 makes it 14
-s), drop_subscriptions, webhook_concurrency 8, bulk_seconds 0.2, utc_offset_minutes -300, scopes.
+s), drop_subscriptions, webhook_concurrency 8, bulk_seconds 0.2, bulk_url_seconds 604800 (how long the address
+of a result is good), utc_offset_minutes -300, scopes.
 
 **As a person**: `/` lists the stores, `/{handle}/` is a store's shelf, live, with Buy buttons.
 

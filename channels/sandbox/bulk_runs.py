@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from channels.sandbox import bulk
+from channels.sandbox.faults import parse_faults
 from channels.sandbox.graph import Graph, Rejected
 from channels.sandbox.records import BulkOperation
 from channels.sandbox.resolvers import Session
@@ -55,6 +56,9 @@ class BulkRuns:
         except Rejected:
             arguments |= {"object_count": 0, "root_object_count": 0, "file_size": 0}
             arguments["error_code"] = "INTERNAL_SERVER_ERROR"
+        faults = parse_faults(self._mall.store(handle).faults)
+        if faults.bulk_error is not None:
+            arguments["error_code"] = faults.bulk_error
         self._mall.perform(handle, "finish", arguments)
 
     def _operation(self, handle: str, operation_id: int) -> BulkOperation | None:
@@ -67,10 +71,12 @@ class BulkRuns:
         answer, _ = self._graph.run(session, prepared)
         if answer.get("data") is None or "errors" in answer:
             raise Rejected(answer.get("errors", []))
-        lines, roots = [], 0
-        for line, is_root in bulk.to_lines(answer["data"]):
-            lines.append(line)
-            roots += is_root
+        found = list(bulk.to_lines(answer["data"]))
+        faults = parse_faults(store.faults)
+        if faults.bulk_error is not None:
+            found = found[: len(found) // 2] if faults.bulk_partial else []
+        lines = [line for line, _ in found]
+        roots = sum(is_root for _, is_root in found)
         content = "".join(line + "\n" for line in lines).encode()
         self._folder.mkdir(parents=True, exist_ok=True)
         self.file_of(store.handle, operation.id).write_bytes(content)

@@ -18,6 +18,8 @@ _RATES = (
     "webhook_double_rate",
     "webhook_reorder_rate",
 )
+#: https://shopify.dev/docs/api/admin-graphql/latest/enums/BulkOperationErrorCode
+BULK_ERRORS = ("ACCESS_DENIED", "INTERNAL_SERVER_ERROR", "TIMEOUT")
 _RANGES = ("latency_ms", "late_ms", "webhook_delay_ms")
 
 
@@ -39,6 +41,10 @@ class Faults:
     webhook_reorder_rate: float = 0.0  # this share waits 0.2-2 s, so that later ones overtake
     webhook_merge: bool = False  # level webhooks show the value at sending, not at happening
     order_list_lag_ms: int = 0  # `orders` does not show changes younger than this
+    bulk_error: str | None = (
+        None  # bulk operations fail with this code (INTERNAL_SERVER_ERROR, TIMEOUT, ACCESS_DENIED) ...
+    )
+    bulk_partial: bool = False  # ... half-way, and what they found until then can be read
     outage: bool = False  # API connections are closed at once, webhooks wait
     seed: int | None = None  # start the dice anew from here
 
@@ -66,8 +72,12 @@ def _checked(name: str, value: Any) -> Any:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not 0 <= pair[0] <= pair[1]:
             raise Refusal(f"{name} must be [from, to] in milliseconds", status=400)
         return (int(pair[0]), int(pair[1]))
-    if name in ("outage", "webhook_merge"):
+    if name in ("outage", "webhook_merge", "bulk_partial"):
         return bool(value)
+    if name == "bulk_error":
+        if value is not None and value not in BULK_ERRORS:
+            raise Refusal(f"bulk_error is one of {', '.join(BULK_ERRORS)}", status=400)
+        return value
     if value is not None and not isinstance(value, int):
         raise Refusal(f"{name} must be a whole number", status=400)
     return value

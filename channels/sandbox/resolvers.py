@@ -730,9 +730,20 @@ def _current_bulk(_: Any, info: Info, type: str = "QUERY") -> BulkOperation | No
 
 
 def _download_url(operation: BulkOperation, info: Info) -> str | None:
-    if operation.status != "COMPLETED" or not operation.object_count:
+    return _result_url(operation, info) if operation.status == "COMPLETED" else None
+
+
+def _partial_url(operation: BulkOperation, info: Info) -> str | None:
+    """What it had found when it failed."""
+    return _result_url(operation, info) if operation.status == "FAILED" else None
+
+
+def _result_url(operation: BulkOperation, info: Info) -> str | None:
+    if not operation.object_count:
         return None
-    return f"{operation.base_url}/bulk/{operation.id}.jsonl"
+    session: Session = info.context
+    until_us = session.now_us + int(session.store.settings.bulk_url_seconds * 1_000_000)
+    return f"{operation.base_url}/bulk/{operation.id}.jsonl?until={until_us}"
 
 
 BULK: dict[str, Resolver] = {
@@ -745,7 +756,7 @@ BULK: dict[str, Resolver] = {
     "rootObjectCount": lambda op, _: str(op.root_object_count),
     "fileSize": lambda op, _: None if op.file_size is None else str(op.file_size),
     "url": _download_url,
-    "partialDataUrl": lambda _, __: None,
+    "partialDataUrl": _partial_url,
 }
 
 

@@ -331,6 +331,9 @@ class Sandbox:
         if self.dice_of(store.handle).faults.outage:
             self._hang_up(request)
         operation = store.bulk_operations.get(int(name)) if name.isascii() and name.isdigit() else None
+        until = request.query.get("until", "")
+        if not until.isascii() or not until.isdigit() or int(until) < self.mall.now_us():
+            raise Refusal("this address has expired", code="expired", status=403)
         path = self.bulk_runs.file_of(store.handle, operation.id) if operation is not None else None
         if path is None or not path.exists():
             raise Refusal("there is no such file", code="unknown_file", status=404)

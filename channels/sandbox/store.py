@@ -53,6 +53,7 @@ class Settings:
     drop_subscriptions: bool = True  # delete a subscription whose delivery was given up
     webhook_concurrency: int = 8
     bulk_seconds: float = 0.2  # how long a bulk operation runs
+    bulk_url_seconds: float = 7 * 86400.0  # how long the address of its result is good for
     utc_offset_minutes: int = -300  # of the timestamps in webhook bodies
     scopes: list[str] = field(
         default_factory=lambda: [

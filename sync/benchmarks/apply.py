@@ -18,7 +18,7 @@ from django.db import connection
 from channels import bodies
 from sync import apply as applying
 from sync import invariants, live
-from sync.benchmarks import goods, row_by_row
+from sync.benchmarks import goods, numbers, row_by_row
 from sync.benchmarks.bodies import OrderBodies
 from sync.benchmarks.figures import Case
 from sync.benchmarks.workers import Crew, Drained
@@ -88,7 +88,7 @@ class Events:
         self._stores = itertools.cycle(made.stores)
         self._bodies = OrderBodies()
         self._orders = itertools.count(7_200_000_000_000)
-        self.body_bytes = len(self._bodies.body(order_id=7_200_000_000_000, variant_ids=[goods.STORE]))
+        self.body_bytes = len(self._bodies.body(order_id=7_200_000_000_000, variant_ids=[numbers.STORE]))
 
     def store(self, count: int, choose: Callable[[], int]) -> None:
         """Put so many events into the inbox; `choose` gives the number of the SKU each is about."""

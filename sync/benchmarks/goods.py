@@ -11,15 +11,12 @@ from channels.models import Channel, ChannelKind, ChannelState, StoreLocation
 from inventory.models import Warehouse
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, Mapping
 from merchants.models import Merchant
+from sync.benchmarks.numbers import ITEM_BASE, LOCATION_BASE, STORE, UNITS
 from synctec.lib.secret import Secret
 
 CLIENT_SECRET = "only-for-benches-of-a-throw-away-stack"  # noqa: S105  # signs nothing outside of it
-#: Enough that no bench sells out: a shortage would be other work than a sale.
-UNITS = 1_000_000_000
 #: Components of each bundle, and how many SKUs share a bundle's parts.
 PARTS = 3
-#: Remote ids are `STORE * store + number`, so that they are as long as real ones.
-STORE = 10_000_000_000
 
 
 class NotEmpty(Exception):
@@ -40,7 +37,7 @@ class Store:
 
     def item_id(self, sku_number: int) -> int:
         """The store's inventory item of a SKU."""
-        return STORE * (self.number + 500) + sku_number
+        return STORE * (self.number + ITEM_BASE) + sku_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ def _open_store(merchant: Merchant, group: LocationGroup, warehouse: Warehouse, 
         state=ChannelState.ACTIVE,
     )
     credentials.store(channel, client_id=f"app-{number}", client_secret=Secret(CLIENT_SECRET))
-    remote_id = 60_000_000_000 + number
+    remote_id = LOCATION_BASE + number
     place = StoreLocation.objects.create(merchant=merchant, channel=channel, remote_id=str(remote_id), name="Here")
     GroupLocation.objects.create(merchant=merchant, group=group, store_location=place)
     Mapping.objects.create(merchant=merchant, group=group, store_location=place, warehouse=warehouse)
@@ -121,7 +118,7 @@ def _fill(merchant_id: int, warehouse_id: int, skus: int, bundles: int) -> None:
         INSERT INTO channels_listing (merchant_id, channel_id, sku_id, remote_variant_id, remote_product_id,
             inventory_item_id, remote_sku, title, barcode)
         SELECT {merchant_id}, store.id, sku.id, {STORE} * store.number + sku.number, sku.number,
-            {STORE} * (store.number + 500) + sku.number, sku.code, sku.title, ''
+            {STORE} * (store.number + {ITEM_BASE}) + sku.number, sku.code, sku.title, ''
         FROM (SELECT id, substr(name, 7)::bigint AS number FROM channels_channel) store
         CROSS JOIN (SELECT id, code, title, substr(code, 5)::bigint AS number FROM inventory_sku ORDER BY id) sku
         """,

@@ -21,7 +21,7 @@ from django.db import connection
 from inventory import holding, stock
 from inventory.holds import BATCH_MAX, Ask
 from inventory.models import Sku, StockLevel, Strategy
-from sync.benchmarks import goods
+from sync.benchmarks import goods, numbers
 from sync.benchmarks.figures import Case, percentile
 from synctec.lib import sql
 
@@ -123,7 +123,7 @@ class _Desk:
             merchant_id=self._merchant_id,
             sku_id=level.sku_id,
             warehouse_id=level.warehouse_id,
-            delta=SCARCE_UNITS - goods.UNITS,
+            delta=SCARCE_UNITS - numbers.UNITS,
             reason="nearly sold out",
             user=None,
             now=datetime.now(UTC),
@@ -149,7 +149,7 @@ class _BareGate:
         self._redis = redis.Redis.from_url(settings.REDIS_URL, max_connections=CALLERS)
         self._script = self._redis.register_script(DECREMENT)
         self._keys = [f"bench:{number}" for number in range(spread)]
-        self._redis.mset(dict.fromkeys(self._keys, goods.UNITS))
+        self._redis.mset(dict.fromkeys(self._keys, numbers.UNITS))
 
     def decider(self, *, hot: bool) -> Decide:
         keys = self._keys[:1] if hot else self._keys

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from locations.routing import in_use
 from sync import register
-from sync.models import Drift
+from sync.models import Cause, Drift
 from sync.ports import LOOK_AGAIN, ChannelRef, DriftFound, Due, Edits, Finding, LockedSuspect, held_first
 from sync.tables.stock import load_bundles
 from synctec.lib import sql
@@ -229,6 +229,7 @@ class CheckTables:
                 action=drift.action,
                 explanation=drift.explanation,
                 is_ambiguous=drift.is_ambiguous,
+                cause=Cause.AMBIGUOUS if drift.is_ambiguous else Cause.BY_HAND,
                 previous_confirmed_at=drift.previous_confirmed_at,
                 correlation_id=drift.correlation_id,
                 found_at=drift.found_at,

@@ -88,7 +88,7 @@ class PublishTables:
                 SELECT level.id, level.channel_id, level.listing_id, level.store_location_id, listing.sku_id,
                     member.group_id, coalesce(member.weight, 1)::float8, level.desired,
                     listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked,
-                    level.suspect_since IS NOT NULL,
+                    level.suspect_since IS NOT NULL, channel.raises_paused_at IS NOT NULL,
                     least(level.shown, level.reported) + coalesce(push.to_quantity - push.from_quantity, 0),
                     CASE WHEN level.is_stocked AND listing.deleted_at IS NULL THEN greatest(0,
                         greatest(level.shown, level.reported, level.suspect_available,

@@ -71,7 +71,9 @@ def grow(trade: Trade, rows: int, *, start: int = 0) -> None:
             state="confirmed",
             settled_at=NOON,
         )
-        Drift.objects.create(**about, expected=1, actual=2, action="explained", correlation_id=uuid.uuid4())
+        Drift.objects.create(
+            **about, expected=1, actual=2, action="explained", cause="passing", correlation_id=uuid.uuid4()
+        )
         OrderLine.objects.create(
             merchant=merchant,
             channel=shop.channel,

@@ -86,3 +86,40 @@ def test_a_running_operation_can_be_cancelled(store: StoreClient) -> None:
     data = store.ask(query, {"id": started["id"]})["bulkOperationCancel"]
 
     assert data == {"bulkOperation": {"status": "CANCELED"}, "userErrors": []}
+
+
+def finished(store: StoreClient) -> dict[str, Any]:
+    started = run(store, LEVELS)["bulkOperation"]
+    wait_until(lambda: poll(store, started["id"])["status"] in ("COMPLETED", "FAILED"))
+    return poll(store, started["id"])
+
+
+def poll(store: StoreClient, operation_id: str) -> dict[str, Any]:
+    query = POLL.replace("url completedAt", "url partialDataUrl completedAt")
+    return dict(store.ask(query, {"id": operation_id})["bulkOperation"])
+
+
+def test_the_address_of_a_result_expires_and_a_new_one_is_given(store: StoreClient) -> None:
+    store.configure(bulk_url_seconds=0.0)
+    operation = finished(store)
+
+    status, _ = call("GET", operation["url"])
+    store.configure(bulk_url_seconds=60.0)
+
+    assert status == 403
+    assert call("GET", poll(store, operation["id"])["url"])[0] == 200
+
+
+@pytest.mark.parametrize(("is_partial", "objects"), [(True, "2"), (False, "0")])
+def test_an_operation_that_fails_says_why_and_may_leave_half_a_result(
+    store: StoreClient, is_partial: bool, objects: str
+) -> None:
+    store.set_faults(bulk_error="TIMEOUT", bulk_partial=is_partial)
+
+    operation = finished(store)
+
+    assert (operation["status"], operation["errorCode"], operation["objectCount"]) == ("FAILED", "TIMEOUT", objects)
+    assert operation["url"] is None
+    assert (operation["partialDataUrl"] is not None) is is_partial
+    if is_partial:
+        assert call("GET", operation["partialDataUrl"])[1].count(b"\n") == 2

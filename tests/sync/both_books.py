@@ -138,6 +138,8 @@ class Side:
     set_clock: Callable[[datetime], object]
     #: (warehouse, is it on): somebody switches it.
     switch: Callable[[int, bool], object]
+    #: (channel, are they paused): a reconciliation was alarming, or a clean one followed.
+    pause_raises: Callable[[int, bool], object]
     rows: dict[str, dict[Name, Row]] = field(default_factory=dict)
     _ids: dict[str, dict[Name, Any]] = field(default_factory=dict)
     _names: dict[str, dict[Any, Name]] = field(default_factory=dict)
@@ -327,7 +329,15 @@ def _in_tables(groups: Groups) -> Side:
         )
     stock.open_stock(merchant_id=MERCHANT, quantities=OPENING, now=START)
     DirtySku.objects.all().delete()
-    return Side(Tables(), _find_in_tables, _deliver_to_tables, _set_state_in_tables, _set_clock, _switch_in_tables)
+    return Side(
+        Tables(),
+        _find_in_tables,
+        _deliver_to_tables,
+        _set_state_in_tables,
+        _set_clock,
+        _switch_in_tables,
+        _pause_raises_in_tables,
+    )
 
 
 def _deliver_to_tables(channel: int, topic: str, webhook_id: str, correlation_id: uuid.UUID) -> None:
@@ -358,6 +368,13 @@ def _set_state_in_tables(channel: int, state: str) -> None:
 
 def _switch_in_tables(warehouse: int, is_on: bool) -> None:
     Warehouse.objects.filter(pk=warehouse).update(is_active=is_on)
+
+
+def _pause_raises_in_tables(channel: int, is_paused: bool) -> None:
+    [(now,)] = sql.rows("SELECT now()")
+    told = {"raises_paused_at": now, "raises_paused_reason": "too much differs"} if is_paused else None
+    Channel.objects.filter(pk=channel).update(**(told or {"raises_paused_at": None, "raises_paused_reason": ""}))
+    propagation.mark_groups_dirty(channel, now)
 
 
 #: table -> (how many columns after the number make the name, query)
@@ -538,6 +555,7 @@ def _in_memory(clock: Clock, groups: Groups) -> Side:
         books.set_channel_state,
         lambda now: None,
         lambda warehouse, is_on: books.switch_warehouse(warehouse, is_on=is_on),
+        lambda channel, is_paused: books.pause_raises(channel, is_paused=is_paused),
     )
 
 

@@ -13,12 +13,12 @@ from channels.models import EventState, InboxEvent
 from channels.protocol import OrderState
 from inventory.models import Hold
 from merchants.models import Merchant
-from sync.benchmarks import apply, goods, hold, ingest
+from sync.benchmarks import apply, goods, hold, ingest, reconcile
 from sync.benchmarks.bodies import OrderBodies
 from sync.benchmarks.figures import Case, percentile
 from sync.management.commands import bench
 from sync.management.commands.bench import with_table
-from sync.models import OrderLine
+from sync.models import OrderLine, ReconcileRun
 
 
 @pytest.fixture
@@ -65,6 +65,19 @@ def test_hold_stores_what_it_promises() -> None:
         assert case.unit == "decisions/s"
         assert min(case.figure, case.against_figure) > 0
     assert Hold.objects.exists()
+
+
+@pytest.mark.slow
+def test_reconcile_compares_what_it_counts_with_few_calls_too_many(for_processes: None) -> None:
+    # It ends itself with an error when a level was left out or seems to differ.
+    by_page, from_snapshot = reconcile.run(seconds=0.1, stores=2, skus=120)
+
+    assert (by_page.unit, by_page.figure, by_page.against_figure) == ("calls", 6.0, 6.0)
+    assert (from_snapshot.figure, from_snapshot.against_figure) == (8.0, 8.0)
+    for case in (by_page, from_snapshot):
+        assert case.ratio <= 1.2
+        assert case.notes["peak_memory_mb"] > 0
+    assert set(ReconcileRun.objects.values_list("levels_read", flat=True)) == {120}
 
 
 @pytest.mark.django_db

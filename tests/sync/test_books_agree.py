@@ -429,7 +429,7 @@ def gives_back(life: Life, engine: Engine, dice: random.Random) -> object:
 def rests(life: Life, engine: Engine, dice: random.Random) -> object:
     """A channel is left alone, or set going again."""
     channel = dice.choice(CHANNELS)
-    match dice.choice(["rests", "fails", "is out", "answers", "stops", "starts", "marks"]):
+    match dice.choice(["rests", "fails", "is out", "answers", "stops", "starts", "marks", "alarms"]):
         case "rests":
             engine.books.rest_channel(channel, timedelta(seconds=3), "asked to wait")
         case "fails":
@@ -442,6 +442,8 @@ def rests(life: Life, engine: Engine, dice: random.Random) -> object:
             life.side.set_state(EAST, "paused")
         case "starts":
             life.side.set_state(channel, "active")
+        case "alarms":
+            life.side.pause_raises(channel, dice.random() < 0.5)
         case "marks":
             engine.books.mark_shelves_dirty(_ref(channel), life.clock.now)
     return None

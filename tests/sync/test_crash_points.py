@@ -306,7 +306,7 @@ def test_a_message_lost_with_all_of_redis_is_made_up_for_by_the_sweep(
     valkey.flushall()
     tasks.sweep()
 
-    assert rung == [("apply", alder.merchant.pk)] * 2
+    assert [bell for bell, _ in rung].count("apply") == 2
     apply(alder)
     assert outcome(event)[0] == EventState.APPLIED
 
@@ -319,14 +319,14 @@ def test_a_message_lost_on_its_way_is_made_up_for_by_the_sweep_once_its_bell_is_
     tasks.ring_apply(alder.merchant.pk)
 
     tasks.sweep()
-    while_ringing = len(rung)
+    while_ringing = [bell for bell, _ in rung].count("apply")
     [mark] = valkey.keys("doorbell:apply:*")
     assert 0 < valkey.pttl(mark) <= 5_000
     valkey.pexpire(mark, 0)
     monkeypatch.setattr(tasks, "_heard_until", {})
     tasks.sweep()
 
-    assert (while_ringing, len(rung)) == (1, 2)
+    assert (while_ringing, [bell for bell, _ in rung].count("apply")) == (1, 2)
 
 
 def test_tasks_of_two_beats_at_once_do_everything_once(alder: Trade, rung: list[tuple[str, int]]) -> None:

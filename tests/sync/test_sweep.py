@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from datetime import timedelta
 from importlib import import_module
 from uuid import uuid4
@@ -17,9 +18,11 @@ from structlog.testing import capture_logs
 from channels.models import BatchState, Channel, ChannelState, InboxEvent, Listing, ListingLevel, PushBatch
 from channels.protocol import NotAuthorized, Throttled, Unavailable
 from inventory import holding, holds
+from inventory import migrations as inventory_migrations
 from inventory.holds import Ask
 from inventory.models import Hold, HoldState, StockLevel
 from merchants.models import AuditEvent
+from sync import migrations as sync_migrations
 from sync import outage, sweep, tasks
 from sync.apply import apply_batch
 from sync.models import DirtySku, Heartbeat
@@ -203,12 +206,11 @@ def test_a_channel_that_refuses_our_credentials_waits_for_a_person(alder: Trade)
 
 def test_every_scheduled_task_exists() -> None:
     # Tests with transactions of their own empty the table that the migration filled.
-    for migration in (
-        "sync.migrations.0002_schedule",
-        "sync.migrations.0009_auditor",
-        "inventory.migrations.0004_schedule",
-    ):
-        import_module(migration).create_schedule(apps, None)
+    for package in (sync_migrations, inventory_migrations):
+        for found in pkgutil.iter_modules(package.__path__):
+            migration = import_module(f"{package.__name__}.{found.name}")
+            if hasattr(migration, "create_schedule"):
+                migration.create_schedule(apps, None)
     app.loader.import_default_modules()
 
     scheduled = set(PeriodicTask.objects.exclude(name="celery.backend_cleanup").values_list("task", flat=True))
@@ -218,6 +220,8 @@ def test_every_scheduled_task_exists() -> None:
         "sync.tasks.reconcile_all",
         "sync.tasks.check_webhooks",
         "sync.tasks.audit",
+        "sync.tasks.explain",
+        "sync.tasks.report",
         "inventory.tasks.sweep_endpoints",
         "inventory.tasks.forget_old",
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from channels.connectors.shopify import documents, reading, subscriptions, writing
+from channels.connectors.shopify.bulk import BulkLevels
 from channels.connectors.shopify.client import ShopifyClient
 from channels.connectors.shopify.documents import GENEROUS
 from channels.connectors.shopify.lint import check_rows
@@ -21,6 +22,7 @@ from channels.protocol import (
     PolledOrder,
     QuantityChange,
     Refused,
+    Snapshot,
     SubscriptionReport,
     VariantState,
     WriteResult,
@@ -51,15 +53,18 @@ class ShopifyConnector:
         token: Callable[[bool], Secret],
         session: GuardedSession,
         pacer: Pacing,
+        downloads: GuardedSession | None = None,
     ) -> None:
         """`account`: the shop's domain. `base_url`: where its API is, without a path for Shopify itself.
 
+        `downloads`: the session for result files, where they are not at the account's own address.
         `token(force_refresh)` gives the access token; it is called with True once after a 401 before giving
         up.
         """
         self._client = ShopifyClient(account=account, base_url=base_url, token=token, session=session, pacer=pacer)
         self._levels = reading.LevelReader(self._client)
         self._orders = OrderReader(self._client)
+        self._bulk = BulkLevels(self._client, downloads or session)
 
     @property
     def its_time(self) -> datetime | None:
@@ -81,6 +86,22 @@ class ShopifyConnector:
     def read_levels(self, inventory_item_ids: Sequence[str]) -> tuple[LevelState, ...]:
         """All levels of these items, those switched off included; unknown items are left out."""
         return self._levels.read(inventory_item_ids)
+
+    def begin_snapshot(self) -> str:
+        """Have the store write down all its levels (a bulk operation); returns the operation's id."""
+        return self._bulk.begin()
+
+    def read_snapshot(self, snapshot_id: str) -> Snapshot:
+        """How far the bulk operation is."""
+        return self._bulk.look(snapshot_id)
+
+    def snapshot_levels(self, snapshot_id: str) -> Iterator[tuple[LevelState, ...]]:
+        """All levels in its file, a thousand at a time."""
+        return self._bulk.levels(snapshot_id)
+
+    def cancel_snapshot(self, snapshot_id: str) -> None:
+        """Stop a bulk operation that nobody waits for."""
+        self._bulk.cancel(snapshot_id)
 
     def read_orders_since(self, since: datetime, *, cursor: str | None) -> OrderPage:
         """A page of the orders changed at `since` or later, oldest change first."""

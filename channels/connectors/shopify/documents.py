@@ -332,6 +332,24 @@ WEBHOOKS = _document(
 
 SCOPES = _document("query Scopes { currentAppInstallation { accessScopes { handle } } }")
 
+#: What a bulk operation is asked to write down. Every level tells all that is needed of its item, for it may come before it.
+BULK_LEVELS = """
+{
+  inventoryItems {
+    edges { node { id inventoryLevels(includeInactive: true) {
+      edges { node {
+        id isActive updatedAt location { id } item { id tracked }
+        quantities(names: ["available"]) { name quantity updatedAt }
+      } }
+    } } }
+  }
+}
+"""
+
+BULK_OPERATION = _document(
+    "query BulkOperation($id: ID!) { bulkOperation(id: $id) { id status errorCode url partialDataUrl } }"
+)
+
 # --- writes -------------------------------------------------------------------------------------------------
 
 #: The rows of `$input.quantities` carry `changeFromQuantity` always: see `writing.py`.
@@ -383,6 +401,25 @@ DELETE_WEBHOOK = _document(
     """
     mutation DeleteWebhook($id: ID!) {
       webhookSubscriptionDelete(id: $id) { deletedWebhookSubscriptionId userErrors { field message } }
+    }
+    """
+)
+
+RUN_BULK_QUERY = _document(
+    """
+    mutation RunBulkQuery($query: String!) {
+      bulkOperationRunQuery(query: $query, groupObjects: false) {
+        bulkOperation { id status }
+        userErrors { field message code }
+      }
+    }
+    """
+)
+
+CANCEL_BULK = _document(
+    """
+    mutation CancelBulk($id: ID!) {
+      bulkOperationCancel(id: $id) { bulkOperation { id status } userErrors { field message } }
     }
     """
 )

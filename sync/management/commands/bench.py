@@ -16,7 +16,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from synctec.local.datafolder import PROJECT
 from synctec.local.stack import LocalStack
 
-BENCHES = ("apply", "hold", "ingest")
+BENCHES = ("apply", "hold", "ingest", "reconcile")
 STORES, SKUS = 10, 10_000
 #: How long each figure is measured; with `--scale` there are five times as many.
 SECONDS, SCALE_SECONDS = 10.0, 3.0
@@ -30,7 +30,8 @@ Case = dict[str, Any]
 class Command(BaseCommand):
     help = (
         "Measure a hot path beside a yardstick of the same run, in a throw-away stack (fsync on), never in a running one. "
-        "apply: stored order events to ledger. hold: reservations. ingest: webhooks over HTTP."
+        "apply: stored order events to ledger. hold: reservations. ingest: webhooks over HTTP. reconcile: every level of "
+        "every store compared (stores x SKUs; 100,000), in calls, time and memory."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

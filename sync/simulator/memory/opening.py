@@ -54,6 +54,15 @@ class OpeningMemory(StockMemory):
             [group for group in self._groups_of(channel_id) if group.policy != "shared"], self._now()
         )
 
+    def pause_raises(self, channel_id: int, *, is_paused: bool) -> None:
+        """Whether nothing may be raised in the channel: a reconciliation was alarming, or a clean one followed."""
+        channel = self.channels[channel_id]
+        self._touch(channel)
+        channel.has_paused_raises = is_paused
+        self._mark_groups_dirty(
+            [group for group in self._groups_of(channel_id) if group.policy != "shared"], self._now()
+        )
+
     def add_warehouse(self, merchant_id: int, *, id: int | None = None) -> int:
         return id or self._id("warehouse")
 

@@ -97,6 +97,7 @@ class PublishMemory(Kept):
                             level.desired,
                             is_published and level.is_stocked,
                             level.suspect_since is not None,
+                            self.channels[level.channel_id].has_paused_raises,
                             shown=min(level.shown, level.reported)
                             + (0 if push is None else push.to_quantity - push.from_quantity),
                             ceiling=self._ceiling(level),

@@ -87,7 +87,7 @@ class PushMemory(PublishMemory):
                 and (desired > shown or (level.since_sample is None and level.suspect_available is None))
             ):
                 continue
-            if desired > shown and level.doubtful_by:
+            if desired > shown and (level.doubtful_by or channel.has_paused_raises):
                 continue
             listing = level.listing
             if listing.is_tracked and not listing.is_store_bundle and listing.deleted_at is None:

@@ -33,6 +33,7 @@ class ChannelRow:
     failing_since: datetime | None = None
     failing_cause: str = ""
     last_error: str = ""
+    has_paused_raises: bool = False
 
 
 @dataclass(slots=True, eq=False)

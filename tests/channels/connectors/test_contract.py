@@ -32,6 +32,8 @@ from channels.protocol import (
     Refused,
     Restock,
     RowOutcome,
+    SnapshotState,
+    TakesSnapshots,
     Throttled,
     Unavailable,
 )
@@ -734,3 +736,60 @@ def test_workers_sharing_a_pacer_are_never_throttled(
 def test_every_error_of_the_protocol_is_a_channel_error() -> None:
     for kind in (Unavailable, OutcomeUnknown, Throttled, NotAuthorized, Refused, MalformedEvent):
         assert issubclass(kind, ChannelError)
+
+
+class TestSnapshots:
+    """Of channels that can write down all their levels at once."""
+
+    @pytest.fixture
+    def taker(self, shop: Shop) -> TakesSnapshots:
+        connector = shop.connector
+        if not isinstance(connector, TakesSnapshots):
+            pytest.skip("this kind of channel makes no snapshots")
+        return connector
+
+    def test_a_snapshot_shows_what_reading_shows(self, shop: Shop, taker: TakesSnapshots) -> None:
+        shop.store.post("/admin-ui/levels/disconnect", {"sku": "CUP", "location": "Main"})
+        snapshot_id = taker.begin_snapshot()
+        wait_until(lambda: taker.read_snapshot(snapshot_id).state is not SnapshotState.UNDER_WAY)
+
+        shown = {level for page in taker.snapshot_levels(snapshot_id) for level in page}
+
+        read = shop.connector.read_levels([shop.item(sku) for sku in ("MUG", "CUP", "SET", "LEAFLET")])
+        assert taker.read_snapshot(snapshot_id).state is SnapshotState.READY
+        assert shown == set(read)
+        assert len(shown) >= 4
+
+    def test_a_snapshot_that_fails_says_why_and_may_be_read_in_part(self, shop: Shop, taker: TakesSnapshots) -> None:
+        states = []
+        for is_partial in (True, False):
+            shop.store.set_faults(bulk_error="TIMEOUT", bulk_partial=is_partial)
+            snapshot_id = taker.begin_snapshot()
+            wait_until(lambda: taker.read_snapshot(snapshot_id).state is not SnapshotState.UNDER_WAY)  # noqa: B023
+            states.append(taker.read_snapshot(snapshot_id))
+            if is_partial:
+                assert 0 < sum(len(page) for page in taker.snapshot_levels(snapshot_id)) < 4
+
+        assert [state.state for state in states] == [SnapshotState.PARTIAL, SnapshotState.FAILED]
+        assert {state.error for state in states} == {"TIMEOUT"}
+
+    def test_one_too_many_waits_and_a_cancelled_one_has_failed(self, shop: Shop, taker: TakesSnapshots) -> None:
+        shop.store.configure(bulk_seconds=30.0)
+        snapshots = [taker.begin_snapshot() for _ in range(5)]
+
+        with pytest.raises(Throttled):
+            taker.begin_snapshot()
+        taker.cancel_snapshot(snapshots[0])
+        taker.cancel_snapshot(snapshots[0])
+
+        assert taker.read_snapshot(snapshots[0]).state is SnapshotState.FAILED
+        assert taker.read_snapshot("999999").state is SnapshotState.GONE
+        assert taker.begin_snapshot()
+
+    def test_a_file_whose_address_has_run_out_cannot_be_read(self, shop: Shop, taker: TakesSnapshots) -> None:
+        shop.store.configure(bulk_url_seconds=0.0)
+        snapshot_id = taker.begin_snapshot()
+        wait_until(lambda: taker.read_snapshot(snapshot_id).state is SnapshotState.READY)
+
+        with pytest.raises(Unavailable, match="HTTP 403"):
+            list(taker.snapshot_levels(snapshot_id))
