@@ -170,9 +170,9 @@ class ChannelAdmin(TenantAdmin):
     search_help_text = "Name or account"
     ordering = ("name",)
     actions_list = ("connect_shopify_store", "add_practice_store")
-    actions_detail = ("reconcile_now", "pause", "resume", "check_webhooks")
+    actions_detail = ("reconcile_now", "pause", "resume", "shadow", "restore", "check_webhooks")
     fieldsets = (
-        (None, {"fields": ("merchant", "name", ("kind", "account"), ("state_shown", "state_reason"))}),
+        (None, {"fields": ("merchant", "name", ("kind", "account"), ("state_shown", "state_reason"), "is_shadow")}),
         (
             "Sync",
             {
@@ -185,6 +185,10 @@ class ChannelAdmin(TenantAdmin):
                 )
             },
         ),
+        (
+            "Big changes",
+            {"fields": ("holds_big_runs", ("big_run_levels", "big_run_zero_percent", "big_run_change_percent"))},
+        ),
         ("Webhooks", {"fields": ("webhook_path",)}),
         ("Credentials", {"fields": ("credentials_shown", "new_client_secret")}),
         ("Locations", {"fields": ("locations_shown",)}),
@@ -194,6 +198,7 @@ class ChannelAdmin(TenantAdmin):
         "account",
         "state_shown",
         "state_reason",
+        "is_shadow",
         "orders_watermark",
         "failures",
         "next_call_at",
@@ -392,6 +397,16 @@ class ChannelAdmin(TenantAdmin):
             ),
             done="{} is active again.",
         )
+
+    @page_action("Shadow mode", path="shadow", icon="visibility")
+    def shadow(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Its page, which belongs to the engine."""
+        return HttpResponseRedirect(reverse("shadow", args=[self.get_managed(request, object_id).pk]))
+
+    @page_action("Restore…", path="restore", icon="history")
+    def restore(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Its page, which belongs to the engine."""
+        return HttpResponseRedirect(reverse("restore", args=[self.get_managed(request, object_id).pk]))
 
     @page_action("Check webhooks", path="check-webhooks", icon="webhook")
     def check_webhooks(self, request: HttpRequest, object_id: str) -> HttpResponse:

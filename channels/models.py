@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
+from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import ExpressionWrapper, F, Q
 from django.db.models.functions import Coalesce, Now
@@ -105,10 +106,50 @@ class Channel(models.Model):
         help_text="Take them over only if people count stock in this store: a mistake there is then for sale everywhere.",
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    #: Beside the state, which says whether the channel is read at all.
+    is_shadow = models.BooleanField(
+        "shadow mode",
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Everything is computed and nothing is written; it is compared with what the store shows.",
+    )
+    shadow_since = models.DateTimeField(null=True, blank=True, editable=False)
+    holds_big_runs = models.BooleanField(
+        "hold big changes",
+        default=True,
+        db_default=True,
+        help_text="Changes of too many listings at once that no sales explain wait until somebody confirms them.",
+    )
+    big_run_levels = models.PositiveSmallIntegerField(
+        "from so many levels on", default=20, db_default=20, help_text="Fewer changes are never held."
+    )
+    big_run_zero_percent = models.PositiveSmallIntegerField(
+        "taken to zero (%)",
+        default=20,
+        db_default=20,
+        validators=[MaxValueValidator(100)],
+        help_text="Held when more than this share of what the channel shows would be taken to zero.",
+    )
+    big_run_change_percent = models.PositiveSmallIntegerField(
+        "changed by more than half (%)",
+        default=50,
+        db_default=50,
+        validators=[MaxValueValidator(100)],
+        help_text="Held when more than this share of what the channel shows would change by more than half.",
+    )
 
     class Meta:
         constraints = [
             tenant_identity("channel"),
+            models.CheckConstraint(
+                condition=Q(is_shadow=False, shadow_since__isnull=True) | Q(is_shadow=True, shadow_since__isnull=False),
+                name="channel_shadow_exactly_when_dated",
+            ),
+            models.CheckConstraint(
+                condition=Q(big_run_levels__gt=0, big_run_zero_percent__lte=100, big_run_change_percent__lte=100),
+                name="channel_big_run_terms_possible",
+            ),
             models.UniqueConstraint(fields=["kind", "account"], name="channel_account_connected_once"),
             models.UniqueConstraint(fields=["merchant", "name"], name="channel_name_once_per_merchant"),
             in_choices("channel_kind_known", "kind", ChannelKind),

@@ -27,7 +27,7 @@ from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
 from inventory import holds
 from sync import apply as applying
-from sync import auditor, live, outage, passes
+from sync import auditor, bigruns, live, outage, passes, shadow
 from sync import check as checking
 from sync import publish as publishing
 from sync import push as pushing
@@ -124,6 +124,11 @@ def ring_reconcile(channel_id: int) -> None:
     _ring(reconcile, "reconcile", channel_id)
 
 
+def ring_compare_shadow(channel_id: int) -> None:
+    """Somebody wants to know how a channel in shadow mode compares now."""
+    _ring(compare_shadow, "compare_shadow", channel_id)
+
+
 def ring_activate(channel_id: int) -> None:
     """A channel was connected: bring it in."""
     _ring(activate, "activate", channel_id)
@@ -185,6 +190,8 @@ def publish(merchant_id: int, **_: Any) -> None:
     try:
         while _publish(merchant_id):
             pass
+        if bigruns.judge_all():
+            ring_publish(merchant_id)
     except sql.AWAY as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
@@ -193,6 +200,11 @@ def publish(merchant_id: int, **_: Any) -> None:
 def push(channel_id: int, **_: Any) -> None:
     """Push what a channel should show; suspects that turn up are read soon after."""
     channel = Channel.objects.get(pk=channel_id)
+
+    if channel.is_shadow:
+        _bell("push").answer(str(channel_id))
+        _guarded(channel, partial(shadow.note, channel_id))
+        return
 
     def work() -> bool:
         done = pushing.push_channel(live.engine(), channel=live.ref(channel), max_batches=1)
@@ -273,6 +285,25 @@ def reconcile_all(**_: Any) -> None:
 
 
 @shared_task
+def compare_shadows(**_: Any) -> None:
+    """Compare every channel in shadow mode that was not compared today, and forget what is too old (celery-beat, hourly)."""
+    now = clock.now()
+    _step("forget intended writes", partial(shadow.forget, now=now))
+    _step("forget what was let through", partial(bigruns.forget, now=now))
+    for channel_id in _step("find shadows", partial(shadow.due, now=now)) or ():
+        ring_compare_shadow(channel_id)
+
+
+@shared_task
+def compare_shadow(channel_id: int, **_: Any) -> None:
+    """Compare a channel in shadow mode with what it would be told."""
+    _bell("compare_shadow").answer(str(channel_id))
+    channel = Channel.objects.get(pk=channel_id)
+    if channel.is_shadow:
+        _guarded(channel, partial(shadow.compare, live.engine(), channel=channel))
+
+
+@shared_task
 def check_webhooks(**_: Any) -> None:
     """Look after every active channel's webhook subscriptions, and read what was missed if one was gone (celery-beat)."""
     for channel in Channel.objects.filter(state=ChannelState.ACTIVE):
@@ -302,6 +333,8 @@ def sweep(**_: Any) -> None:
     _step("end doubts", lambda: live.engine().books.end_doubts())
     _step("sweep holds", lambda: holds.sweep(now=clock.now()))
     _step("take up lines", sweeping.take_up_placeable_lines)
+    for merchant_id in _step("judge big runs", bigruns.judge_all) or ():
+        ring_publish(merchant_id)
     found = _step("find work", lambda: sweeping.sweep(now=clock.now()))
     if found is None:
         return

@@ -63,6 +63,7 @@ class PushTables:
                     JOIN channels_channel channel ON channel.id = batch.channel_id
                     WHERE batch.channel_id = %s AND batch.state IN ('intent', 'unknown')
                         AND batch.next_attempt_at <= now() AND channel.next_call_at <= now() AND channel.state = 'active'
+                        AND NOT channel.is_shadow
                     ORDER BY batch.next_attempt_at, batch.id LIMIT 1 FOR UPDATE OF batch SKIP LOCKED
                 )
                 UPDATE channels_pushbatch batch
@@ -93,7 +94,8 @@ class PushTables:
                 JOIN channels_listing listing ON listing.id = level.listing_id
                 JOIN channels_storelocation location ON location.id = level.store_location_id
                 JOIN channels_channel channel ON channel.id = level.channel_id
-                WHERE level.channel_id = %s AND channel.state = 'active' AND channel.next_call_at <= now()
+                WHERE level.channel_id = %s AND channel.state = 'active' AND NOT channel.is_shadow
+                    AND channel.next_call_at <= now()
                     AND level.is_out_of_sync AND level.next_push_at <= now()
                     -- A raise that was given up may still come true: it is not asked for again on top of that.
                     AND (level.desired < level.shown OR level.doubtful_by IS NULL OR level.doubtful_by = 0)

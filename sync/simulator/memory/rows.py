@@ -32,6 +32,7 @@ class ChannelRow:
     failures: int = 0
     failing_since: datetime | None = None
     last_error: str = ""
+    is_shadow: bool = False
 
 
 @dataclass(slots=True, eq=False)
