@@ -194,9 +194,18 @@ class ChannelAdmin(TenantAdmin):
     search_help_text = "Name or account"
     ordering = ("name",)
     actions_list = ("connect_shopify_store", "add_practice_store", "stop_writing", "resume_writing")
-    actions_detail = ("reconcile_now", "pause", "resume", "check_webhooks", "read_channel_again", "resume_raises")
+    actions_detail = (
+        "reconcile_now",
+        "pause",
+        "resume",
+        "check_webhooks",
+        "read_channel_again",
+        "resume_raises",
+        "shadow",
+        "restore",
+    )
     fieldsets = (
-        (None, {"fields": ("merchant", "name", ("kind", "account"), ("state_shown", "state_reason"))}),
+        (None, {"fields": ("merchant", "name", ("kind", "account"), ("state_shown", "state_reason"), "is_shadow")}),
         (
             "Sync",
             {
@@ -212,6 +221,10 @@ class ChannelAdmin(TenantAdmin):
             },
         ),
         ("Calls and outages", {"fields": ("breaker_shown", "budget_shown", "calls_shown", "outages_shown")}),
+        (
+            "Big changes",
+            {"fields": ("holds_big_runs", ("big_run_levels", "big_run_zero_percent", "big_run_change_percent"))},
+        ),
         ("Webhooks", {"fields": ("webhook_path",)}),
         ("Credentials", {"fields": ("credentials_shown", "new_client_secret")}),
         ("Locations", {"fields": ("locations_shown",)}),
@@ -221,6 +234,7 @@ class ChannelAdmin(TenantAdmin):
         "account",
         "state_shown",
         "state_reason",
+        "is_shadow",
         "orders_watermark",
         "raises_paused_at",
         "raises_paused_reason",
@@ -549,6 +563,16 @@ class ChannelAdmin(TenantAdmin):
             act=lambda channel, user, reason: steering.resume_raises(channel_id=channel.pk, user=user, reason=reason),
             done="{} is raised again where it should be.",
         )
+
+    @page_action("Shadow mode", path="shadow", icon="visibility")
+    def shadow(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Its page, which belongs to the engine."""
+        return HttpResponseRedirect(reverse("shadow", args=[self.get_managed(request, object_id).pk]))
+
+    @page_action("Restore…", path="restore", icon="history")
+    def restore(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Its page, which belongs to the engine."""
+        return HttpResponseRedirect(reverse("restore", args=[self.get_managed(request, object_id).pk]))
 
     @page_action("Check webhooks", path="check-webhooks", icon="webhook")
     def check_webhooks(self, request: HttpRequest, object_id: str) -> HttpResponse:

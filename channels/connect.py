@@ -12,7 +12,7 @@ from django.urls import reverse
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from channels import calls, credentials, origins, pacing, protocol
+from channels import calls, credentials, gate, origins, pacing, protocol
 from channels.connectors import REGISTRY
 from channels.models import Channel
 from synctec.lib.breaker import Standing
@@ -33,10 +33,12 @@ def reader_for(kind: str) -> protocol.EventReader:
 def connector_for(channel: Channel) -> protocol.Connector:
     """A connector to the channel, for one task in one thread. Cheap: session, pacer and token are shared.
 
+    It writes nothing to a channel in shadow mode, whoever asks it to.
+
     Raises:
         origins.SandboxOff: a sandbox store without a sandbox.
     """
-    return REGISTRY[channel.kind].connect(
+    connector = REGISTRY[channel.kind].connect(
         account=channel.account,
         base_url=origins.base_url(channel),
         token=TokenSource(channel),
@@ -44,6 +46,7 @@ def connector_for(channel: Channel) -> protocol.Connector:
         pacer=pacing.pacer_for(_redis(), channel_id=channel.pk, count=calls.counting_for(channel.pk)),
         downloads=origins.downloads_for(channel),
     )
+    return gate.gated(connector, channel_id=channel.pk)
 
 
 def callback_url(channel: Channel) -> str:

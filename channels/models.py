@@ -127,6 +127,38 @@ class Channel(models.Model):
     #: Set by an alarm: since then nothing is raised there (see `channels.steering.pause_raises`).
     raises_paused_at = models.DateTimeField(null=True, blank=True, editable=False)
     raises_paused_reason = models.CharField(max_length=500, blank=True, db_default="", editable=False)
+    #: Beside the state, which says whether the channel is read at all.
+    is_shadow = models.BooleanField(
+        "shadow mode",
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Everything is computed and nothing is written; it is compared with what the store shows.",
+    )
+    shadow_since = models.DateTimeField(null=True, blank=True, editable=False)
+    holds_big_runs = models.BooleanField(
+        "hold big changes",
+        default=True,
+        db_default=True,
+        help_text="Changes of too many listings at once that no sales explain wait until somebody confirms them.",
+    )
+    big_run_levels = models.PositiveSmallIntegerField(
+        "from so many levels on", default=20, db_default=20, help_text="Fewer changes are never held."
+    )
+    big_run_zero_percent = models.PositiveSmallIntegerField(
+        "taken to zero (%)",
+        default=20,
+        db_default=20,
+        validators=[MaxValueValidator(100)],
+        help_text="Held when more than this share of what the channel shows would be taken to zero.",
+    )
+    big_run_change_percent = models.PositiveSmallIntegerField(
+        "changed by more than half (%)",
+        default=50,
+        db_default=50,
+        validators=[MaxValueValidator(100)],
+        help_text="Held when more than this share of what the channel shows would change by more than half.",
+    )
 
     class Meta:
         constraints = [
@@ -137,6 +169,14 @@ class Channel(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(raises_paused_at__isnull=True) | ~Q(raises_paused_reason=""), name="channel_paused_says_why"
+            ),
+            models.CheckConstraint(
+                condition=Q(is_shadow=False, shadow_since__isnull=True) | Q(is_shadow=True, shadow_since__isnull=False),
+                name="channel_shadow_exactly_when_dated",
+            ),
+            models.CheckConstraint(
+                condition=Q(big_run_levels__gt=0, big_run_zero_percent__lte=100, big_run_change_percent__lte=100),
+                name="channel_big_run_terms_possible",
             ),
             models.UniqueConstraint(fields=["kind", "account"], name="channel_account_connected_once"),
             models.UniqueConstraint(fields=["merchant", "name"], name="channel_name_once_per_merchant"),

@@ -118,6 +118,8 @@ def stock_at_location(*, level: ListingLevel, user: User | None, now: datetime, 
         raise CannotSteer("All writing is stopped: resume it first.")
     if level.channel.state != ChannelState.ACTIVE:
         raise CannotSteer(f"{level.channel} is {level.channel.get_state_display().lower()}: it cannot be asked.")
+    if level.channel.is_shadow:
+        raise CannotSteer(f"{level.channel} is in shadow mode: nothing is written to it. Let it go live first.")
     # The same key for the same level and version: pressing twice asks once.
     connect.connector_for(level.channel).activate_level(
         inventory_item_id=level.listing.inventory_item_id,

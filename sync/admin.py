@@ -58,9 +58,13 @@ from sync.models import (
     Drift,
     DriftAction,
     Heartbeat,
+    HeldLevel,
     OrderLine,
+    PushHold,
     ReconcileRun,
     RunState,
+    ShadowReport,
+    ShadowWrite,
 )
 
 __all__ = ["admin_repairs"]  # registers its own
@@ -627,3 +631,78 @@ class CrontabAdmin(PlainCrontabAdmin, UnfoldModelAdmin):  # type: ignore[misc]
 @admin.register(ClockedSchedule)
 class ClockedAdmin(PlainClockedAdmin, UnfoldModelAdmin):  # type: ignore[misc]
     pass
+
+
+# --- shadow mode and held changes: their pages are in `sync.channel_pages` --------------------------------------------
+
+
+@admin.register(PushHold)
+class PushHoldAdmin(BigTableAdmin):
+    list_display = ("created_at", "channel", "kind", "state_badge", "reason", "decided_at")
+    list_filter = (channel_filter(), merchant_filter())
+    list_select_related = ("channel",)
+    fields = (
+        "channel",
+        ("kind", "state_badge"),
+        "reason",
+        "restored_to",
+        ("zeroed", "changed", "of_levels"),
+        ("created_at", "created_by"),
+        ("decided_at", "decided_by"),
+        "decision_reason",
+        "page",
+        "merchant",
+    )
+    readonly_fields = ("state_badge", "page")
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(pk=int(key)) if key.isascii() and key.isdigit() and len(key) < 19 else None
+
+    @column("state", badge={"held": "danger", "confirmed": "success", "cancelled": "info"})
+    def state_badge(self, hold: PushHold) -> str:
+        return hold.state
+
+    @column("page")
+    def page(self, hold: PushHold) -> str:
+        return format_html(
+            '<a class="text-primary-600 dark:text-primary-500" href="{}">What is held, and what to do</a>',
+            reverse("hold", args=[hold.pk]),
+        )
+
+
+@admin.register(HeldLevel)
+class HeldLevelAdmin(BigTableAdmin):
+    list_display = ("created_at", "channel", "listing_level", "kind", "from_quantity", "to_quantity", "state", "cause")
+    list_filter = (channel_filter(), merchant_filter())
+    list_select_related = ("channel", "listing_level__listing__channel", "listing_level__store_location__channel")
+    search_fields = ("id",)
+    search_help_text = "Exact SKU"
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(listing_level_id__in=listing_level_ids(request, key))
+
+
+@admin.register(ShadowWrite)
+class ShadowWriteAdmin(BigTableAdmin):
+    list_display = ("updated_at", "channel", "listing_level", "from_quantity", "to_quantity", "actual", "ended_at")
+    list_filter = (channel_filter(), merchant_filter())
+    list_select_related = ("channel", "listing_level__listing__channel", "listing_level__store_location__channel")
+    search_fields = ("id",)
+    search_help_text = "Exact SKU"
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(listing_level_id__in=listing_level_ids(request, key))
+
+
+@admin.register(ShadowReport)
+class ShadowReportAdmin(ReadOnlyAdmin):
+    list_display = ("day", "channel", "levels", "exact", "near", "compared_at")
+    list_filter = (channel_filter(), merchant_filter())
+    list_select_related = ("channel",)
+    ordering = ("-day", "channel")
+    fields = ("channel", ("day", "compared_at"), ("levels", "exact", "near"), "reasons_shown", "merchant")
+    readonly_fields = ("reasons_shown",)
+
+    @column("why others differ")
+    def reasons_shown(self, report: ShadowReport) -> str:
+        return pretty_json(report.reasons)

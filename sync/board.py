@@ -121,12 +121,14 @@ class Column:
     levels: int
     unmapped_listings: int
     warehouses: int
+    is_shadow: bool = False
+    holds: int = 0  # changes that wait for somebody
 
     @property
     def badge(self) -> str:
         """One or two words when something is not as usual, else nothing."""
         if self.state == ChannelState.ACTIVE:
-            return "no answer" if self.failures >= SILENT_FAILURES else ""
+            return "no answer" if self.failures >= SILENT_FAILURES else "shadow" if self.is_shadow else ""
         return {
             ChannelState.CONNECTING: "connecting",
             ChannelState.PAUSED: "paused",
@@ -139,7 +141,7 @@ class Column:
         """How grave the badge is: calm, warning or danger."""
         if self.state in (ChannelState.NEEDS_AUTH, ChannelState.UNINSTALLED):
             return "danger"
-        return "warning" if self.state == ChannelState.ACTIVE else "calm"
+        return "warning" if self.state == ChannelState.ACTIVE and self.failures >= SILENT_FAILURES else "calm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,8 @@ class Need:
     text: str
     admin_page: str
     query: str = ""
+    #: A page of our own instead, by its name.
+    page: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,7 +427,12 @@ _COLUMNS = """
                 WHERE listing.channel_id = channel.id
                   AND listing.sku_id IS NULL AND listing.deleted_at IS NULL
                 LIMIT %(limit)s) AS counted),
-           (SELECT count(*) FROM locations_mapping AS mapping WHERE mapping.store_location_id = location.id)
+           (SELECT count(*) FROM locations_mapping AS mapping WHERE mapping.store_location_id = location.id),
+           channel.is_shadow,
+           (SELECT count(*) FROM sync_heldlevel AS held
+             WHERE held.hold_id IN (
+                   SELECT id FROM sync_pushhold AS hold WHERE hold.channel_id = channel.id AND hold.state = 'held')
+               AND held.state = 'held')
       FROM locations_grouplocation AS member
       JOIN channels_storelocation AS location ON location.id = member.store_location_id
       JOIN channels_channel AS channel ON channel.id = location.channel_id
@@ -466,10 +475,12 @@ def _columns(view: View) -> tuple[Column, ...]:
             levels=levels,
             unmapped_listings=unmapped,
             warehouses=warehouses,
+            is_shadow=is_shadow,
+            holds=held,
         )
         for (
             location_id, channel_id, name, place, state, reason, failures,
-            units, percent, checked_at, levels, unmapped, warehouses,
+            units, percent, checked_at, levels, unmapped, warehouses, is_shadow, held,
         ) in rows
     )  # fmt: skip
 
@@ -556,9 +567,10 @@ def merge(one: Cell | None, other: Cell) -> Cell:
 
 _PULSE = f"""
     WITH places AS MATERIALIZED (
-        SELECT location.id, location.channel_id
+        SELECT location.id, location.channel_id, channel.is_shadow
           FROM locations_grouplocation AS member
           JOIN channels_storelocation AS location ON location.id = member.store_location_id
+          JOIN channels_channel AS channel ON channel.id = location.channel_id
          WHERE member.group_id = %(group)s AND member.merchant_id = %(merchant)s
     ), moving AS MATERIALIZED (
         -- Store by store and in the partial index's order: the few are found without reading the table.
@@ -569,6 +581,7 @@ _PULSE = f"""
                 WHERE level.channel_id = places.channel_id AND level.store_location_id = places.id
                   AND level.is_out_of_sync AND level.is_stocked
                 ORDER BY level.next_push_at LIMIT %(limit)s) AS level
+         WHERE NOT places.is_shadow
          LIMIT %(limit)s
     ), newest AS MATERIALIZED (
         SELECT event.id, event.state, event.duplicates
@@ -620,8 +633,10 @@ _PULSE = f"""
              WHERE listing.sku_id = ANY(%(skus)s) AND level.store_location_id IN (SELECT id FROM places)),
            (SELECT sum(hashtextextended(concat_ws('/', id, state, duplicates), 0)) FROM newest),
            (SELECT sum(hashtextextended(concat_ws('/',
-                       channel.id, channel.name, channel.state, channel.failures), 0))
+                       channel.id, channel.name, channel.state, channel.failures, channel.is_shadow), 0))
               FROM channels_channel AS channel WHERE channel.id IN (SELECT channel_id FROM places)),
+           (SELECT sum(hashtextextended(concat_ws('/', hold.id, hold.state), 0)) FROM sync_pushhold AS hold
+             WHERE hold.channel_id IN (SELECT channel_id FROM places) AND hold.state = 'held'),
            (SELECT max(run.id) FROM sync_reconcilerun AS run
              WHERE run.channel_id IN (SELECT channel_id FROM places) AND run.state = 'done'),
            (SELECT string_agg(CASE WHEN merchant_id IS NULL THEN 'by an operator, for everybody: ' ELSE '' END || reason,
@@ -720,6 +735,10 @@ def _needs_of_store(column: Column) -> list[Need]:
         needs.append(Need("danger", f"The app was removed from {column.name}", "channels_channel"))
     elif column.state == ChannelState.ACTIVE and column.failures >= SILENT_FAILURES:
         needs.append(Need("warning", f"{column.name} does not answer", "channels_channel"))
+    if column.holds:
+        changes = words.count(column.holds, "change")
+        verb = "is" if column.holds == 1 else "are"
+        needs.append(Need("danger", f"{changes} of {column.name} {verb} held: confirm, or put right", "", page="holds"))
     if column.unmapped_listings:
         listings = words.count(column.unmapped_listings, "listing", limit=COUNT_LIMIT)
         verb = "is" if column.unmapped_listings == 1 else "are"

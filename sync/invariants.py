@@ -272,11 +272,18 @@ ALWAYS = (
         # of our hands. Unions of sets that overlap are left to the proofs of `locations.publishing`.
         """
         WITH RECURSIVE shelf AS (
-            SELECT member.merchant_id, member.group_id, level.id, listing.sku_id, coalesce(level.desired, 0) AS desired,
+            SELECT member.merchant_id, member.group_id, level.id, listing.sku_id,
+                -- What a store in shadow mode should show is said to nobody: no more than it shows counts.
+                CASE WHEN channel.is_shadow THEN least(coalesce(level.desired, 0), greatest(0, level.shown, level.reported))
+                    ELSE coalesce(level.desired, 0) END AS desired,
                 greatest(0, level.shown, level.reported) + greatest(0, push.to_quantity - push.from_quantity)
                     + CASE WHEN level.doubtful_until > now() THEN level.doubtful_by ELSE 0 END AS ceiling,
-                level.suspect_since IS NOT NULL AS is_suspect,
-                channel.state <> 'active' OR channel.failures >= 2 AS is_silent,
+                -- What is held shows what it did, until somebody confirms the change.
+                level.suspect_since IS NOT NULL OR EXISTS (
+                    SELECT 1 FROM sync_heldlevel held WHERE held.listing_level_id = level.id
+                        AND held.state IN ('watched', 'held')
+                ) AS is_suspect,
+                channel.state <> 'active' OR channel.is_shadow OR channel.failures >= 2 AS is_silent,
                 ARRAY(SELECT warehouse_id FROM locations_mapping mapping
                     WHERE mapping.store_location_id = member.store_location_id ORDER BY 1) AS warehouses
             FROM locations_locationgroup shelf_group
@@ -380,7 +387,7 @@ WHEN_QUIET = (
         "every published level of an active channel shows what it should",
         """
         SELECT level.id AS listing_level, level.reported, level.desired, level.last_error FROM channels_listinglevel level
-        JOIN channels_channel channel ON channel.id = level.channel_id AND channel.state = 'active'
+        JOIN channels_channel channel ON channel.id = level.channel_id AND channel.state = 'active' AND NOT channel.is_shadow
         WHERE level.desired IS NOT NULL AND level.desired <> level.reported
         """,
     ),

@@ -271,6 +271,8 @@ class Target(NamedTuple):
     #: Of its channel: since when it does not answer. One that is not written to any more has been so for ever, since nobody
     #: asks it how long: whatever it may sell is its own.
     failing_since: datetime | None
+    #: Its channel is in shadow mode: a silent one to all others; its own number is what would be written if it were not.
+    is_shadow: bool = False
 
 
 class Group(NamedTuple):
@@ -339,6 +341,13 @@ class PublishBooks(Protocol):
 
     def load_rules(self, channel_ids: Collection[int], sku_ids: Collection[int]) -> dict[tuple[str, int, int], Rule]:
         """Rules by what they are for: ("channel", id, 0), ("sku", channel id, SKU id), ("listing", id, 0)."""
+        ...
+
+    def restrain(self, merchant_id: int, wished: Sequence[Desire], now: datetime) -> list[Desire]:
+        """What the levels may be told of what is `wished`: many big changes that no sales explain wait for a person.
+
+        Everything is given, changed or not. A number that is held stays, less what was sold since (see `sync.blast`).
+        """
         ...
 
     def write_desires(self, changed: Sequence[Desire], marks: Mapping[int, Mark], now: datetime) -> None:
@@ -625,7 +634,9 @@ class CheckBooks(Protocol):
         """
         ...
 
-    def edits(self, channel_id: int) -> Edits: ...
+    def edits(self, channel_id: int) -> Edits:
+        """What is done about changes by hand. In shadow mode the pool is left alone: another system may keep that store."""
+        ...
 
     def hold_places(self, level_ids: Collection[int]) -> dict[int, tuple[int, ...]]:
         """Per level, the stock levels that units missing there may be taken from: first the one where some are held, then

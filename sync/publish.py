@@ -56,23 +56,40 @@ def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
             for family in _families(members, parts) if group.policy != Policy.SHARED else [members]:
                 shelves = [_shelf(target, group, parts, drawn_on, rules, now) for target in family]
                 pool = _pool(shelves, group, stock)
-                result = numbers(
-                    shelves, {cell: held.available for cell, held in pool.items()}, _terms(group, shelves, pool)
-                )
+                units = {cell: held.available for cell, held in pool.items()}
+                terms = _terms(group, shelves, pool)
+                result = numbers(shelves, units, terms)
                 desired.update(result.shown)
                 quotas.update(result.quotas)
+                if group.policy != Policy.SHARED:
+                    desired.update(_in_shadow(family, shelves, units, terms))
         # Where nobody divides units any more, holds may have all of them again.
         left = [cell for cell, held in stock.items() if held.quota is not None and cell not in quotas]
         quotas |= dict.fromkeys(books.undivided(left) if left else ())
-        changed = [
-            Desire(target, desired[target.level_id]) for target in targets if desired[target.level_id] != target.desired
-        ]
+        wished = [Desire(target, desired[target.level_id]) for target in targets]
+        allowed = books.restrain(merchant_id, wished, now)
+        changed = [desire for desire in allowed if desire.desired != desire.target.desired]
         books.write_quotas(
             merchant_id, {cell: quota for cell, quota in quotas.items() if cell in stock and stock[cell].quota != quota}
         )
         books.write_desires(changed, marks, now)
         failpoint("publish.before_commit")
     return Published(len(marks), len(changed), {desire.target.channel_id for desire in changed})
+
+
+def _in_shadow(
+    family: Sequence[Target], shelves: Sequence[Shelf], units: Mapping[tuple[int, int], int], terms: Terms
+) -> dict[int, int]:
+    """What each channel in shadow mode would be told if it went live now. The others are told as if it never did."""
+    told: dict[int, int] = {}
+    for channel_id in sorted({target.channel_id for target in family if target.is_shadow}):
+        live = [
+            shelf._replace(silent_for=None) if target.channel_id == channel_id else shelf
+            for target, shelf in zip(family, shelves, strict=True)
+        ]
+        shown = numbers(live, units, terms).shown
+        told |= {target.level_id: shown[target.level_id] for target in family if target.channel_id == channel_id}
+    return told
 
 
 def _by_group(targets: Iterable[Target], drawn_on: Mapping[int, Sequence[int]]) -> dict[int, list[Target]]:

@@ -31,7 +31,7 @@ from channels.models import Channel, ChannelState
 from channels.urgency import Urgency
 from inventory import holds
 from sync import apply as applying
-from sync import auditor, due, jobs, letters, live, outage, passes, reports, snapshots
+from sync import auditor, bigruns, due, jobs, letters, live, outage, passes, reports, shadow, snapshots
 from sync import check as checking
 from sync import explain as explaining
 from sync import publish as publishing
@@ -137,6 +137,11 @@ def ring_full_sync(channel_id: int) -> None:
     _ring(full_sync, "full_sync", channel_id)
 
 
+def ring_compare_shadow(channel_id: int) -> None:
+    """Somebody wants to know how a channel in shadow mode compares now."""
+    _ring(compare_shadow, "compare_shadow", channel_id)
+
+
 def ring_activate(channel_id: int) -> None:
     """A channel was connected: bring it in."""
     _ring(activate, "activate", channel_id)
@@ -214,6 +219,8 @@ def publish(merchant_id: int, **_: Any) -> None:
     try:
         while _publish(merchant_id):
             pass
+        if bigruns.judge_all():
+            ring_publish(merchant_id)
     except sql.AWAY as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
@@ -222,6 +229,11 @@ def publish(merchant_id: int, **_: Any) -> None:
 def push(channel_id: int, **_: Any) -> None:
     """Push what a channel should show; suspects that turn up are read soon after."""
     channel = Channel.objects.get(pk=channel_id)
+
+    if channel.is_shadow:
+        _bell("push").answer(str(channel_id))
+        _guarded(channel, partial(shadow.note, channel_id))
+        return
 
     def work() -> bool:
         done = pushing.push_channel(live.engine(), channel=live.ref(channel), max_batches=1)
@@ -339,6 +351,25 @@ def report(**_: Any) -> None:
 
 
 @shared_task
+def compare_shadows(**_: Any) -> None:
+    """Compare every channel in shadow mode that was not compared today, and forget what is too old (celery-beat, hourly)."""
+    now = clock.now()
+    _step("forget intended writes", partial(shadow.forget, now=now))
+    _step("forget what was let through", partial(bigruns.forget, now=now))
+    for channel_id in _step("find shadows", partial(shadow.due, now=now)) or ():
+        ring_compare_shadow(channel_id)
+
+
+@shared_task
+def compare_shadow(channel_id: int, **_: Any) -> None:
+    """Compare a channel in shadow mode with what it would be told."""
+    _bell("compare_shadow").answer(str(channel_id))
+    channel = Channel.objects.get(pk=channel_id)
+    if channel.is_shadow:
+        _guarded(channel, partial(shadow.compare, live.engine(), channel=channel))
+
+
+@shared_task
 def check_webhooks(**_: Any) -> None:
     """Look after every active channel's webhook subscriptions, and read what was missed if one was gone (celery-beat)."""
     for channel in Channel.objects.filter(state=ChannelState.ACTIVE):
@@ -403,6 +434,8 @@ def sweep(**_: Any) -> None:
     _step("take up lines", sweeping.take_up_placeable_lines)
     _step("keep dead letters", letters.keep)
     _step("find passes", _ring_due)
+    for merchant_id in _step("judge big runs", bigruns.judge_all) or ():
+        ring_publish(merchant_id)
     found = _step("find work", lambda: sweeping.sweep(now=clock.now()))
     if found is None:
         return

@@ -6,7 +6,7 @@ from datetime import date
 
 from django.urls import path, register_converter
 
-from sync import health, repair_api, repair_views, views
+from sync import channel_pages, health, repair_api, repair_views, views
 from sync import report_views as reports
 
 
@@ -68,6 +68,12 @@ urlpatterns = [
     path("reports/mail/", reports.want_mail, name="report_mail"),
     path("reports/<date:day>/", reports.day, name="report"),
     path("reports/<date:day>.csv", reports.day_csv, name="report_csv"),
+    path("holds/", channel_pages.holds_page, name="holds"),
+    path("holds/<int:hold_id>/", channel_pages.hold_page, name="hold"),
+    path("stores/<int:channel_id>/shadow/", channel_pages.shadow_page, name="shadow"),
+    path("stores/<int:channel_id>/shadow/report.csv", channel_pages.shadow_csv, name="shadow_csv"),
+    path("stores/<int:channel_id>/live/", channel_pages.go_live_page, name="go_live"),
+    path("stores/<int:channel_id>/restore/", channel_pages.restore_page, name="restore"),
     path("livez", health.livez, name="livez"),
     path("readyz", health.readyz, name="readyz"),
     path("healthz", health.healthz, name="healthz"),

@@ -138,7 +138,9 @@ def _live(request: HttpRequest, seats: Seats, address: Address, shown: boards.Bo
         {
             "tone": need.tone,
             "text": need.text,
-            "url": admin_url(request, need.admin_page, "changelist", need.query),
+            "url": _page_url(need.page, address)
+            if need.page
+            else admin_url(request, need.admin_page, "changelist", need.query),
         }
         for need in shown.needs
     ]
@@ -158,6 +160,10 @@ def _live(request: HttpRequest, seats: Seats, address: Address, shown: boards.Bo
         "has_channels": not shown.columns and boards.has_channels(seats.current.merchant.pk),
         **_empty_links(request),
     }
+
+
+def _page_url(page: str, address: Address) -> str:
+    return reverse(page) + (f"?{urlencode({'merchant': address.merchant})}" if address.merchant else "")
 
 
 def _empty_links(request: HttpRequest) -> dict[str, str]:

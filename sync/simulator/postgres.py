@@ -435,6 +435,7 @@ def _configure(
             name=f"Store {store.number}",
             account=f"store-{store.number}.example",
             state=ChannelState.ACTIVE,
+            holds_big_runs=False,
             orders_counted_from=EPOCH,
             **mine,
         )

@@ -16,11 +16,12 @@ from sync.tables.inbox import InboxTables
 from sync.tables.polling import PollTables
 from sync.tables.publishing import PublishTables
 from sync.tables.pushing import PushTables
+from sync.tables.restraint import RestraintTables
 from sync.tables.stock import StockTables
 from synctec.lib import sql
 
 
-class Tables(InboxTables, StockTables, PublishTables, PushTables, CheckTables, PollTables):
+class Tables(InboxTables, StockTables, PublishTables, RestraintTables, PushTables, CheckTables, PollTables):
     """All of it."""
 
     @contextmanager

@@ -51,7 +51,13 @@ class CheckTables:
         return None if has_pending else orders_read_at
 
     def edits(self, channel_id: int) -> Edits:
-        [row] = sql.rows("SELECT on_loss, on_gain FROM channels_channel WHERE id = %s", [channel_id])
+        [row] = sql.rows(
+            """
+            SELECT CASE WHEN is_shadow THEN 'override' ELSE on_loss END, CASE WHEN is_shadow THEN 'override' ELSE on_gain END
+            FROM channels_channel WHERE id = %s
+            """,
+            [channel_id],
+        )
         return Edits(*row)
 
     def hold_places(self, level_ids: Collection[int]) -> dict[int, tuple[int, ...]]:

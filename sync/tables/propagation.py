@@ -27,6 +27,7 @@ def load_windows(group_ids: Collection[int]) -> dict[int, float]:
             FROM locations_grouplocation member
             JOIN channels_storelocation place ON place.id = member.store_location_id
             JOIN channels_channel channel ON channel.id = place.channel_id AND channel.state = 'active'
+                AND NOT channel.is_shadow
             WHERE member.group_id = ANY(%s::bigint[]) GROUP BY member.group_id
             """,
             [UNKNOWN_PROPAGATION_SECONDS, UNKNOWN_PROPAGATION_SECONDS, sorted(group_ids)],

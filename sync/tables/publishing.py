@@ -96,8 +96,9 @@ class PublishTables:
                         + greatest(0, push.to_quantity - push.from_quantity)
                         + coalesce(level.doubtful_by, 0)) ELSE 0 END,
                     level.rush_units, level.usual_units, level.largest_sale, level.sold_at,
-                    CASE WHEN channel.state <> 'active' THEN channel.created_at
-                        WHEN channel.failures >= %s THEN channel.failing_since END
+                    CASE WHEN channel.state <> 'active' OR channel.is_shadow THEN channel.created_at
+                        WHEN channel.failures >= %s THEN channel.failing_since END,
+                    channel.is_shadow
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id
                 JOIN channels_channel channel ON channel.id = level.channel_id
@@ -249,9 +250,9 @@ class PublishTables:
 
 
 def _target(*row: Any) -> Target:
-    *facts, rush_units, usual_units, largest_sale, sold_at, failing_since = row
+    *facts, rush_units, usual_units, largest_sale, sold_at, failing_since, is_shadow = row
     velocity = Velocity(rush_units, usual_units, largest_sale, sold_at)
-    return Target(*facts, velocity=velocity, failing_since=failing_since)  # type: ignore[misc]  # facts are not endless
+    return Target(*facts, velocity=velocity, failing_since=failing_since, is_shadow=is_shadow)  # type: ignore[misc]  # facts are not endless
 
 
 def _families(sku_ids: Collection[int]) -> dict[int, set[int]]:

@@ -79,6 +79,7 @@ class PushTables:
                     WHERE batch.channel_id = %s AND batch.state IN ('intent', 'unknown')
                         AND batch.next_attempt_at <= now() AND channel.next_call_at <= now() AND channel.state = 'active'
                         AND NOT channels_writing_is_stopped(channel.merchant_id)
+                        AND NOT channel.is_shadow
                     ORDER BY batch.next_attempt_at, batch.id LIMIT 1 FOR UPDATE OF batch SKIP LOCKED
                 )
                 UPDATE channels_pushbatch batch
@@ -110,8 +111,8 @@ class PushTables:
                 JOIN channels_listing listing ON listing.id = level.listing_id
                 JOIN channels_storelocation location ON location.id = level.store_location_id
                 JOIN channels_channel channel ON channel.id = level.channel_id
-                WHERE level.channel_id = %s AND channel.state = 'active' AND channel.next_call_at <= now()
-                    AND NOT channels_writing_is_stopped(channel.merchant_id)
+                WHERE level.channel_id = %s AND channel.state = 'active' AND NOT channel.is_shadow
+                    AND channel.next_call_at <= now() AND NOT channels_writing_is_stopped(channel.merchant_id)
                     AND level.is_out_of_sync AND level.next_push_at <= now()
                     -- So much differs in this store that nobody knows what a raise would be on top of.
                     AND (level.desired < level.shown OR channel.raises_paused_at IS NULL)

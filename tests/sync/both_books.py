@@ -135,6 +135,8 @@ class Side:
     #: (channel, topic, webhook id, correlation id): a webhook arrives.
     deliver: Callable[[int, str, str, uuid.UUID], object]
     set_state: Callable[[int, str], object]
+    #: (channel, is it on): somebody switches shadow mode.
+    set_shadow: Callable[[int, bool], object]
     set_clock: Callable[[datetime], object]
     #: (warehouse, is it on): somebody switches it.
     switch: Callable[[int, bool], object]
@@ -334,6 +336,7 @@ def _in_tables(groups: Groups) -> Side:
         _find_in_tables,
         _deliver_to_tables,
         _set_state_in_tables,
+        _set_shadow_in_tables,
         _set_clock,
         _switch_in_tables,
         _pause_raises_in_tables,
@@ -362,6 +365,15 @@ def _deliver_to_tables(channel: int, topic: str, webhook_id: str, correlation_id
 
 def _set_state_in_tables(channel: int, state: str) -> None:
     sql.execute("UPDATE channels_channel SET state = %s WHERE id = %s", [state, channel])
+    [(now,)] = sql.rows("SELECT now()")
+    propagation.mark_groups_dirty(channel, now)
+
+
+def _set_shadow_in_tables(channel: int, is_on: bool) -> None:
+    sql.execute(
+        "UPDATE channels_channel SET is_shadow = %s, shadow_since = CASE WHEN %s THEN now() END WHERE id = %s",
+        [is_on, is_on, channel],
+    )
     [(now,)] = sql.rows("SELECT now()")
     propagation.mark_groups_dirty(channel, now)
 
@@ -553,6 +565,7 @@ def _in_memory(clock: Clock, groups: Groups) -> Side:
         lambda: _find_in_memory(books, clock.now),
         deliver,
         books.set_channel_state,
+        books.set_channel_shadow,
         lambda now: None,
         lambda warehouse, is_on: books.switch_warehouse(warehouse, is_on=is_on),
         lambda channel, is_paused: books.pause_raises(channel, is_paused=is_paused),

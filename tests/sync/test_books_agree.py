@@ -429,7 +429,7 @@ def gives_back(life: Life, engine: Engine, dice: random.Random) -> object:
 def rests(life: Life, engine: Engine, dice: random.Random) -> object:
     """A channel is left alone, or set going again."""
     channel = dice.choice(CHANNELS)
-    match dice.choice(["rests", "fails", "is out", "answers", "stops", "starts", "marks", "alarms"]):
+    match dice.choice(["rests", "fails", "is out", "answers", "stops", "starts", "marks", "alarms", "hides", "shows"]):
         case "rests":
             engine.books.rest_channel(channel, timedelta(seconds=3), "asked to wait")
         case "fails":
@@ -444,6 +444,10 @@ def rests(life: Life, engine: Engine, dice: random.Random) -> object:
             life.side.set_state(channel, "active")
         case "alarms":
             life.side.pause_raises(channel, dice.random() < 0.5)
+        case "hides":
+            life.side.set_shadow(EAST, True)
+        case "shows":
+            life.side.set_shadow(EAST, False)
         case "marks":
             engine.books.mark_shelves_dirty(_ref(channel), life.clock.now)
     return None

@@ -51,7 +51,7 @@ def test_a_manager_cancels_a_pass_with_a_reason(client: Client, alder: Trade) ->
     assert run.cancel_requested_at is None
     client.post(page, {"reason": "the store is being moved"})
 
-    run.refresh_from_db()
+    run = ReconcileRun.objects.get(pk=run.pk)
     assert (run.cancelled_by, run.state) == (user, RunState.RUNNING)
     assert run.cancel_requested_at is not None
     assert AuditEvent.objects.get(action="reconcile.cancel").reason == "the store is being moved"

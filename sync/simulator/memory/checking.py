@@ -50,7 +50,7 @@ class CheckMemory(Kept):
 
     def edits(self, channel_id: int) -> Edits:
         channel = self.channels[channel_id]
-        return Edits(channel.on_loss, channel.on_gain)
+        return Edits("override", "override") if channel.is_shadow else Edits(channel.on_loss, channel.on_gain)
 
     def hold_places(self, level_ids: Collection[int]) -> dict[int, tuple[int, ...]]:
         return {

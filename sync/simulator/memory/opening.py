@@ -50,6 +50,16 @@ class OpeningMemory(StockMemory):
         channel = self.channels[channel_id]
         self._touch(channel)
         channel.state = state
+        self._tell_changed(channel_id)
+
+    def set_channel_shadow(self, channel_id: int, is_on: bool) -> None:
+        """Somebody has switched shadow mode on or off."""
+        channel = self.channels[channel_id]
+        self._touch(channel)
+        channel.is_shadow = is_on
+        self._tell_changed(channel_id)
+
+    def _tell_changed(self, channel_id: int) -> None:
         self._mark_groups_dirty(
             [group for group in self._groups_of(channel_id) if group.policy != "shared"], self._now()
         )

@@ -103,6 +103,7 @@ class PublishMemory(Kept):
                             ceiling=self._ceiling(level),
                             velocity=level.velocity,
                             failing_since=self._failing_since(level.channel_id),
+                            is_shadow=self.channels[level.channel_id].is_shadow,
                         )
                     )
         targets.sort(key=_by_level_id)
@@ -122,7 +123,7 @@ class PublishMemory(Kept):
 
     def _failing_since(self, channel_id: int) -> datetime | None:
         channel = self.channels[channel_id]
-        if channel.state != "active":
+        if channel.state != "active" or channel.is_shadow:
             return channel.created_at
         return channel.failing_since if channel.failures >= OUTAGE_FAILURES else None
 
@@ -165,6 +166,10 @@ class PublishMemory(Kept):
             for key, rule in self._rules.get(channel, {}).items()
             if key[0] != "sku" or key[2] in sku_ids
         }
+
+    def restrain(self, merchant_id: int, wished: Sequence[Desire], now: datetime) -> list[Desire]:
+        # No channel in memory holds big changes: nobody is there to confirm them.
+        return list(wished)
 
     def write_desires(self, changed: Sequence[Desire], marks: Mapping[int, Mark], now: datetime) -> None:
         for desire in changed:
@@ -245,7 +250,7 @@ class PublishMemory(Kept):
 
 def _window(channels: Iterable[ChannelRow]) -> float:
     """How long news takes from the slowest active channel to the slowest (seconds)."""
-    rows = [row for row in channels if row.state == "active"]
+    rows = [row for row in channels if row.state == "active" and not row.is_shadow]
     return max((row.inbound.seconds for row in rows), default=0.0) + max(
         (row.outbound.seconds for row in rows), default=0.0
     )

@@ -38,7 +38,7 @@ class PushMemory(PublishMemory):
         unanswered = self._unanswered.get(channel_id)
         channel = self.channels[channel_id]
         now = self._now()
-        if not unanswered or channel.state != "active" or channel.next_call_at > now:
+        if not unanswered or channel.state != "active" or channel.is_shadow or channel.next_call_at > now:
             return None
         due = [
             (batch.next_attempt_at, place, batch)
@@ -74,7 +74,7 @@ class PushMemory(PublishMemory):
         self._locks("picking levels")
         channel = self.channels[channel_id]
         now = self._now()
-        if channel.state != "active" or channel.next_call_at > now:
+        if channel.state != "active" or channel.is_shadow or channel.next_call_at > now:
             return []
         picked = []
         for level in self._stirring(channel_id):

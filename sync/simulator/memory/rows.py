@@ -34,6 +34,7 @@ class ChannelRow:
     failing_cause: str = ""
     last_error: str = ""
     has_paused_raises: bool = False
+    is_shadow: bool = False
 
 
 @dataclass(slots=True, eq=False)
