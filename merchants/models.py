@@ -71,6 +71,7 @@ class Scope(models.TextChoices):
     STOCK_WRITE = "stock:write", "Report movements, transfers and counts"
     HOLDS_WRITE = "holds:write", "Reserve stock"
     FEED_READ = "feed:read", "Follow every change of stock"
+    HEALTH_READ = "health:read", "Read the health scorecard"
 
 
 class ApiKey(models.Model):

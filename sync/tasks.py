@@ -27,7 +27,7 @@ from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
 from inventory import holds
 from sync import apply as applying
-from sync import auditor, live, outage, passes
+from sync import auditor, buffers, history, live, outage, passes, presence
 from sync import check as checking
 from sync import publish as publishing
 from sync import push as pushing
@@ -56,6 +56,8 @@ STAYING = frozenset({"apply", "push"})
 HEARD_SECONDS = 0.2
 #: Of all its questions together; what takes longer than that for one is given up before (see `sync.auditor`).
 AUDIT_SECONDS_MAX = 1_200
+#: Of an hour's reading and the days it keeps.
+KEEP_SECONDS_MAX = 1_200
 #: After the broker refused a message, nobody tries again for this long: a webhook must not wait for a dead broker.
 BROKER_PAUSE_SECONDS = 1.0
 
@@ -295,9 +297,18 @@ def audit(**_: Any) -> None:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
+@shared_task(soft_time_limit=KEEP_SECONDS_MAX, time_limit=KEEP_SECONDS_MAX + 60)
+def keep_scores(**_: Any) -> None:
+    """Keep what the scorecard shows of days gone by (celery-beat, hourly); what was missed is made up for."""
+    _step("read buffers", lambda: buffers.read_hours(now=clock.now()))
+    _step("keep days", lambda: history.keep_days(now=clock.now()))
+    _step("forget presence", lambda: presence.forget(now=clock.now()))
+
+
 @shared_task
 def sweep(**_: Any) -> None:
     """Find what no doorbell announced, and ring for it (celery-beat, every few seconds)."""
+    _step("be present", lambda: presence.note("workers", "beat", now=clock.now()))
     _step("mind the clock", lambda: live.engine().books.mind_clock())
     _step("end doubts", lambda: live.engine().books.end_doubts())
     _step("sweep holds", lambda: holds.sweep(now=clock.now()))
