@@ -5,20 +5,22 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
+from celery.signals import task_postrun
 from django.db import transaction
 
 from channels import connect, inbox, mapping, onboarding, protocol, states, steering
 from channels.models import Channel, Listing
 from inventory import holds, stock
 from locations import matrix
-from sync import register, tasks
+from sync import presence, register, tasks
 from sync.decide import Line, ends_hold
 from sync.models import OrderLine
 from sync.tables import propagation, upkeep
-from synctec.lib import clock
+from synctec.lib import clock, sql
 from synctec.lib.ids import uuid7
 
 
@@ -34,6 +36,14 @@ def attach() -> None:
     steering.on_reconcile.append(tasks.ring_reconcile)
     onboarding.on_connected.append(tasks.ring_activate)
     states.on_change.append(_channel_changed)
+    task_postrun.connect(_task_ended, weak=False, dispatch_uid="presence")
+
+
+def _task_ended(**_: object) -> None:
+    """Whoever ends a task is there; while the database is away, that is nobody."""
+    with suppress(*sql.AWAY):
+        presence.note("workers", now=clock.now())
+        sql.give_back()
 
 
 def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uuid.UUID, now: datetime) -> None:

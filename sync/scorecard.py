@@ -168,13 +168,24 @@ def _latencies(span: Span) -> Found:
     ):
         found[channel_id]["latency"][place] = count
         found[channel_id]["still_waiting"] += waiting
-    for place, count, waiting in sql.rows(
-        _LATENCY_OF_SALES,
-        [*lowers, span.first_id, span.end_id, *_CLASS_PARAMETERS, span.since, span.until],
-    ):
-        found[None]["latency"][place] = count
-        found[None]["still_waiting"] += waiting
+    latency, waiting = _sales_latencies(span)
+    if latency:
+        found[None] = {"latency": latency, "still_waiting": waiting}
     return found
+
+
+def _sales_latencies(span: Span) -> tuple[dict[int, int], int]:
+    lowers = (span.first_id, span.last_write_id, span.merchants, span.merchants)
+    parameters = [*lowers, span.first_id, span.end_id, *_CLASS_PARAMETERS, span.since, span.until]
+    told = sql.rows(_LATENCY_OF_SALES, parameters)
+    return {place: count for place, count, _ in told}, sum(waiting for _, _, waiting in told)
+
+
+def sale_latencies(
+    merchants: Sequence[int], *, now: datetime, span: timedelta = timedelta(hours=1)
+) -> tuple[dict[int, int], int]:
+    """The latencies of the newest sales by class (`sync.score.percentile`), and how many of them are still on their way."""
+    return _sales_latencies(Span(sorted(merchants), now - span, now))
 
 
 _EVENTS: Final[LiteralString] = """

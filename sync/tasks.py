@@ -27,7 +27,7 @@ from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
 from inventory import holds
 from sync import apply as applying
-from sync import auditor, buffers, history, live, outage, passes, presence
+from sync import auditor, buffers, history, live, outage, passes, presence, telling
 from sync import check as checking
 from sync import publish as publishing
 from sync import push as pushing
@@ -163,7 +163,9 @@ def apply(merchant_id: int, **_: Any) -> None:
     """Apply a merchant's pending events and publish what they changed."""
 
     def work() -> bool:
+        began_at = time.time()
         applied = applying.apply_batch(live.engine(), merchant_id=merchant_id)
+        telling.applied(merchant_id, applied, began_at=began_at)
         if applied.dirty:
             _publish(merchant_id)
         return applied.claimed > applied.busy
@@ -173,8 +175,10 @@ def apply(merchant_id: int, **_: Any) -> None:
 
 
 def _publish(merchant_id: int) -> bool:
+    began_at = time.time()
     published = publishing.publish_batch(live.engine(), merchant_id=merchant_id)
     failpoint("publish.after_commit")
+    telling.published(merchant_id, published, began_at=began_at)
     for channel_id in published.channels:
         ring_push(channel_id)
     return published.skus > 0
@@ -197,7 +201,9 @@ def push(channel_id: int, **_: Any) -> None:
     channel = Channel.objects.get(pk=channel_id)
 
     def work() -> bool:
+        began_at = time.time()
         done = pushing.push_channel(live.engine(), channel=live.ref(channel), max_batches=1)
+        telling.pushed(channel, done, began_at=began_at)
         if done.has_suspects:
             ring_check(channel_id)
         return done.batches > 0 and not done.wait_seconds and not done.unknown
@@ -344,6 +350,7 @@ def _step(step: str, act: Callable[[], T]) -> T | None:
 
 def _guarded(channel: Channel, work: Callable[[], object]) -> None:
     """A channel that cannot be asked is the channel's trouble, not the worker's: note it and leave it to the sweep."""
+    structlog.contextvars.bind_contextvars(merchant_id=channel.merchant_id, channel_id=channel.pk)
     try:
         work()
     except protocol.ChannelError as error:
