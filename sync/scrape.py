@@ -131,7 +131,9 @@ def _fill(gauges: dict[str, GaugeMetricFamily]) -> None:
     gauges["broken_invariants"].add_metric([], broken)
     latency, on_their_way = sale_latencies(merchants, now=now)
     for share in LATENCY_SHARES:
-        gauges["sale_latency_seconds"].add_metric([str(share)], percentile(latency, share) or 0.0)
+        seconds = percentile(latency, share)
+        if seconds is not None:
+            gauges["sale_latency_seconds"].add_metric([str(share)], seconds)
     gauges["sales_on_their_way"].add_metric([], on_their_way)
     _fill_channels(gauges)
 
