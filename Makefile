@@ -83,7 +83,7 @@ lock: $(STAMP) ## Write constraints.txt anew after a change of the requirements
 	$(BIN)/uv pip compile requirements-dev.txt --universal --python-version 3.11 --quiet \
 		--custom-compile-command "make lock" --output-file constraints.txt
 
-$(STAMP): requirements.txt requirements-dev.txt constraints.txt
+$(STAMP): requirements.txt requirements-otel.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "SyncTec needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \

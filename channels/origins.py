@@ -64,10 +64,10 @@ def shopify_downloads() -> GuardedSession:
 @lru_cache(maxsize=4)
 def sandbox_session(url: str) -> GuardedSession:
     """The session for everything the sandbox offers. It may be on loopback: the operator set its address."""
-    return GuardedSession(AddressRule.exact_origin(url), pool_size=32)
+    return GuardedSession(AddressRule.exact_origin(url), pool_size=32, purpose="sandbox")
 
 
 @lru_cache(maxsize=1024)
 def shopify_session(account: str) -> GuardedSession:
     """The session for one Shopify store; the domain was checked before it was stored."""
-    return GuardedSession(AddressRule.https_hosts(account))
+    return GuardedSession(AddressRule.https_hosts(account), purpose="shopify")

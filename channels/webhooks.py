@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -31,7 +32,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from channels import connect, credentials, inbox, protocol
 from channels.models import Channel, ChannelKind
-from synctec.lib import sql
+from synctec.lib import metrics, sql, tracing
 from synctec.lib.combiner import NotDone
 from synctec.lib.failpoints import failpoint
 
@@ -82,6 +83,27 @@ def deliver(request: HttpRequest, kind: str, token: str) -> HttpResponse:
 
     A plain view: sender and body are known by the signature alone, so there is nothing to negotiate, parse or permit.
     """
+    began_at = time.time()
+    response = _deliver(request, kind=kind, token=token)
+    known = kind if kind in ChannelKind.values else "unknown"
+    metrics.webhooks.labels(known, str(response.status_code)).inc()
+    if tracing.is_on():
+        about = structlog.contextvars.get_contextvars()
+        story = about.get("correlation_id")
+        tracing.record(
+            "webhook",
+            began_at=began_at,
+            correlation_ids=[uuid.UUID(story)] if story else [],
+            is_error=response.status_code >= 500,
+            attributes={
+                "status": response.status_code,
+                **{name: about[name] for name in ("merchant_id", "channel_id") if name in about},
+            },
+        )
+    return response
+
+
+def _deliver(request: HttpRequest, *, kind: str, token: str) -> HttpResponse:
     if request.method != "POST":
         response = _answer(405, "Deliveries are POSTed.")
         response["Allow"] = "POST"
@@ -120,6 +142,7 @@ def _accept(request: HttpRequest, *, kind: str, token: str) -> HttpResponse:
         django.db.Error: nothing is known to be stored.
     """
     door = _doors.at(kind=kind, token=token)
+    structlog.contextvars.bind_contextvars(merchant_id=door.merchant_id, channel_id=door.channel_id)
     body = _read_body(request)
     headers = _Headers(request)
     door = _authenticated(door, token=token, headers=headers, body=body)
@@ -128,13 +151,15 @@ def _accept(request: HttpRequest, *, kind: str, token: str) -> HttpResponse:
         _log_refusal(door, "account")
         raise Refusal(401, "This address belongs to another account than the one the delivery names.")
     failpoint("webhook.before_insert")
-    inbox.receive(
+    receipt = inbox.receive(
         channel_id=door.channel_id,
         merchant_id=door.merchant_id,
         delivery=delivery,
         body=body,
         now=timezone.now(),
     )
+    structlog.contextvars.bind_contextvars(correlation_id=str(receipt.correlation_id))
+    log.debug("webhook.stored", topic=delivery.topic, event_id=receipt.event_id, is_duplicate=receipt.is_duplicate)
     return HttpResponse(b"{}", content_type="application/json")
 
 

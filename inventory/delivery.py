@@ -352,7 +352,7 @@ def _rule() -> AddressRule:
 
 @lru_cache(maxsize=2)
 def _session(private_origins: tuple[str, ...]) -> GuardedSession:
-    return GuardedSession(_rule(), limits=_LIMITS)
+    return GuardedSession(_rule(), limits=_LIMITS, purpose="endpoint")
 
 
 def _send(attempt: _Attempt, now: datetime) -> _Answer:

@@ -632,6 +632,8 @@ class Shortage(models.Model):
             models.Index(fields=["stock_level", "id"], condition=Q(covered_at__isnull=True), name="shortage_open"),
             # A merchant's shortages, newest first (admin list, page).
             models.Index(fields=["merchant", "-id"], name="shortage_by_merchant"),
+            # Those of a merchant in a span of time (scorecard).
+            models.Index(fields=["merchant", "created_at"], name="shortage_by_time"),
         ]
 
     def __str__(self) -> str:

@@ -13,6 +13,7 @@ from functools import wraps
 from typing import Concatenate, ParamSpec
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import structlog
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
@@ -111,6 +112,7 @@ def member_page(
             seats = Seats(current=choose_seat(every, slug), every=every)
             if not seats.current.may(minimum):
                 raise PermissionDenied(f"This needs the role of {minimum.label.lower()} or above.")
+            structlog.contextvars.bind_contextvars(merchant_id=seats.current.merchant.pk)
             with timezone.override(clock_of(seats.current.merchant)):
                 return view(request, seats, *args, **kwargs)
 

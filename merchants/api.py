@@ -182,9 +182,11 @@ class ApiKeyAuthentication(BaseAuthentication):
         if kind.lower() != "bearer":
             raise exceptions.AuthenticationFailed("Send the API key as: Authorization: Bearer st_...")
         try:
-            return None, keys.recognise(token.strip(), now=timezone.now())
+            key = keys.recognise(token.strip(), now=timezone.now())
         except keys.KeyRefused as refused:
             raise exceptions.AuthenticationFailed(str(refused)) from None
+        structlog.contextvars.bind_contextvars(merchant_id=key.merchant_id, api_key_prefix=key.prefix)
+        return None, key
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="SyncTec"'

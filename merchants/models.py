@@ -92,6 +92,7 @@ class Scope(models.TextChoices):
     FEED_READ = "feed:read", "Follow every change of stock"
     SYNC_READ = "sync:read", "Read dead letters and jobs"
     SYNC_WRITE = "sync:write", "Try dead letters again, replay events, have listings read again"
+    HEALTH_READ = "health:read", "Read the health scorecard"
 
 
 class ApiKey(models.Model):

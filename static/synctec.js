@@ -20,8 +20,10 @@
 
   // A slow answer is asked for less often, a failing one ever less.
   function delayMs() {
-    if (failures > 0) return Math.min(EVERY_MS_MAX, EVERY_MS * 2 ** failures);
-    return Math.min(EVERY_MS_MAX, Math.max(EVERY_MS, tookMs * 2));
+    // A page whose answer costs more says how often is enough.
+    const everyMs = Number(live().dataset.everyMs) || EVERY_MS;
+    if (failures > 0) return Math.min(EVERY_MS_MAX, everyMs * 2 ** failures);
+    return Math.min(EVERY_MS_MAX, Math.max(everyMs, tookMs * 2));
   }
 
   function schedule() {

@@ -10,9 +10,10 @@ Invariant: an event is settled in the transaction that wrote its effects, so it 
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -86,6 +87,8 @@ class Applied:
     busy: int = 0
     failed: int = 0
     dirty: bool = False
+    #: The correlation ids of the events that were claimed.
+    stories: list[uuid.UUID] = field(default_factory=list)
 
 
 def apply_batch(engine: Engine, *, merchant_id: int) -> Applied:
@@ -96,7 +99,7 @@ def apply_batch(engine: Engine, *, merchant_id: int) -> Applied:
             was claimed is given back, or the claim runs out by itself.
     """
     batch = engine.books.claim_events(merchant_id, BATCH_EVENTS, LEASES)
-    done = Applied(claimed=len(batch))
+    done = Applied(claimed=len(batch), stories=[claimed.envelope.correlation_id for claimed in batch])
     if not batch:
         return done
     failpoint("apply.after_claim")

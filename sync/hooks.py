@@ -5,9 +5,11 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
+from celery.signals import task_postrun
 from django.db import transaction
 
 from channels import connect, inbox, mapping, onboarding, protocol, states, steering
@@ -15,11 +17,11 @@ from channels.models import Channel, Listing
 from inventory import holds, stock
 from locations import matrix
 from merchants.models import User
-from sync import jobs, letters, register, replays, resync, tasks
+from sync import jobs, letters, presence, register, replays, resync, tasks
 from sync.decide import Line, ends_hold
 from sync.models import OrderLine
 from sync.tables import propagation, upkeep
-from synctec.lib import clock
+from synctec.lib import clock, sql
 from synctec.lib.ids import uuid7
 
 
@@ -39,6 +41,14 @@ def attach() -> None:
     jobs.on_due.append(tasks.ring_job)
     for kind in (letters.RETRY, replays.REPLAY, resync.RESYNC):
         jobs.register(kind)
+    task_postrun.connect(_task_ended, weak=False, dispatch_uid="presence")
+
+
+def _task_ended(**_: object) -> None:
+    """Whoever ends a task is there; while the database is away, that is nobody."""
+    with suppress(*sql.AWAY):
+        presence.note("workers", now=clock.now())
+        sql.give_back()
 
 
 def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uuid.UUID, now: datetime) -> None:

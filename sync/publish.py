@@ -8,6 +8,7 @@ locks on its stock and its levels, so that no unit is promised twice.
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class Published:
     skus: int = 0
     changed_levels: int = 0
     channels: set[int] = field(default_factory=set)
+    #: The correlation ids of the events that made the SKUs dirty.
+    stories: list[uuid.UUID] = field(default_factory=list)
 
 
 def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
@@ -74,7 +77,8 @@ def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
         )
         books.write_desires(changed, marks, now)
         failpoint("publish.before_commit")
-    return Published(len(marks), len(changed), {desire.target.channel_id for desire in changed})
+    stories = list(dict.fromkeys(story for mark in marks.values() for story in mark.correlation_ids))
+    return Published(len(marks), len(changed), {desire.target.channel_id for desire in changed}, stories)
 
 
 def _in_shadow(

@@ -13,8 +13,9 @@ Invariants: an attempt is committed before its request is sent; a level has one 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -55,6 +56,7 @@ class Pushed:
     has_more: bool = False
     wait_seconds: float = 0.0
     has_suspects: bool = False
+    batch_ids: list[uuid.UUID] = field(default_factory=list)
 
 
 def push_channel(engine: Engine, *, channel: ChannelRef, max_batches: int = 20) -> Pushed:
@@ -71,6 +73,7 @@ def push_channel(engine: Engine, *, channel: ChannelRef, max_batches: int = 20) 
         if batch is None:
             return done
         done.batches += 1
+        done.batch_ids.append(batch.id)
         done.has_more = batch.is_repeat or batch.is_full
         if not _send(engine, channel, connector, batch, done) or not done.has_more:
             return done

@@ -31,7 +31,23 @@ from channels.models import Channel, ChannelState
 from channels.urgency import Urgency
 from inventory import holds
 from sync import apply as applying
-from sync import auditor, bigruns, due, jobs, letters, live, outage, passes, reports, shadow, snapshots
+from sync import (
+    auditor,
+    bigruns,
+    buffers,
+    due,
+    history,
+    jobs,
+    letters,
+    live,
+    outage,
+    passes,
+    presence,
+    reports,
+    shadow,
+    snapshots,
+    telling,
+)
 from sync import check as checking
 from sync import explain as explaining
 from sync import publish as publishing
@@ -64,6 +80,8 @@ HEARD_SECONDS = 0.2
 AUDIT_SECONDS_MAX = 1_200
 #: A million levels are read within that.
 FULL_SYNC_SECONDS_MAX = 1_200
+#: Of an hour's reading and the days it keeps.
+KEEP_SECONDS_MAX = 1_200
 #: After the broker refused a message, nobody tries again for this long: a webhook must not wait for a dead broker.
 BROKER_PAUSE_SECONDS = 1.0
 
@@ -193,9 +211,11 @@ def apply(merchant_id: int, **_: Any) -> None:
     """Apply a merchant's pending events and publish what they changed."""
 
     def work() -> bool:
+        began_at = time.time()
         # What it reads of orders is more urgent than that, and says so.
         with urgency.of(Urgency.SUSPECT):
             applied = applying.apply_batch(live.engine(), merchant_id=merchant_id)
+        telling.applied(merchant_id, applied, began_at=began_at)
         if applied.dirty:
             _publish(merchant_id)
         return applied.claimed > applied.busy
@@ -205,8 +225,10 @@ def apply(merchant_id: int, **_: Any) -> None:
 
 
 def _publish(merchant_id: int) -> bool:
+    began_at = time.time()
     published = publishing.publish_batch(live.engine(), merchant_id=merchant_id)
     failpoint("publish.after_commit")
+    telling.published(merchant_id, published, began_at=began_at)
     for channel_id in published.channels:
         ring_push(channel_id)
     return published.skus > 0
@@ -236,7 +258,9 @@ def push(channel_id: int, **_: Any) -> None:
         return
 
     def work() -> bool:
+        began_at = time.time()
         done = pushing.push_channel(live.engine(), channel=live.ref(channel), max_batches=1)
+        telling.pushed(channel, done, began_at=began_at)
         if done.has_suspects:
             ring_check(channel_id)
         return done.batches > 0 and not done.wait_seconds and not done.unknown
@@ -413,6 +437,14 @@ def audit(**_: Any) -> None:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
+@shared_task(soft_time_limit=KEEP_SECONDS_MAX, time_limit=KEEP_SECONDS_MAX + 60)
+def keep_scores(**_: Any) -> None:
+    """Keep what the scorecard shows of days gone by (celery-beat, hourly); what was missed is made up for."""
+    _step("read buffers", lambda: buffers.read_hours(now=clock.now()))
+    _step("keep days", lambda: history.keep_days(now=clock.now()))
+    _step("forget presence", lambda: presence.forget(now=clock.now()))
+
+
 @shared_task
 def forget_bodies(**_: Any) -> None:
     """Make room for the bodies of the days to come, and drop those that were kept long enough (celery-beat, hourly)."""
@@ -428,6 +460,7 @@ def forget_bodies(**_: Any) -> None:
 @shared_task
 def sweep(**_: Any) -> None:
     """Find what no doorbell announced, and ring for it (celery-beat, every few seconds)."""
+    _step("be present", lambda: presence.note("workers", "beat", now=clock.now()))
     _step("mind the clock", lambda: live.engine().books.mind_clock())
     _step("end doubts", lambda: live.engine().books.end_doubts())
     _step("sweep holds", lambda: holds.sweep(now=clock.now()))
@@ -469,6 +502,7 @@ def _step(step: str, act: Callable[[], T]) -> T | None:
 
 def _guarded(channel: Channel, work: Callable[[], object]) -> None:
     """A channel that cannot be asked is the channel's trouble, not the worker's: note it and leave it to the sweep."""
+    structlog.contextvars.bind_contextvars(merchant_id=channel.merchant_id, channel_id=channel.pk)
     try:
         work()
     except protocol.ChannelError as error:

@@ -6,7 +6,7 @@ from datetime import date
 
 from django.urls import path, register_converter
 
-from sync import channel_pages, health, repair_api, repair_views, views
+from sync import channel_pages, health, health_api, repair_api, repair_views, scoreboard, scrape, views
 from sync import report_views as reports
 
 
@@ -74,6 +74,12 @@ urlpatterns = [
     path("stores/<int:channel_id>/shadow/report.csv", channel_pages.shadow_csv, name="shadow_csv"),
     path("stores/<int:channel_id>/live/", channel_pages.go_live_page, name="go_live"),
     path("stores/<int:channel_id>/restore/", channel_pages.restore_page, name="restore"),
+    path("health/", scoreboard.scoreboard, name="scoreboard"),
+    path("health/live/", scoreboard.scoreboard_live, name="scoreboard_live"),
+    path("health/days.csv", scoreboard.scoreboard_csv, name="scoreboard_csv"),
+    path("api/v1/health", health_api.HealthView.as_view(), name="api_health"),
+    path("api/v1/health/days", health_api.HealthDaysView.as_view(), name="api_health_days"),
+    path("metrics", scrape.metrics_page, name="metrics"),
     path("livez", health.livez, name="livez"),
     path("readyz", health.readyz, name="readyz"),
     path("healthz", health.healthz, name="healthz"),

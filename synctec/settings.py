@@ -11,7 +11,7 @@ import django_stubs_ext
 from django.core.exceptions import ImproperlyConfigured
 from environs import Env, ValidationError, validate
 
-from synctec.lib import failpoints
+from synctec.lib import failpoints, tracing
 from synctec.lib.crypto import BadKeyRing, KeyRing
 from synctec.lib.http import AddressRefused, AddressRule
 from synctec.logs import configure_structlog, logging_config
@@ -119,12 +119,21 @@ LOG_LEVEL: str = env.str(
 # console = for people, json = one object per line.
 LOG_FORMAT: Any = env.str("LOG_FORMAT", default="console", validate=validate.OneOf(["console", "json"]))
 
+# Who may read /metrics: whoever sends this token. Empty: nobody, but on the loopback everybody.
+METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
+# The folder in which processes of one machine add up what they count (see synctec.lib.metrics); empty = each for itself.
+PROMETHEUS_MULTIPROC_DIR: str = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
+# Where traces are sent to, as OTLP over HTTP, such as http://127.0.0.1:4318; empty = there are none.
+OTEL_EXPORTER_OTLP_ENDPOINT: str = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
+
 env.seal()
 
 _IS_HTTPS = PUBLIC_URL.startswith("https://")
 PUBLIC_URL = PUBLIC_URL.rstrip("/")
 CELERY_BROKER_URL = CELERY_BROKER_URL or _with_database(REDIS_URL, 1)
 REDLOCK_URLS = REDLOCK_URLS or [REDIS_URL]
+METRICS_ARE_OPEN = not METRICS_TOKEN and urlsplit(PUBLIC_URL).hostname in LOOPBACK_HOSTS
+tracing.configure(OTEL_EXPORTER_OTLP_ENDPOINT)
 if FAILPOINTS:
     # Not a system check: a web server runs none of them.
     if urlsplit(PUBLIC_URL).hostname not in LOOPBACK_HOSTS:
@@ -156,6 +165,8 @@ INSTALLED_APPS = [
     "sync",
 ]
 MIDDLEWARE = [
+    # First: whatever is logged of a request bears its id.
+    "synctec.telemetry.RequestTeller",
     "django.middleware.security.SecurityMiddleware",
     # Right after security: a static file needs no session and no database.
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -264,7 +275,7 @@ SESSION_COOKIE_AGE = 8 * 3600
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 SECURE_SSL_REDIRECT = _IS_HTTPS
 # Probes of a load balancer come from inside, in plain http.
-SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$", r"^healthz$"]
+SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$", r"^healthz$", r"^metrics$"]
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if _IS_HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = _IS_HTTPS
 SECURE_HSTS_PRELOAD = _IS_HTTPS

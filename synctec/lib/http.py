@@ -46,6 +46,7 @@ import urllib3.exceptions
 import urllib3.util
 from urllib3.response import BaseHTTPResponse
 
+from synctec.lib import metrics
 from synctec.lib.addresses import is_public_address
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
@@ -518,9 +519,14 @@ class GuardedSession(requests.Session):
         pool_size: int = POOL_SIZE,
         ca_bundle: str | None = None,
         dialler: Dialler | None = None,
+        purpose: str = "other",
     ) -> None:
-        """Trust the certificate authorities in the file `ca_bundle`, or those that come with requests."""
+        """Trust the certificate authorities in the file `ca_bundle`, or those that come with requests.
+
+        `purpose` names in the metrics what the session is for: one of a few words, never an address.
+        """
         super().__init__()
+        self.purpose: Final = purpose
         self.rule: Final = rule
         self.limits: Final = limits or Limits()
         self._dialler = dialler or Dialler()
@@ -558,8 +564,9 @@ class GuardedSession(requests.Session):
             open_socket=self._dialler.open_socket,
         )
         token = _current.set(attempt)
+        began, outcome = time.perf_counter(), "failed"
         try:
-            return super().send(
+            response = super().send(
                 request,
                 timeout=self._timeouts(kwargs.get("timeout")),
                 stream=False,
@@ -568,8 +575,14 @@ class GuardedSession(requests.Session):
                 proxies={},
                 allow_redirects=False,
             )
+            outcome = "throttled" if response.status_code == 429 else metrics.status_class(response.status_code)
+            return response
+        except HttpError as error:
+            outcome = type(error).__name__
+            raise
         finally:
             _current.reset(token)
+            metrics.calls.labels(self.purpose, outcome).observe(time.perf_counter() - began)
 
     def _timeouts(self, given: Any) -> tuple[float, float]:
         connect, read = given if isinstance(given, tuple) else (None, given)

@@ -5,6 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 _RANDOM_BITS: Final = 74
@@ -44,3 +45,11 @@ def _as_uuid(value: int) -> uuid.UUID:
     milliseconds, rest = value >> _RANDOM_BITS, value & ((1 << _RANDOM_BITS) - 1)
     high, low = rest >> 62, rest & ((1 << 62) - 1)
     return uuid.UUID(int=(milliseconds << 80) | (0x7 << 76) | (high << 64) | (0b10 << 62) | low)
+
+
+def earliest(moment: datetime) -> uuid.UUID:
+    """The smallest id that could have been made at this moment, so that a span of time is a range of ids.
+
+    By the wall clock of whoever makes them: leave a margin where several machines do.
+    """
+    return _as_uuid(int(moment.timestamp() * 1000) << _RANDOM_BITS)

@@ -35,6 +35,7 @@ OVERRIDABLE = (
     "DEBUG",
 )
 VALKEY_NODES = 3
+METRICS_FOLDER = "metrics"
 WORKERS = 2
 # A task stays while its channel has something to do, mostly waiting: threads are cheap, a queue is not.
 WORKER_THREADS = 16
@@ -281,6 +282,8 @@ class LocalStack:
             # The sandbox lists an order at once, so audits and reconciliation need not look far back.
             "AUDIT_LAG_SECONDS": "3",
             "RECONCILE_OVERLAP_SECONDS": "30",
+            # All processes of the stack add up what they count.
+            "PROMETHEUS_MULTIPROC_DIR": str(self.folder.path / METRICS_FOLDER),
             # Said, because a command that begins without servers says 0.
             "DATABASE_POOL_SIZE": "20",
             "LOG_LEVEL": "INFO",
@@ -317,6 +320,7 @@ class LocalStack:
     def _start_own_processes(self) -> None:
         supervisor = self._running_supervisor
         self.folder.sandbox_data.mkdir(mode=0o700, exist_ok=True)
+        self._empty_metrics()
         is_first_sandbox = not any(self.folder.sandbox_data.iterdir())
         schema, demo = _schema_stamp(), self._demo_stamp()
         done = self._postgres.read_stamp() if self._postgres else ""
@@ -338,6 +342,13 @@ class LocalStack:
         supervisor.wait_until_ready(web)
         # Last, because they would slow down the start of the page, and nothing is lost without them.
         supervisor.start(*(self._worker(number) for number in range(1, WORKERS + 1)), self._beat())
+
+    def _empty_metrics(self) -> None:
+        """Counting begins anew with the stack; a process that is restarted within it goes on."""
+        folder = self.folder.path / METRICS_FOLDER
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for file in folder.glob("*.db"):
+            file.unlink()
 
     def _demo_stamp(self) -> str:
         """Changes with whatever the demo data contains: the command, and the addresses it stores."""

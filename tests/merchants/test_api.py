@@ -32,6 +32,8 @@ ROUTES: dict[str, dict[str, str]] = {
     "api/v1/transfers/<uuid:reference>/cancellation": {"POST": Scope.STOCK_WRITE},
     "api/v1/changes": {"GET": Scope.FEED_READ},
     "api/v1/availability": {"GET": Scope.STOCK_READ},
+    "api/v1/health": {"GET": Scope.HEALTH_READ},
+    "api/v1/health/days": {"GET": Scope.HEALTH_READ},
     "api/v1/holds": {"GET": Scope.HOLDS_WRITE, "POST": Scope.HOLDS_WRITE},
     "api/v1/holds/batch": {"POST": Scope.HOLDS_WRITE},
     "api/v1/holds/batch/extend": {"POST": Scope.HOLDS_WRITE},
