@@ -89,6 +89,17 @@ REDLOCK_URLS: list[str] = env.list("REDLOCK_URLS", default=[])
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000, validate=validate.Range(min=1))
 # Origins inside our own network that merchants' webhook endpoints may be at, such as http://wms.internal:8080.
 WEBHOOK_PRIVATE_ORIGINS: list[str] = env.list("WEBHOOK_PRIVATE_ORIGINS", default=[], validate=_check_origins)
+# The mail server that takes alerts and reports; empty = there is none, and targets of e-mail say so.
+EMAIL_HOST: str = env.str("EMAIL_HOST", default="")
+EMAIL_PORT: int = env.int("EMAIL_PORT", default=587, validate=validate.Range(min=1, max=65_535))
+EMAIL_HOST_USER: str = env.str("EMAIL_HOST_USER", default="")
+EMAIL_HOST_PASSWORD: str = env.str("EMAIL_HOST_PASSWORD", default="")
+# starttls = begin in the open and change over (587), tls = encrypted from the start (465), none = a server on this machine.
+EMAIL_SECURITY: str = env.str(
+    "EMAIL_SECURITY", default="starttls", validate=validate.OneOf(["starttls", "tls", "none"])
+)
+# Who the letters come from.
+EMAIL_FROM: str = env.str("EMAIL_FROM", default="SyncTec <synctec@localhost>")
 # How far behind an audit looks, so that orders still on their way are not taken for a difference.
 AUDIT_LAG_SECONDS: int = env.int("AUDIT_LAG_SECONDS", default=60, validate=validate.Range(min=1))
 # How often each channel's orders and levels are read and compared.
@@ -237,6 +248,16 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+
+# -- Letters: see merchants.mail --
+
+EMAIL_USE_TLS = EMAIL_SECURITY == "starttls"
+EMAIL_USE_SSL = EMAIL_SECURITY == "tls"
+# A mail server that hangs holds up one letter and nothing else.
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = EMAIL_FROM
+# What message ids end with.
+EMAIL_DOMAIN = urlsplit(PUBLIC_URL).hostname or "localhost"
 
 # -- Browsers: as strict as the address allows. make run is plain http on the loopback --
 
