@@ -14,7 +14,9 @@ from channels import connect, inbox, mapping, onboarding, protocol, states, stee
 from channels.models import Channel, Listing
 from inventory import holds, stock
 from locations import matrix
-from sync import register, tasks
+from merchants import notices
+from merchants.tasks import ring_targets
+from sync import register, tasks, watch
 from sync.decide import Line, ends_hold
 from sync.models import OrderLine
 from sync.tables import propagation, upkeep
@@ -34,6 +36,8 @@ def attach() -> None:
     steering.on_reconcile.append(tasks.ring_reconcile)
     onboarding.on_connected.append(tasks.ring_activate)
     states.on_change.append(_channel_changed)
+    notices.on_told.append(ring_targets)
+    watch.attach()
 
 
 def _stock_changed(merchant_id: int, sku_ids: Sequence[int], correlation_id: uuid.UUID, now: datetime) -> None:

@@ -22,8 +22,7 @@ from django.utils import timezone
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from channels import onboarding, protocol
-from channels.connect import callback_url, connector_for
+from channels import onboarding, protocol, subscriptions
 from channels.models import Channel, ChannelState
 from inventory import holds
 from sync import apply as applying
@@ -33,6 +32,7 @@ from sync import publish as publishing
 from sync import push as pushing
 from sync import reconcile as reconciling
 from sync import sweep as sweeping
+from sync.alerts import evaluate as evaluating
 from synctec.lib import clock, sql
 from synctec.lib.alone import alone
 from synctec.lib.doorbell import Doorbell
@@ -280,7 +280,7 @@ def check_webhooks(**_: Any) -> None:
 
 
 def _check_webhooks(channel: Channel) -> None:
-    report = connector_for(channel).ensure_webhooks(callback_url(channel))
+    report = subscriptions.check(channel, now=clock.now())
     if report.created or report.repaired:
         log.warning("webhooks.repaired", channel_id=channel.pk, created=report.created, repaired=report.repaired)
         ring_reconcile(channel.pk)
@@ -291,6 +291,15 @@ def audit(**_: Any) -> None:
     """Ask the database whether all holds that must hold at any moment (celery-beat, hourly)."""
     try:
         auditor.audit(now=clock.now())
+    except sql.AWAY as error:
+        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
+
+
+@shared_task
+def evaluate_alerts(**_: Any) -> None:
+    """Ask every alert rule, and have people told what is new (celery-beat, every half minute)."""
+    try:
+        evaluating.evaluate_now()
     except sql.AWAY as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 

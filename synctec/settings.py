@@ -384,7 +384,8 @@ CELERY_WORKER_REDIRECT_STDOUTS = False
 # Nobody listens to remote control; its queues would only add traffic.
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_TIMEZONE = "UTC"
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+# That of django_celery_beat, which also says that it makes progress.
+CELERY_BEAT_SCHEDULER = "sync.beating:Scheduler"
 # Seconds between two looks at the schedule; the sweeps run every few seconds.
 CELERY_BEAT_MAX_LOOP_INTERVAL = 2
 
