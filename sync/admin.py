@@ -46,7 +46,11 @@ from merchants.admin_base import (
     story_link,
     visible_merchant_ids,
 )
-from sync import answers, tasks
+from sync import (
+    alerts_admin,  # noqa: F401  # registers the models of alerts
+    answers,
+    tasks,
+)
 from sync.models import Allocation, AuditResult, DirtySku, Drift, DriftAction, Heartbeat, OrderLine, ReconcileRun
 
 #: By the first word of what a line waits for: the admin list where that is mended, what it shows there (empty: what is waited

@@ -138,7 +138,9 @@ def _live(request: HttpRequest, seats: Seats, address: Address, shown: boards.Bo
         {
             "tone": need.tone,
             "text": need.text,
-            "url": _admin_url(request, need.admin_page, "changelist", need.query),
+            "url": reverse(need.page) + _of_merchant(address)
+            if need.page
+            else _admin_url(request, need.admin_page, "changelist", need.query),
         }
         for need in shown.needs
     ]
@@ -158,6 +160,11 @@ def _live(request: HttpRequest, seats: Seats, address: Address, shown: boards.Bo
         "has_channels": not shown.columns and boards.has_channels(seats.current.merchant.pk),
         **_empty_links(request),
     }
+
+
+def _of_merchant(address: Address) -> str:
+    """For those who work for several merchants: another page, of this one."""
+    return f"?{urlencode({'merchant': address.merchant})}" if address.merchant else ""
 
 
 def _empty_links(request: HttpRequest) -> dict[str, str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -121,29 +122,33 @@ def _ask(now: datetime, observed: Observed) -> tuple[dict[str, list[Finding]], l
     due = [r for r in RULES if r.name not in checks or now - checks[r.name].asked_at >= r.every - timedelta(seconds=5)]
     answers: dict[str, list[Finding]] = {}
     asked = []
-    for rule in due:
-        check = checks.get(rule.name) or RuleCheck(name=rule.name, first_asked_at=now)
-        began = time.monotonic()
-        try:
-            answers[rule.name] = _answer(rule, now, observed)
-            check.error, check.failing_since = "", None
-        except DatabaseError as error:
-            check.error, check.failing_since = str(error).splitlines()[0][:300], check.failing_since or now
-            log.warning("alerts.not_asked", rule=rule.name, error=check.error)
-        check.asked_at, check.seconds = now, round(time.monotonic() - began, 3)
-        asked.append(check)
+    with _within_seconds(STATEMENT_TIMEOUT_SECONDS):
+        for rule in due:
+            check = checks.get(rule.name) or RuleCheck(name=rule.name, first_asked_at=now)
+            began = time.monotonic()
+            try:
+                with transaction.atomic():
+                    answers[rule.name] = QUESTIONS[rule.name](now, observed)
+                check.error, check.failing_since = "", None
+            except DatabaseError as error:
+                check.error, check.failing_since = str(error).splitlines()[0][:300], check.failing_since or now
+                log.warning("alerts.not_asked", rule=rule.name, error=check.error)
+            check.asked_at, check.seconds = now, round(time.monotonic() - began, 3)
+            asked.append(check)
     return answers, asked
 
 
-def _answer(rule: Rule, now: datetime, observed: Observed) -> list[Finding]:
-    with transaction.atomic():
-        sql.rows(
-            "SELECT set_config('statement_timeout', %s::text, true)",
-            [f"{STATEMENT_TIMEOUT_SECONDS}s"],
-        )
-        found = QUESTIONS[rule.name](now, observed)
-        sql.rows("SELECT set_config('statement_timeout', '0', true)")
-    return found
+@contextmanager
+def _within_seconds(limit: float) -> Iterator[None]:
+    """Statements that take longer are given up; told once, since a savepoint that is rolled back keeps it."""
+    [(before,)] = sql.rows("SELECT current_setting('statement_timeout')")
+    _limit_statements(f"{round(1000 * limit)}ms")
+    yield
+    _limit_statements(before)
+
+
+def _limit_statements(limit: str) -> None:
+    sql.rows("SELECT set_config('statement_timeout', %s::text, true)", [limit])
 
 
 def _save_checks(checks: list[RuleCheck]) -> None:

@@ -572,6 +572,8 @@ RULES: Final[tuple[Rule, ...]] = (
         raise_at=1,
         clear_at=0,
         critical_at=100,
+        # Longer than an outage takes to be noticed: then they follow from it.
+        hold=_minutes(1),
         again=timedelta(hours=1),
         causes=_STORE_AWAY,
         title="{value} events or writes of {who} were given up",

@@ -45,6 +45,9 @@ ROUTES: dict[str, dict[str, str]] = {
     "api/v1/holds/<int:hold_id>/fulfil": {"POST": Scope.HOLDS_WRITE},
     "api/v1/holds/<int:hold_id>/cancel": {"POST": Scope.HOLDS_WRITE},
     "api/v1/holds/<int:hold_id>/release": {"POST": Scope.HOLDS_WRITE},
+    "api/v1/alerts": {"GET": Scope.ALERTS_READ},
+    "api/v1/alerts/<int:alert_id>/acknowledgement": {"POST": Scope.ALERTS_WRITE},
+    "api/v1/alerts/<int:alert_id>/snooze": {"POST": Scope.ALERTS_WRITE},
     "api/v1/key": {"GET": api.ANY_SCOPE},
 }
 

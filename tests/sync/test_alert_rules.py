@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -109,7 +110,7 @@ def test_becoming_critical_is_told_even_if_somebody_has_acknowledged_it() -> Non
     firing, _ = play((0, 70), (30, 70))
     assert firing is not None
 
-    standing, told = play((60, 600), (90, 700), standing=Standing(**{**_fields(firing), "phase": Phase.ACKNOWLEDGED}))
+    standing, told = play((60, 600), (90, 700), standing=replace(firing, phase=Phase.ACKNOWLEDGED))
 
     assert standing is not None
     assert (standing.severity, told) == ("critical", [News.AGAIN, News.NONE])
@@ -121,10 +122,6 @@ def test_a_severity_does_not_fall_while_the_alert_is_open() -> None:
     assert standing is not None
     assert standing.severity == "critical"
     assert told.count(News.AGAIN) == 0
-
-
-def _fields(standing: Standing) -> dict[str, object]:
-    return {name: getattr(standing, name) for name in Standing.__dataclass_fields__}
 
 
 class TestGrowth:
@@ -158,7 +155,7 @@ class TestGrowth:
     def test_an_acknowledged_one_is_not_told_again(self) -> None:
         firing, _ = play((0, 70), (30, 70))
         assert firing is not None
-        known = Standing(**{**_fields(firing), "phase": Phase.ACKNOWLEDGED})  # type: ignore[arg-type]
+        known = replace(firing, phase=Phase.ACKNOWLEDGED)
 
         _, told = play((self.HOUR * 5, 500), standing=known)
 
@@ -169,7 +166,7 @@ class TestSnooze:
     def test_nothing_is_told_until_then_and_what_is_left_is_told_then(self) -> None:
         firing, _ = play((0, 70), (30, 70))
         assert firing is not None
-        snoozed = Standing(**{**_fields(firing), "snoozed_until": later(1000)})  # type: ignore[arg-type]
+        snoozed = replace(firing, snoozed_until=later(1000))
 
         _, told = play((60, 700), (999, 700), (1000, 80), (1030, 80), standing=snoozed)
 
