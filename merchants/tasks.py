@@ -19,6 +19,8 @@ from synctec.lib.doorbell import Doorbell
 
 log = structlog.get_logger(__name__)
 
+#: The bell for a look at who is due: a thousand things to tell are one message.
+SWEEP: Final = "sweep"
 #: While a bell rings nobody else is woken: as long as one attempt may take.
 RING_MS: Final = 30_000
 
@@ -36,14 +38,17 @@ def _bell() -> Doorbell:
 def ring_targets() -> None:
     """Something is to be told. Never raises: the sweep finds it, or whoever notices that nobody sweeps (`sync.watch`)."""
     try:
-        sweep_targets.delay()
+        if _bell().press(SWEEP):
+            sweep_targets.delay()
     except Exception as error:
+        _bell().answer(SWEEP)
         log.warning("bell.not_rung", bell="targets", error=type(error).__name__)
 
 
 @shared_task
 def sweep_targets(**_: Any) -> None:
     """Wake a worker for every target that is to be told something now (celery-beat, every few seconds)."""
+    _bell().answer(SWEEP)
     try:
         for target_id in notices.due(clock.now()):
             if _bell().press(str(target_id)):

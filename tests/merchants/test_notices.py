@@ -466,3 +466,17 @@ def test_tasks_wake_whoever_is_due(alder: Merchant, monkeypatch: pytest.MonkeyPa
     tasks.sweep_targets()
 
     assert rung == [target.pk]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_thousand_things_to_tell_are_one_ring(alder: Merchant, monkeypatch: pytest.MonkeyPatch) -> None:
+    from merchants import tasks
+
+    rung: list[str] = []
+    monkeypatch.setattr(tasks.sweep_targets, "delay", lambda: rung.append("sweep"))
+    target_of(alder)
+
+    for number in range(100):
+        tell(alder, f"Thing {number}")
+
+    assert rung == ["sweep"]
