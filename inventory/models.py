@@ -58,7 +58,7 @@ class Sku(models.Model):
         "lead time (days)", null=True, blank=True, help_text="From the order to the units on the shelf."
     )
     safety_stock = models.PositiveIntegerField(
-        default=0, db_default=0, help_text="Units to keep for demand or suppliers that surprise."
+        null=True, blank=True, help_text="Units to keep for demand or suppliers that surprise. Empty: none."
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 

@@ -628,14 +628,20 @@ _PULSE = f"""
               FROM channels_channel AS channel WHERE channel.id IN (SELECT channel_id FROM places)),
            (SELECT max(run.id) FROM sync_reconcilerun AS run
              WHERE run.channel_id IN (SELECT channel_id FROM places) AND run.state = 'done'),
-           (SELECT count(*) FROM sync_alert AS alert
-             WHERE alert.state = 'firing' AND alert.cause = ''
-               AND (alert.merchant_id = %(merchant)s OR alert.merchant_id IS NULL)),
-           (SELECT count(*) FROM sync_alert AS alert
-             WHERE alert.state = 'firing' AND alert.cause = '' AND alert.severity = 'critical'
-               AND (alert.merchant_id = %(merchant)s OR alert.merchant_id IS NULL)),
-           (SELECT count(*) FROM merchants_notificationtarget AS target
-             WHERE target.merchant_id = %(merchant)s AND target.failing_since IS NOT NULL AND target.state <> 'off'),
+           (SELECT count(*) FROM (
+               SELECT 1 FROM sync_alert AS alert
+                WHERE alert.state = 'firing' AND alert.cause = ''
+                  AND (alert.merchant_id = %(merchant)s OR alert.merchant_id IS NULL)
+                LIMIT %(limit)s) AS counted),
+           (SELECT count(*) FROM (
+               SELECT 1 FROM sync_alert AS alert
+                WHERE alert.state = 'firing' AND alert.cause = '' AND alert.severity = 'critical'
+                  AND (alert.merchant_id = %(merchant)s OR alert.merchant_id IS NULL)
+                LIMIT %(limit)s) AS counted),
+           (SELECT count(*) FROM (
+               SELECT 1 FROM merchants_notificationtarget AS target
+                WHERE target.merchant_id = %(merchant)s AND target.failing_since IS NOT NULL AND target.state <> 'off'
+                LIMIT %(limit)s) AS counted),
            coalesce((SELECT beat_at < clock_timestamp() - %(unwatched)s FROM sync_heartbeat WHERE name = 'alerts'), false)
 """  # noqa: S608 (only constants of this module are put in)
 
@@ -733,12 +739,12 @@ def _needs_of_alerts(counts: Counts) -> list[Need]:
         text = "Nobody looks for trouble: beat and workers stand still"
         needs.append(Need("danger", text, "", page="alerts"))
     if counts.alerts:
-        text = words.count(counts.alerts, "alert")
+        text = words.count(counts.alerts, "alert", limit=COUNT_LIMIT)
         if counts.critical_alerts:
             text += f", {counts.critical_alerts} critical"
         needs.append(Need("danger" if counts.critical_alerts else "warning", text, "", page="alerts"))
     if counts.failing_targets:
-        text = f"{words.count(counts.failing_targets, 'notification target')} cannot be told"
+        text = f"{words.count(counts.failing_targets, 'notification target', limit=COUNT_LIMIT)} cannot be told"
         needs.append(Need("warning", text, "", page="alerts"))
     return needs
 

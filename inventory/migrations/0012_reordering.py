@@ -32,7 +32,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='sku',
             name='safety_stock',
-            field=models.PositiveIntegerField(db_default=0, default=0, help_text='Units to keep for demand or suppliers that surprise.'),
+            field=models.PositiveIntegerField(blank=True, help_text='Units to keep for demand or suppliers that surprise. Empty: none.', null=True),
         ),
         migrations.AddIndex(
             model_name='sku',

@@ -34,7 +34,7 @@ def watched(now: datetime) -> Iterator[tuple[int, dict[str, Supply]]]:
     rows = sql.rows(
         """
         SELECT sku.merchant_id, sku.id, sku.code, sku.kind = 'bundle', sku.low_stock_at, sku.reorder_point,
-            sku.reorder_quantity, sku.lead_time_days, sku.safety_stock
+            sku.reorder_quantity, sku.lead_time_days, coalesce(sku.safety_stock, 0)
         FROM inventory_sku sku JOIN merchants_merchant merchant ON merchant.id = sku.merchant_id
         WHERE (sku.low_stock_at IS NOT NULL OR sku.reorder_point IS NOT NULL OR sku.lead_time_days IS NOT NULL)
             AND merchant.is_active
