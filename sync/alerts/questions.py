@@ -232,7 +232,9 @@ def token_expiring(now: datetime, observed: Observed) -> list[Finding]:
             extract(epoch FROM credential.access_token_expires_at - %s) / 3600
         FROM channels_credential credential JOIN channels_channel channel ON channel.id = credential.channel_id
         JOIN merchants_merchant merchant ON merchant.id = channel.merchant_id
-        WHERE credential.access_token_expires_at < %s AND credential.sealed_refresh_token = ''
+        WHERE credential.access_token_expires_at < %s
+            -- A refresh token renews it, or a secret of the store's own app.
+            AND credential.sealed_refresh_token = '' AND credential.sealed_client_secret = ''
             AND channel.state IN ('active', 'paused') AND merchant.is_active
         """,
         [now, now + timedelta(days=30)],

@@ -487,17 +487,30 @@ class TestChannels:
         assert "token revoked" in outbox.outbox[0].body
 
     def test_a_permission_that_ends_and_cannot_be_renewed(self, trade: Trade) -> None:
-        for shop, sealed in (("north", ""), ("south", "v1.x.y")):
+        for shop, renewed_by in (("north", ""), ("south", "refresh_token")):
             Credential.objects.create(
                 merchant=trade.merchant,
                 channel=trade.shops[shop].channel,
                 access_token_expires_at=later(48 * 3600),
-                sealed_refresh_token=sealed,
+                **({f"sealed_{renewed_by}": "v1.x.y"} if renewed_by else {}),
             )
 
         look(0)
 
         assert told_of("token_expiring").title == "The permission of North ends in 48.0 h"
+
+    @pytest.mark.parametrize("renewed_by", ["refresh_token", "client_secret"])
+    def test_a_permission_that_renews_itself_is_none_of_anybodys_business(self, trade: Trade, renewed_by: str) -> None:
+        Credential.objects.create(
+            merchant=trade.merchant,
+            channel=trade.shops["north"].channel,
+            access_token_expires_at=later(3600),
+            **{f"sealed_{renewed_by}": "v1.x.y"},
+        )
+
+        look(0)
+
+        assert not Alert.objects.exists()
 
     def test_one_that_is_not_written_to_for_long(self, trade: Trade) -> None:
         Channel.objects.filter(name="North").update(state=ChannelState.PAUSED)
