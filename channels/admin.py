@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import ModelAdmin as PlainModelAdmin
 from django.contrib.admin import SimpleListFilter
-from django.db import connection, models
+from django.db import connection, models, transaction
 from django.db.models import F, Q
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -18,7 +19,19 @@ from django.utils import timezone
 from django.utils.html import format_html
 from unfold import widgets
 
-from channels import bodies, condition, connect, credentials, mapping, onboarding, practice, replay, steering, writing
+from channels import (
+    bodies,
+    condition,
+    connect,
+    credentials,
+    mapping,
+    onboarding,
+    practice,
+    replay,
+    steering,
+    subscriptions,
+    writing,
+)
 from channels.models import (
     BatchState,
     Channel,
@@ -57,6 +70,7 @@ from merchants.admin_base import (
 )
 from merchants.admin_lists import choice_filter
 from merchants.models import Merchant
+from synctec.lib import clock
 from synctec.lib.secret import Secret
 
 #: A longer body is not laid out again, only shown as it came.
@@ -657,7 +671,7 @@ def _read_again(model_admin: TenantAdmin, request: HttpRequest, row: Any, what: 
 
 
 def _check_webhooks(request: HttpRequest, channel: Channel) -> None:
-    report = connect.connector_for(channel).ensure_webhooks(connect.callback_url(channel))
+    report = subscriptions.check(channel, now=clock.now())
     trail.record(
         merchant_id=channel.merchant_id,
         action="channel.check_webhooks",
@@ -670,6 +684,10 @@ def _check_webhooks(request: HttpRequest, channel: Channel) -> None:
             "failed": [list(failure) for failure in report.failed],
         },
     )
+    if report.created or report.repaired:
+        # What was not told of meanwhile is read.
+        for ask in steering.on_reconcile:
+            transaction.on_commit(partial(ask, channel.pk))
     found = f"{len(report.present)} in order, {len(report.created)} created, {len(report.repaired)} repaired"
     if report.failed:
         failures = "; ".join(f"{topic}: {why}" for topic, why in report.failed)

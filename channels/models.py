@@ -757,3 +757,27 @@ class WritingStop(models.Model):
 
     def __str__(self) -> str:
         return f"{self.merchant or 'Everybody'} from {self.began_at:%Y-%m-%d %H:%M:%S}"
+
+
+class SubscriptionCheck(models.Model):
+    """What the latest check of a channel's webhook subscriptions found, and the gap it left."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+")
+    channel = models.OneToOneField(
+        Channel, on_delete=models.CASCADE, related_name="subscription_check", db_constraint=False
+    )
+    checked_at = models.DateTimeField()
+    error = models.CharField(
+        max_length=500, blank=True, db_default="", help_text="Which could not be made again, and why."
+    )
+    #: Subscriptions that were gone, or told another address, when something was last amiss.
+    missing = ArrayField(models.CharField(max_length=80), default=list, db_default=[], blank=True)
+    #: Between these moments webhooks may have been lost: the last check that found all well, and the repair.
+    gap_from = models.DateTimeField(null=True, blank=True)
+    repaired_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [SameMerchant(field="channel", name="subscription_check_channel_of_merchant")]
+
+    def __str__(self) -> str:
+        return f"subscriptions of {self.channel}"

@@ -359,13 +359,17 @@ class SkuAdmin(TenantAdmin):
     actions_detail = ("adjust_stock",)
     fieldsets = (
         (None, {"fields": ("merchant", "code", "title", "barcode", "kind", "strategy")}),
+        (
+            "When it runs low",
+            {"fields": ("low_stock_at", ("reorder_point", "reorder_quantity"), ("lead_time_days", "safety_stock"))},
+        ),
         ("Now", {"fields": ("stock_shown", "listings_shown", "movements_shown")}),
     )
     readonly_fields = ("stock_shown", "listings_shown", "movements_shown")
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         fieldsets = list(super().get_fieldsets(request, obj))
-        return fieldsets if obj else fieldsets[:1]
+        return fieldsets if obj else fieldsets[:2]
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """The totals are read for the rows shown, two queries in all, rather than joined to every SKU."""

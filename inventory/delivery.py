@@ -19,28 +19,23 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
-from http import HTTPStatus
+from datetime import datetime, timedelta
 
 import structlog
-from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
 from inventory import feed
 from inventory.models import DeliveryState, EndpointState, WebhookDelivery, WebhookEndpoint
-from merchants import trail
+from merchants import posting, sealing, trail
 from merchants.api import encode_cursor
 from merchants.models import ApiKey, Merchant, User
 from synctec.lib import sql
 from synctec.lib.backoff import redelivery_seconds
-from synctec.lib.crypto import CryptoError, KeyRing
-from synctec.lib.http import AddressRefused, AddressRule, GuardedSession, HttpError, Limits
+from synctec.lib.crypto import CryptoError
 from synctec.lib.ids import uuid7
 from synctec.lib.secret import Secret
-from synctec.lib.signing import new_webhook_secret, sign_webhook
+from synctec.lib.signing import new_webhook_secret
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +47,6 @@ LEASE = timedelta(seconds=60)
 ROTATION = timedelta(hours=24)
 #: Standard Webhooks: an endpoint that fails for so long is switched off.
 GIVE_UP_AFTER = timedelta(hours=120)
-_RETRY_AFTER_MAX = timedelta(hours=24)
-_LIMITS = Limits(read_timeout_seconds=15.0, deadline_seconds=20.0, max_response_bytes=65_536)
 #: Settled messages are kept so long, for people to look at.
 KEPT_FOR = timedelta(days=30)
 _FORGOTTEN_AT_ONCE = 5_000
@@ -70,9 +63,9 @@ class EndpointRefused(ValueError):
 def check_url(url: str) -> None:
     """Raises EndpointRefused for an address that is neither public https nor an origin the operator named."""
     try:
-        _rule().judge(url)
-    except AddressRefused as refused:
-        raise EndpointRefused(f"{refused}. Give an address that begins with https:// and a public host name.") from None
+        posting.check_url(url)
+    except posting.PostRefused as refused:
+        raise EndpointRefused(str(refused)) from None
 
 
 @transaction.atomic
@@ -105,8 +98,7 @@ def create(
 def rotate_secret(endpoint: WebhookEndpoint, *, user: User | None, now: datetime) -> Secret:
     """A new secret. For a day the one before signs too, so that no message is refused meanwhile."""
     locked = _lock(endpoint)
-    previous = _open(locked, "secret")
-    locked.sealed_previous_secret = _seal(locked, "previous_secret", previous)
+    sealing.seal(locked, "previous_secret", sealing.unseal(locked, "secret"))
     locked.previous_until = now + ROTATION
     secret = _renew_secret(locked)
     locked.save(update_fields=["sealed_secret", "sealed_previous_secret", "previous_until"])
@@ -162,64 +154,23 @@ def _record(
 # --- secrets ------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2)
-def _ring(keys: str) -> KeyRing:
-    return KeyRing.parse(keys)
-
-
-def _place(endpoint: WebhookEndpoint, name: str) -> str:
-    return f"inventory_webhookendpoint:{endpoint.merchant_id}:{endpoint.pk}:{name}"
-
-
-def _seal(endpoint: WebhookEndpoint, name: str, secret: Secret) -> str:
-    return _ring(settings.CREDENTIAL_KEYS).seal(secret, bound_to=_place(endpoint, name))
-
-
-def _open(endpoint: WebhookEndpoint, name: str) -> Secret:
-    """Raises CryptoError when the sealed text does not open."""
-    return _ring(settings.CREDENTIAL_KEYS).open(getattr(endpoint, f"sealed_{name}"), bound_to=_place(endpoint, name))
-
-
 def _renew_secret(endpoint: WebhookEndpoint) -> Secret:
     secret = new_webhook_secret()
-    endpoint.sealed_secret = _seal(endpoint, "secret", secret)
+    sealing.seal(endpoint, "secret", secret)
     return secret
 
 
 def _signing_secrets(endpoint: WebhookEndpoint, now: datetime) -> list[Secret]:
-    secrets = [_open(endpoint, "secret")]
+    """Raises CryptoError when one does not open."""
+    secrets = [sealing.unseal(endpoint, "secret")]
     if endpoint.previous_until is not None and now < endpoint.previous_until:
-        secrets.append(_open(endpoint, "previous_secret"))
+        secrets.append(sealing.unseal(endpoint, "previous_secret"))
     return secrets
 
 
 def reseal_all() -> tuple[int, list[tuple[int, str]]]:
-    """Seal every secret with the first key of the ring, a row per transaction; may be interrupted and run again.
-
-    Returns how many rows were changed, and those that do not open, with the reason.
-    """
-    resealed, unreadable = 0, []
-    for pk in list(WebhookEndpoint.objects.order_by("pk").values_list("pk", flat=True)):
-        try:
-            resealed += _reseal(pk)
-        except CryptoError as error:
-            unreadable.append((pk, str(error)))
-    return resealed, unreadable
-
-
-@transaction.atomic
-def _reseal(pk: int) -> bool:
-    """Whether there was anything to do. Raises CryptoError."""
-    endpoint = WebhookEndpoint.objects.select_for_update(no_key=True).filter(pk=pk).first()
-    names = ("secret", "previous_secret") if endpoint else ()
-    ring = _ring(settings.CREDENTIAL_KEYS)
-    stale = [name for name in names if (sealed := getattr(endpoint, f"sealed_{name}")) and not ring.is_current(sealed)]
-    if endpoint is None or not stale:
-        return False
-    for name in stale:
-        setattr(endpoint, f"sealed_{name}", _seal(endpoint, name, _open(endpoint, name)))
-    endpoint.save(update_fields=[f"sealed_{name}" for name in stale])
-    return True
+    """Seal every secret with the first key of the ring (see `merchants.sealing`)."""
+    return sealing.reseal_all(WebhookEndpoint, ("secret", "previous_secret"))
 
 
 # --- an attempt ---------------------------------------------------------------------------------------------
@@ -232,16 +183,6 @@ class _Attempt:
     endpoint: WebhookEndpoint
     delivery: WebhookDelivery
     has_more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What came of it: whether it was acknowledged, in a few words, and what the endpoint asks for."""
-
-    is_acknowledged: bool
-    says: str
-    is_gone: bool = False
-    retry_after: timedelta = timedelta(0)
 
 
 def due() -> list[int]:
@@ -343,65 +284,17 @@ def _compose(endpoint: WebhookEndpoint, page: feed.Page, now: datetime) -> Webho
     )
 
 
-def _rule() -> AddressRule:
-    rule = AddressRule.public_https()
-    for origin in settings.WEBHOOK_PRIVATE_ORIGINS:
-        rule |= AddressRule.exact_origin(origin)
-    return rule
-
-
-@lru_cache(maxsize=2)
-def _session(private_origins: tuple[str, ...]) -> GuardedSession:
-    return GuardedSession(_rule(), limits=_LIMITS, purpose="endpoint")
-
-
-def _send(attempt: _Attempt, now: datetime) -> _Answer:
+def _send(attempt: _Attempt, now: datetime) -> posting.PostAnswer:
     """POST the message. Whatever goes wrong is an answer."""
-    body, timestamp = attempt.delivery.body.encode(), int(now.timestamp())
     try:
-        signature = sign_webhook(
-            message_id=attempt.delivery.message_id,
-            timestamp=timestamp,
-            body=body,
-            keys=_signing_secrets(attempt.endpoint, now),
-        )
-        response = _session(tuple(settings.WEBHOOK_PRIVATE_ORIGINS)).post(
-            attempt.endpoint.url,
-            data=body,
-            headers={
-                "Content-Type": "application/json",
-                "webhook-id": attempt.delivery.message_id,
-                "webhook-timestamp": str(timestamp),
-                "webhook-signature": signature,
-            },
-        )
+        secrets = _signing_secrets(attempt.endpoint, now)
     except CryptoError as error:
-        return _Answer(False, f"The secret does not open: {error}")
-    except HttpError as error:
-        return _Answer(False, str(error))
-    return _Answer(
-        HTTPStatus.OK <= response.status_code < HTTPStatus.MULTIPLE_CHOICES,
-        f"answered {response.status_code}",
-        is_gone=response.status_code == HTTPStatus.GONE,
-        retry_after=retry_after(response.headers.get("Retry-After", ""), now),
-    )
+        return posting.PostAnswer(False, f"The secret does not open: {error}")
+    body, message_id = attempt.delivery.body.encode(), attempt.delivery.message_id
+    return posting.post_signed(attempt.endpoint.url, body, message_id=message_id, secrets=secrets, now=now)
 
 
-def retry_after(header: str, now: datetime) -> timedelta:
-    """How long an answer asks to be left alone (RFC 9110 10.2.3): seconds or a date, a day at most; 0 for anything else."""
-    wait = timedelta(0)
-    if header.strip().isdecimal():
-        wait = timedelta(seconds=min(int(header.strip()[:10]), _RETRY_AFTER_MAX.total_seconds()))
-    elif header:
-        try:
-            moment = parsedate_to_datetime(header)
-        except ValueError:
-            return wait
-        wait = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now
-    return min(max(wait, timedelta(0)), _RETRY_AFTER_MAX)
-
-
-def _settle(attempt: _Attempt, answer: _Answer, now: datetime, rng: random.Random) -> bool:
+def _settle(attempt: _Attempt, answer: posting.PostAnswer, now: datetime, rng: random.Random) -> bool:
     """Write down what came of it; False when the lease was lost meanwhile."""
     with transaction.atomic(durable=True):
         endpoint = (
@@ -427,7 +320,7 @@ def _settle(attempt: _Attempt, answer: _Answer, now: datetime, rng: random.Rando
     return True
 
 
-def _note_failure(endpoint: WebhookEndpoint, answer: _Answer, now: datetime, rng: random.Random) -> None:
+def _note_failure(endpoint: WebhookEndpoint, answer: posting.PostAnswer, now: datetime, rng: random.Random) -> None:
     """Try again later, or switch the endpoint off."""
     endpoint.failures += 1
     endpoint.failing_since = endpoint.failing_since or now

@@ -41,6 +41,25 @@ class Sku(models.Model):
         default=Strategy.ATOMIC,
         db_default=Strategy.ATOMIC,
     )
+    low_stock_at = models.PositiveIntegerField(
+        "low stock at", null=True, blank=True, help_text="Alert when so many or fewer are available. Empty: never."
+    )
+    reorder_point = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Order more at so many or fewer. Empty: what sells during the lead time, and the safety stock.",
+    )
+    reorder_quantity = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="How many to order at once. Empty: up to the reorder point and what sells during another lead time.",
+    )
+    lead_time_days = models.PositiveSmallIntegerField(
+        "lead time (days)", null=True, blank=True, help_text="From the order to the units on the shelf."
+    )
+    safety_stock = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Units to keep for demand or suppliers that surprise. Empty: none."
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -52,6 +71,16 @@ class Sku(models.Model):
             models.CheckConstraint(condition=~Q(code=""), name="sku_code_not_empty"),
             in_choices("sku_kind_known", "kind", SkuKind),
             in_choices("sku_strategy_known", "strategy", Strategy),
+        ]
+        indexes = [
+            # SKUs of which somebody wants to hear when they run low (alerts).
+            models.Index(
+                fields=["merchant"],
+                condition=Q(low_stock_at__isnull=False)
+                | Q(reorder_point__isnull=False)
+                | Q(lead_time_days__isnull=False),
+                name="sku_watched",
+            ),
         ]
 
     def __str__(self) -> str:

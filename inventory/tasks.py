@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from inventory import delivery
-from merchants import idempotency
+from merchants import idempotency, notices
 from synctec.lib import sql
 from synctec.lib.doorbell import Doorbell
 
@@ -69,4 +69,6 @@ def forget_old(**_: Any) -> None:
     while idempotency.forget_old(now=now):
         pass
     while delivery.forget_old(now=now):
+        pass
+    while notices.forget_old(now=now):
         pass

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, tzinfo
+from datetime import tzinfo
 from functools import wraps
 from typing import Concatenate, ParamSpec
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 from django.contrib.auth.models import AnonymousUser
@@ -22,6 +21,7 @@ from django.shortcuts import render
 from django.utils import timezone
 
 from merchants.models import Member, Merchant, Role, User
+from merchants.quiet_hours import zone
 
 P = ParamSpec("P")
 
@@ -123,10 +123,7 @@ def member_page(
 
 def clock_of(merchant: Merchant) -> tzinfo:
     """The merchant's own clock, by which its pages tell times; UTC when its name means nothing here."""
-    try:
-        return ZoneInfo(merchant.timezone)
-    except (ZoneInfoNotFoundError, ValueError):
-        return UTC
+    return zone(merchant.timezone)
 
 
 def _ask_to_sign_in(request: HttpRequest) -> HttpResponse:

@@ -16,7 +16,10 @@ from django.utils import timezone
 from unfold import widgets
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from merchants import keys
+from merchants import (
+    keys,
+    targets_admin,  # noqa: F401  # registers the models of notification targets
+)
 from merchants.admin_base import (
     BigTableAdmin,
     ReadOnlyAdmin,

@@ -64,6 +64,15 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
         ),
     ),
     (
+        "Alerts",
+        (
+            ("Alerts", "notification_important", "sync.alert"),
+            ("Alert rules", "rule_settings", "sync.ruleoverride"),
+            ("Notification targets", "notifications", "merchants.notificationtarget"),
+            ("Messages", "mark_email_read", "merchants.notificationmessage"),
+        ),
+    ),
+    (
         "Programs",
         (
             ("API keys", "key", "merchants.apikey"),
@@ -88,6 +97,9 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Held levels", "front_hand", "sync.heldlevel"),
             ("Heartbeats", "ecg_heart", "sync.heartbeat"),
             ("Audit results", "rule", "sync.auditresult"),
+            ("Processes", "memory", "sync.processbeat"),
+            ("Rule checks", "quiz", "sync.rulecheck"),
+            ("Sizes", "database", "sync.sizesample"),
             ("Schedule", "schedule", "django_celery_beat.periodictask"),
         ),
     ),
@@ -95,7 +107,15 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
 
 #: Shown to superusers only.
 _SUPERUSER_MODELS = frozenset(
-    {"merchants.user", "django_celery_beat.periodictask", "sync.heartbeat", "sync.auditresult"}
+    {
+        "merchants.user",
+        "django_celery_beat.periodictask",
+        "sync.heartbeat",
+        "sync.auditresult",
+        "sync.processbeat",
+        "sync.rulecheck",
+        "sync.sizesample",
+    }
 )
 
 

@@ -75,6 +75,7 @@ class Member(models.Model):
 
     class Meta:
         constraints = [
+            tenant_identity("member"),
             models.UniqueConstraint(fields=["merchant", "user"], name="member_once_per_merchant"),
             in_choices("member_role_known", "role", Role),
         ]
@@ -93,6 +94,8 @@ class Scope(models.TextChoices):
     SYNC_READ = "sync:read", "Read dead letters and jobs"
     SYNC_WRITE = "sync:write", "Try dead letters again, replay events, have listings read again"
     HEALTH_READ = "health:read", "Read the health scorecard"
+    ALERTS_READ = "alerts:read", "Read alerts"
+    ALERTS_WRITE = "alerts:write", "Acknowledge and snooze alerts"
 
 
 class ApiKey(models.Model):
@@ -190,3 +193,218 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.object_label or self.object_id}"
+
+
+class Severity(models.TextChoices):
+    """How grave it is, the gravest last."""
+
+    INFO = "info", "For your information"
+    WARNING = "warning", "Warning: look at it today"
+    CRITICAL = "critical", "Critical: look at it now"
+
+
+class NoticeKind(models.TextChoices):
+    """What a notice is about, for those who want to hear of some things only."""
+
+    STOCK = "stock", "Stock: shortages, low stock, reordering"
+    SYNC = "sync", "Sync: delays, dead letters, numbers that are wrong"
+    CHANNELS = "channels", "Channels: outages, permissions, subscriptions"
+    MACHINE = "machine", "The installation: workers, schedule, databases"
+
+
+class TargetWay(models.TextChoices):
+    """How a target is told."""
+
+    EMAIL = "email", "E-mail"
+    SLACK = "slack", "Slack, or whatever takes its incoming webhooks"
+    WEBHOOK = "webhook", "Signed webhook (Standard Webhooks)"
+
+
+class TargetState(models.TextChoices):
+    """Whether a target is told of anything."""
+
+    ACTIVE = "active"
+    OFF = "off", "Switched off"
+    GONE = "gone", "Switched off: it said that it is gone"
+
+
+class NotificationTarget(models.Model):
+    """Who is told when something is wrong: an address of the merchant's, or one of its members by e-mail.
+
+    Written by `merchants.targets` and, while it is told, by `merchants.notices`. Addresses that are secrets are sealed.
+    """
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="notification_targets")
+    name = models.CharField(max_length=80)
+    way = models.CharField(max_length=10, choices=TargetWay.choices)
+    member = models.ForeignKey(
+        Member,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="notification_targets",
+        db_constraint=False,
+        help_text="This person, at the e-mail address they sign in with.",
+    )
+    address = models.CharField(
+        max_length=500, blank=True, help_text="Shown to people; of a Slack address its host only."
+    )
+    sealed_address = models.TextField(blank=True, editable=False)
+    sealed_secret = models.TextField(blank=True, editable=False)
+    state = models.CharField(
+        max_length=10, choices=TargetState.choices, default=TargetState.ACTIVE, db_default=TargetState.ACTIVE
+    )
+    state_reason = models.CharField(max_length=300, blank=True)
+    minimum_severity = models.CharField(
+        "tell from", max_length=10, choices=Severity.choices, default=Severity.WARNING, db_default=Severity.WARNING
+    )
+    kinds = ArrayField(models.CharField(max_length=10, choices=NoticeKind.choices), verbose_name="about")
+    quiet_from = models.TimeField(
+        null=True, blank=True, help_text="From here to the end of the quiet hours only critical alerts are told of."
+    )
+    quiet_until = models.TimeField("quiet until", null=True, blank=True, help_text="By the merchant's clock.")
+    hourly_max = models.PositiveSmallIntegerField(
+        "messages an hour at most",
+        default=12,
+        db_default=12,
+        help_text="The rest waits and comes together in the next one. A critical alert is told at once, once.",
+    )
+    failures = models.PositiveIntegerField("failures in a row", default=0, db_default=0, editable=False)
+    failing_since = models.DateTimeField(null=True, blank=True, editable=False)
+    next_attempt_at = models.DateTimeField(db_default=Now(), editable=False)
+    lease = models.UUIDField(null=True, editable=False)
+    last_delivered_at = models.DateTimeField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [
+            tenant_identity("notification_target"),
+            SameMerchant(field="member", name="notification_target_member_of_merchant"),
+            models.UniqueConstraint(fields=["merchant", "name"], name="notification_target_name_once"),
+            models.UniqueConstraint(fields=["member"], name="notification_target_once_per_member"),
+            in_choices("notification_target_way_known", "way", TargetWay),
+            in_choices("notification_target_state_known", "state", TargetState),
+            in_choices("notification_target_severity_known", "minimum_severity", Severity),
+            models.CheckConstraint(
+                condition=Q(kinds__contained_by=NoticeKind.values) & Q(kinds__len__gt=0),
+                name="notification_target_kinds_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(member__isnull=True) | Q(way="email"), name="notification_target_member_by_email"
+            ),
+            models.CheckConstraint(
+                condition=Q(quiet_from__isnull=True, quiet_until__isnull=True)
+                | Q(quiet_from__isnull=False, quiet_until__isnull=False),
+                name="notification_target_quiet_hours_whole",
+            ),
+            models.CheckConstraint(condition=Q(hourly_max__gt=0), name="notification_target_hourly_max_positive"),
+        ]
+        indexes = [
+            # Targets whose turn it is.
+            models.Index(fields=["next_attempt_at"], condition=Q(state="active"), name="notification_target_due"),
+            # Targets that do not take what they are told (board, alerts).
+            models.Index(
+                fields=["merchant"], condition=Q(failing_since__isnull=False), name="notification_target_failing"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class MessageState(models.TextChoices):
+    """A message is on its way, taken, or was given up."""
+
+    OPEN = "open", "On its way"
+    SENT = "sent"
+    FAILED = "failed", "Given up: what came after it is told in its place"
+
+
+class NotificationMessage(models.Model):
+    """What one target is sent at once: committed before it is sent, and sent with the same id until it is taken."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    target = models.ForeignKey(
+        NotificationTarget, on_delete=models.CASCADE, related_name="messages", db_constraint=False, db_index=False
+    )
+    message_id = models.CharField(max_length=60, unique=True)
+    subject = models.CharField(max_length=200)
+    #: What is told, as data: each way makes its own words of it.
+    content = models.JSONField()
+    severity = models.CharField(max_length=10, choices=Severity.choices)
+    is_test = models.BooleanField(default=False, db_default=False)
+    state = models.CharField(
+        max_length=10, choices=MessageState.choices, default=MessageState.OPEN, db_default=MessageState.OPEN
+    )
+    attempts = models.PositiveIntegerField(default=0, db_default=0)
+    #: The latest attempts: when, what was answered, how many seconds it took.
+    log = models.JSONField("attempts", default=list, db_default=[])
+    answer = models.CharField("latest answer", max_length=300, blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+    settled_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            tenant_identity("notification_message"),
+            SameMerchant(field="target", name="notification_message_target_of_merchant"),
+            models.UniqueConstraint(
+                fields=["target"], condition=Q(state="open", is_test=False), name="notification_message_one_open"
+            ),
+            in_choices("notification_message_state_known", "state", MessageState),
+            in_choices("notification_message_severity_known", "severity", Severity),
+            models.CheckConstraint(
+                condition=Q(state="open", settled_at__isnull=True) | (~Q(state="open") & Q(settled_at__isnull=False)),
+                name="notification_message_settled_exactly_when_dated",
+            ),
+        ]
+        indexes = [
+            # Those of one target, newest first (its page, its hour); those of one merchant (admin list); the old ones.
+            models.Index(fields=["target", "-id"], name="notification_message_by_target"),
+            models.Index(fields=["merchant", "-id"], name="notification_message_newest"),
+            models.Index(fields=["created_at"], condition=~Q(state="open"), name="notification_message_by_age"),
+        ]
+
+    def __str__(self) -> str:
+        return self.message_id
+
+
+class Notification(models.Model):
+    """One thing to tell one target, written in the transaction of what it tells of; several share a message."""
+
+    merchant = models.ForeignKey(Merchant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    target = models.ForeignKey(
+        NotificationTarget, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
+    message = models.ForeignKey(
+        NotificationMessage,
+        on_delete=models.CASCADE,
+        null=True,
+        related_name="notifications",
+        db_constraint=False,
+        db_index=False,
+    )
+    #: What makes it the same thing when it is told a second time.
+    key = models.CharField(max_length=120)
+    severity = models.CharField(max_length=10, choices=Severity.choices)
+    is_recovery = models.BooleanField(default=False, db_default=False)
+    title = models.CharField(max_length=200)
+    text = models.TextField(blank=True)
+    path = models.CharField(max_length=200, blank=True, help_text="The page of ours that shows it.")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            SameMerchant(field="target", name="notification_target_of_merchant"),
+            SameMerchant(field="message", name="notification_message_of_merchant"),
+            models.UniqueConstraint(fields=["target", "key"], name="notification_once_per_target"),
+            in_choices("notification_severity_known", "severity", Severity),
+        ]
+        indexes = [
+            # What a target has not been told yet.
+            models.Index(fields=["target", "id"], condition=Q(message__isnull=True), name="notification_waiting"),
+            # What a message tells (its page, deletion).
+            models.Index(fields=["message"], condition=Q(message__isnull=False), name="notification_by_message"),
+        ]
+
+    def __str__(self) -> str:
+        return self.title

@@ -47,7 +47,7 @@ from merchants.admin_base import (
     story_link,
     visible_merchant_ids,
 )
-from sync import admin_repairs, answers, passes, reports, tasks
+from sync import admin_repairs, alerts_admin, answers, passes, reports, tasks
 from sync.models import (
     TIMING,
     Allocation,
@@ -67,7 +67,7 @@ from sync.models import (
     ShadowWrite,
 )
 
-__all__ = ["admin_repairs"]  # registers its own
+__all__ = ["admin_repairs", "alerts_admin"]  # they register their own
 
 #: By the first word of what a line waits for: the admin list where that is mended, what it shows there (empty: what is waited
 #: for), and in words.

@@ -34,6 +34,8 @@ COUNT_LIMIT = 500
 LEVELS_PER_STORE_LIMIT = 1_000
 #: A level whose write failed this often in a row will not come right without somebody.
 STUCK_FAILURES = 5
+#: Every half minute somebody evaluates the alert rules: beat, or whoever notices that it does not.
+UNWATCHED_AFTER = timedelta(minutes=5)
 #: A channel that failed this often in a row is shown as not answering.
 SILENT_FAILURES = 3
 
@@ -194,6 +196,11 @@ class Counts:
     waiting_lines: int = 0
     waiting_holds: int = 0
     shortages: int = 0
+    alerts: int = 0
+    critical_alerts: int = 0
+    failing_targets: int = 0
+    #: Nobody has evaluated the alert rules for minutes.
+    is_unwatched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -642,7 +649,22 @@ _PULSE = f"""
            (SELECT string_agg(CASE WHEN merchant_id IS NULL THEN 'by an operator, for everybody: ' ELSE '' END || reason,
                        '; ' ORDER BY merchant_id NULLS FIRST)
               FROM channels_writingstop
-             WHERE ended_at IS NULL AND (merchant_id IS NULL OR merchant_id = %(merchant)s))
+             WHERE ended_at IS NULL AND (merchant_id IS NULL OR merchant_id = %(merchant)s)),
+           (SELECT count(*) FROM (
+               SELECT 1 FROM sync_alert AS alert
+                WHERE alert.state = 'firing' AND alert.cause = ''
+                  AND (alert.merchant_id = %(merchant)s OR alert.merchant_id IS NULL)
+                LIMIT %(limit)s) AS counted),
+           (SELECT count(*) FROM (
+               SELECT 1 FROM sync_alert AS alert
+                WHERE alert.state = 'firing' AND alert.cause = '' AND alert.severity = 'critical'
+                  AND (alert.merchant_id = %(merchant)s OR alert.merchant_id IS NULL)
+                LIMIT %(limit)s) AS counted),
+           (SELECT count(*) FROM (
+               SELECT 1 FROM merchants_notificationtarget AS target
+                WHERE target.merchant_id = %(merchant)s AND target.failing_since IS NOT NULL AND target.state <> 'off'
+                LIMIT %(limit)s) AS counted),
+           coalesce((SELECT beat_at < clock_timestamp() - %(unwatched)s FROM sync_heartbeat WHERE name = 'alerts'), false)
 """  # noqa: S608 (only constants of this module are put in)
 
 
@@ -654,9 +676,11 @@ def _pulse(view: View, sku_ids: list[int]) -> tuple[Counts, tuple[Any, ...]]:
         "skus": sku_ids,
         "limit": COUNT_LIMIT,
         "late_order": holds.LATE_ORDER,
+        "unwatched": UNWATCHED_AFTER,
     }
     row = _fetch(_PULSE, parameters)[0]
     moving, suspect, stuck, pending, dirty, dead, waiting, waiting_holds, shortages, *digests = row
+    *digests, alerts, critical_alerts, failing_targets, is_unwatched = digests
     counts = Counts(
         moving=moving,
         suspect=suspect,
@@ -667,6 +691,10 @@ def _pulse(view: View, sku_ids: list[int]) -> tuple[Counts, tuple[Any, ...]]:
         waiting_lines=waiting,
         waiting_holds=waiting_holds,
         shortages=shortages,
+        alerts=alerts,
+        critical_alerts=critical_alerts,
+        failing_targets=failing_targets,
+        is_unwatched=is_unwatched,
     )
     return counts, tuple(digests)
 
@@ -702,7 +730,7 @@ def _levels(number: int, total: str) -> str:
 
 def _needs(counts: Counts, columns: Iterable[Column]) -> tuple[Need, ...]:
     """What does not come right by itself, the gravest first."""
-    needs = []
+    needs = _needs_of_alerts(counts)
     seen: set[int] = set()
     for column in columns:
         if column.channel_id in seen:
@@ -725,6 +753,22 @@ def _needs(counts: Counts, columns: Iterable[Column]) -> tuple[Need, ...]:
         text = f"{late} {verb} for an order that has not come for an hour"
         needs.append(Need("warning", text, "inventory_hold", "held=late"))
     return tuple(sorted(needs, key=lambda need: need.tone != "danger"))
+
+
+def _needs_of_alerts(counts: Counts) -> list[Need]:
+    needs = []
+    if counts.is_unwatched:
+        text = "Nobody looks for trouble: beat and workers stand still"
+        needs.append(Need("danger", text, "", page="alerts"))
+    if counts.alerts:
+        text = words.count(counts.alerts, "alert", limit=COUNT_LIMIT)
+        if counts.critical_alerts:
+            text += f", {counts.critical_alerts} critical"
+        needs.append(Need("danger" if counts.critical_alerts else "warning", text, "", page="alerts"))
+    if counts.failing_targets:
+        text = f"{words.count(counts.failing_targets, 'notification target', limit=COUNT_LIMIT)} cannot be told"
+        needs.append(Need("warning", text, "", page="alerts"))
+    return needs
 
 
 def _needs_of_store(column: Column) -> list[Need]:

@@ -22,7 +22,7 @@ from merchants.models import Role, User
 from merchants.pages import own_page
 from sync import bigruns, comparison, rewind, shadow, tasks, words
 from sync.models import HoldKind, HoldState, PushHold, ShadowReport, ShadowWrite
-from synctec.lib.csvfile import csv_of
+from synctec.lib.spreadsheet import as_csv
 
 #: Rows of a table on a page; the CSV has all that are kept.
 ROWS_SHOWN = 200
@@ -153,7 +153,7 @@ def shadow_csv(request: HttpRequest, seats: Seats, channel_id: int) -> HttpRespo
     report = _report(channel, request.GET.get("day", ""))
     if report is None:
         raise Http404("Nothing was compared yet.")
-    body = csv_of(
+    body = as_csv(
         ("SKU", "Title", "Location", "Would show", "Shows", "Likely reason"),
         [
             (row["sku"], row["title"], row["place"], row["intended"], row["actual"], row["why"])

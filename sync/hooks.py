@@ -16,8 +16,10 @@ from channels import connect, inbox, mapping, onboarding, protocol, states, stee
 from channels.models import Channel, Listing
 from inventory import holds, stock
 from locations import matrix
+from merchants import notices
 from merchants.models import User
-from sync import jobs, letters, presence, register, replays, resync, tasks
+from merchants.tasks import ring_targets
+from sync import jobs, letters, presence, register, replays, resync, tasks, watch
 from sync.decide import Line, ends_hold
 from sync.models import OrderLine
 from sync.tables import propagation, upkeep
@@ -37,6 +39,8 @@ def attach() -> None:
     steering.on_reconcile.append(tasks.ring_reconcile)
     onboarding.on_connected.append(tasks.ring_activate)
     states.on_change.append(_channel_changed)
+    notices.on_told.append(ring_targets)
+    watch.attach()
     steering.on_read_again.append(_read_again)
     jobs.on_due.append(tasks.ring_job)
     for kind in (letters.RETRY, replays.REPLAY, resync.RESYNC):

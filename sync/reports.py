@@ -7,7 +7,6 @@ is noted and asked again.
 
 from __future__ import annotations
 
-import smtplib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
@@ -16,16 +15,16 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.core.mail import EmailMessage
 from django.template.loader import render_to_string
 from django.urls import reverse
 
 from merchants.access import clock_of
+from merchants.mail import AddressRefused, MailNotSent, send
 from merchants.models import Member, Merchant
 from sync.models import TIMING, Cause, DailyReport, DriftAction, ReportMail
 from synctec.lib import sql
 from synctec.lib.alone import alone
-from synctec.lib.export import as_csv
+from synctec.lib.spreadsheet import as_csv
 
 log = structlog.get_logger(__name__)
 
@@ -270,8 +269,8 @@ def send_due(*, now: datetime) -> int:
         row, is_away = ReportMail.objects.filter(pk=mail.pk), False
         try:
             error = _send(mail)
-        except OSError as away:  # smtplib's errors are, too
-            is_away, error = not isinstance(away, smtplib.SMTPRecipientsRefused), f"{type(away).__name__}: {away}"
+        except MailNotSent as refused:
+            is_away, error = not isinstance(refused, AddressRefused), str(refused)
         if not error:
             row.update(sent_at=now, error="")
             sent += 1
@@ -307,14 +306,12 @@ def _send(mail: ReportMail) -> str:
     """Send one; nothing when the server took it, else why it was not even asked.
 
     Raises:
-        OSError: the server does not answer, or refuses.
+        MailNotSent: the server does not answer, or refuses.
     """
     merchant = mail.report.merchant
     wants = Member.objects.filter(merchant=merchant, user=mail.user, wants_daily_report=True)
     if not mail.user.is_active or not wants.exists():
         return UNWANTED
-    if not settings.EMAIL_HOST:
-        return "no mail server is known: set EMAIL_HOST"
     address = settings.PUBLIC_URL + reverse("report", kwargs={"day": mail.report.day})
     told = mail.report.figures
     text = render_to_string(
@@ -327,8 +324,8 @@ def _send(mail: ReportMail) -> str:
             "address": f"{address}?merchant={merchant.slug}",
         },
     )
-    subject = f"{merchant.name}: stock in step on {mail.report.day:%Y-%m-%d}".replace("\n", " ").replace("\r", " ")
-    EmailMessage(subject, text, settings.DEFAULT_FROM_EMAIL, [mail.user.email]).send()
+    subject = f"{merchant.name}: stock in step on {mail.report.day:%Y-%m-%d}"
+    send([mail.user.email], subject=subject, text=text, message_id=f"report-{mail.pk}")
     return ""
 
 

@@ -24,9 +24,8 @@ from django.utils import timezone
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from channels import bodies, inbox, onboarding, protocol, urgency
+from channels import bodies, inbox, onboarding, protocol, subscriptions, urgency
 from channels.calls import tally
-from channels.connect import callback_url, connector_for
 from channels.models import Channel, ChannelState
 from channels.urgency import Urgency
 from inventory import holds
@@ -54,6 +53,7 @@ from sync import publish as publishing
 from sync import push as pushing
 from sync import reconcile as reconciling
 from sync import sweep as sweeping
+from sync.alerts import evaluate as evaluating
 from sync.models import RunKind, RunState
 from synctec.lib import clock, sql
 from synctec.lib.alone import alone
@@ -401,7 +401,7 @@ def check_webhooks(**_: Any) -> None:
 
 
 def _check_webhooks(channel: Channel) -> None:
-    report = connector_for(channel).ensure_webhooks(callback_url(channel))
+    report = subscriptions.check(channel, now=clock.now())
     if report.created or report.repaired:
         log.warning("webhooks.repaired", channel_id=channel.pk, created=report.created, repaired=report.repaired)
         ring_reconcile(channel.pk)
@@ -454,6 +454,15 @@ def forget_bodies(**_: Any) -> None:
         bodies.forget(before=today - timedelta(days=settings.INBOX_BODY_DAYS), today=today)
     except sql.AWAY as error:
         # Away, or somebody is at work on what was to be dropped: the next hour will do.
+        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
+
+
+@shared_task
+def evaluate_alerts(**_: Any) -> None:
+    """Ask every alert rule, and have people told what is new (celery-beat, every half minute)."""
+    try:
+        evaluating.evaluate_now()
+    except sql.AWAY as error:
         log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 

@@ -6,7 +6,7 @@ from datetime import date
 
 from django.urls import path, register_converter
 
-from sync import channel_pages, health, health_api, repair_api, repair_views, scoreboard, scrape, views
+from sync import alert_pages, channel_pages, health, health_api, repair_api, repair_views, scoreboard, scrape, views
 from sync import report_views as reports
 
 
@@ -80,6 +80,11 @@ urlpatterns = [
     path("api/v1/health", health_api.HealthView.as_view(), name="api_health"),
     path("api/v1/health/days", health_api.HealthDaysView.as_view(), name="api_health_days"),
     path("metrics", scrape.metrics_page, name="metrics"),
+    path("alerts/", alert_pages.alerts, name="alerts"),
+    path("alerts/me/", alert_pages.tell_me, name="alerts_me"),
+    path("alerts/<int:alert_id>/", alert_pages.alert, name="alert"),
+    path("alerts/<int:alert_id>/acknowledge/", alert_pages.acknowledge, name="acknowledge_alert"),
+    path("alerts/<int:alert_id>/snooze/", alert_pages.snooze, name="snooze_alert"),
     path("livez", health.livez, name="livez"),
     path("readyz", health.readyz, name="readyz"),
     path("healthz", health.healthz, name="healthz"),

@@ -89,6 +89,17 @@ REDLOCK_URLS: list[str] = env.list("REDLOCK_URLS", default=[])
 API_REQUESTS_PER_MINUTE: int = env.int("API_REQUESTS_PER_MINUTE", default=3000, validate=validate.Range(min=1))
 # Origins inside our own network that merchants' webhook endpoints may be at, such as http://wms.internal:8080.
 WEBHOOK_PRIVATE_ORIGINS: list[str] = env.list("WEBHOOK_PRIVATE_ORIGINS", default=[], validate=_check_origins)
+# The mail server that takes alerts and reports; empty = there is none, and targets of e-mail say so.
+EMAIL_HOST: str = env.str("EMAIL_HOST", default="")
+EMAIL_PORT: int = env.int("EMAIL_PORT", default=587, validate=validate.Range(min=1, max=65_535))
+EMAIL_HOST_USER: str = env.str("EMAIL_HOST_USER", default="")
+EMAIL_HOST_PASSWORD: str = env.str("EMAIL_HOST_PASSWORD", default="")
+# starttls = begin in the open and change over (587), tls = encrypted from the start (465), none = a server on this machine.
+EMAIL_SECURITY: str = env.str(
+    "EMAIL_SECURITY", default="starttls", validate=validate.OneOf(["starttls", "tls", "none"])
+)
+# Who the letters come from.
+EMAIL_FROM: str = env.str("EMAIL_FROM", default="SyncTec <synctec@localhost>")
 # How far behind an audit looks, so that orders still on their way are not taken for a difference.
 AUDIT_LAG_SECONDS: int = env.int("AUDIT_LAG_SECONDS", default=60, validate=validate.Range(min=1))
 # How often each channel's orders and levels are read and compared.
@@ -98,17 +109,6 @@ RECONCILE_OVERLAP_SECONDS: int = env.int("RECONCILE_OVERLAP_SECONDS", default=90
 # How long the bodies of webhooks are kept, sealed; their hashes and what became of them stay. Keep a retired key of
 # CREDENTIAL_KEYS on the ring for as long.
 INBOX_BODY_DAYS: int = env.int("INBOX_BODY_DAYS", default=30, validate=validate.Range(min=1))
-# The mail server of reports; empty = none are sent.
-EMAIL_HOST: str = env.str("EMAIL_HOST", default="")
-EMAIL_PORT: int = env.int("EMAIL_PORT", default=587, validate=validate.Range(min=1, max=65535))
-EMAIL_HOST_USER: str = env.str("EMAIL_HOST_USER", default="")
-EMAIL_HOST_PASSWORD: str = env.str("EMAIL_HOST_PASSWORD", default="")
-# How the connection to it is protected: starttls, tls (from the first byte, mostly port 465) or none.
-EMAIL_SECURITY: str = env.str(
-    "EMAIL_SECURITY", default="starttls", validate=validate.OneOf(["starttls", "tls", "none"])
-)
-# Whom our mails are from.
-EMAIL_FROM: str = env.str("EMAIL_FROM", default="synctec@localhost")
 # The folder whose files make processes die on purpose (see synctec.lib.failpoints); empty = nothing does.
 FAILPOINTS: str = env.str("FAILPOINTS", default="")
 # Serve static files under hashed names made by collectstatic; otherwise from where they lie.
@@ -263,6 +263,16 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 
+# -- Letters: see merchants.mail --
+
+EMAIL_USE_TLS = EMAIL_SECURITY == "starttls"
+EMAIL_USE_SSL = EMAIL_SECURITY == "tls"
+# A mail server that hangs holds up one letter and nothing else.
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = EMAIL_FROM
+# What message ids end with.
+EMAIL_DOMAIN = urlsplit(PUBLIC_URL).hostname or "localhost"
+
 # -- Browsers: as strict as the address allows. make run is plain http on the loopback --
 
 SESSION_COOKIE_SECURE = _IS_HTTPS
@@ -395,17 +405,10 @@ CELERY_WORKER_REDIRECT_STDOUTS = False
 # Nobody listens to remote control; its queues would only add traffic.
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_TIMEZONE = "UTC"
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+# That of django_celery_beat, which also says that it makes progress.
+CELERY_BEAT_SCHEDULER = "sync.beating:Scheduler"
 # Seconds between two looks at the schedule; the sweeps run every few seconds.
 CELERY_BEAT_MAX_LOOP_INTERVAL = 2
-
-# -- E-mail --
-
-EMAIL_USE_TLS = EMAIL_SECURITY == "starttls"
-EMAIL_USE_SSL = EMAIL_SECURITY == "tls"
-DEFAULT_FROM_EMAIL = EMAIL_FROM
-# Seconds. A server that hangs must not keep a worker's thread.
-EMAIL_TIMEOUT = 10
 
 # -- Time and language: stored in UTC, shown in the merchant's zone; English only --
 

@@ -15,6 +15,7 @@ urlpatterns = [
     path("logout/", merchants.sign_out, name="logout"),
     path("admin/", admin.site.urls),
     path("api/v1/", include("inventory.urls")),
+    path("api/v1/", include("sync.api_urls")),
     # Last: it answers for every route that is none.
     path("api/v1/", include("merchants.urls")),
 ]

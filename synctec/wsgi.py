@@ -9,8 +9,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "synctec.settings")
 application = get_wsgi_application()
 
 # After Django is set up: doorbells rung by requests must find our broker, not Celery's default one.
+from sync import watch  # noqa: E402
 from sync.presence import Attendant  # noqa: E402
 from synctec import celery  # noqa: E402, F401
 
 # As long as this process lives and reaches the database, deliveries are received.
 Attendant("receiver").start()
+watch.start()

@@ -36,9 +36,9 @@ REDELIVERY_SECONDS: Final = (5, 300, 1_800, 7_200, 18_000, 36_000, 36_000)
 _REDELIVERY_JITTER: Final = 0.1
 
 
-def redelivery_seconds(failures: int, rng: random.Random) -> float:
+def redelivery_seconds(failures: int, rng: random.Random, *, schedule: tuple[int, ...] = REDELIVERY_SECONDS) -> float:
     """Return the seconds to wait after `failures` failed attempts in a row (1 or more), a tenth more or less."""
     if failures < 1:
         raise ValueError("nothing has failed yet")
-    step = REDELIVERY_SECONDS[min(failures, len(REDELIVERY_SECONDS)) - 1]
+    step = schedule[min(failures, len(schedule)) - 1]
     return rng.uniform(step * (1 - _REDELIVERY_JITTER), step * (1 + _REDELIVERY_JITTER))

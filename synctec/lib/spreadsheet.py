@@ -9,12 +9,10 @@ from typing import Final
 
 #: How a cell begins that a spreadsheet would compute instead of showing
 #: (https://owasp.org/www-community/attacks/CSV_Injection).
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-
-Cell = str | int | float | None
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def as_csv(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+def as_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """The table, with a byte order mark so that spreadsheets read it as UTF-8. Texts that look like formulas are quoted."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
@@ -23,6 +21,9 @@ def as_csv(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     return "\ufeff" + out.getvalue()
 
 
-def _shown(cell: Cell) -> Cell:
+def _shown(cell: object) -> object:
     """Numbers as they are: a negative one is no formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    if cell is None or isinstance(cell, int | float):
+        return cell
+    text = str(cell).replace("\0", "")
+    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from inventory import delivery, stock, tasks
 from inventory.models import DeliveryState, EndpointState, WebhookDelivery, WebhookEndpoint
+from merchants import posting
 from merchants.models import AuditEvent
 from synctec.lib.backoff import REDELIVERY_SECONDS, redelivery_seconds
 from synctec.lib.secret import Secret
@@ -266,7 +267,7 @@ def test_retry_after_is_read_as_seconds_or_a_date() -> None:
         "Fri, 20 Nov 2099 12:01:00 GMT": 86400,
     }
 
-    assert {header: delivery.retry_after(header, NOON).total_seconds() for header in said} == said
+    assert {header: posting.retry_after(header, NOON).total_seconds() for header in said} == said
 
 
 def test_during_a_rotation_both_secrets_sign(alder: Trade, told: Told, receiver: Receiver) -> None:
@@ -342,7 +343,7 @@ def test_a_second_worker_leaves_an_attempt_under_way_alone(alder: Trade, told: T
     told.be_due()
     deliver(told)
     assert receiver.got[0][0]["webhook-id"] == attempt.delivery.message_id
-    late = delivery._Answer(is_acknowledged=False, says="too late")
+    late = posting.PostAnswer(is_acknowledged=False, says="too late")
     assert delivery._settle(attempt, late, timezone.now(), random.Random(1)) is False
     assert told.fresh().failures == 0
 

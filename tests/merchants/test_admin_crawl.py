@@ -15,8 +15,22 @@ from django.urls import reverse
 from inventory import delivery, holding, holds, transfers
 from inventory.models import Warehouse
 from locations.models import PublishingRule
-from merchants.models import Member, Role, User
-from sync.models import AuditResult, DeadLetter, Drift, DriftAction, FailureCause, Job, ReconcileRun
+from merchants import notices, targets
+from merchants.models import Member, Merchant, Role, User
+from sync.models import (
+    Alert,
+    AuditResult,
+    DeadLetter,
+    Drift,
+    DriftAction,
+    FailureCause,
+    Job,
+    ProcessBeat,
+    ReconcileRun,
+    RuleCheck,
+    RuleOverride,
+    SizeSample,
+)
 from tests.factories import NOON, Trade, make_trade
 from tests.merchants.test_admin_lists import grow
 
@@ -57,7 +71,22 @@ def alder(settings: Any) -> Trade:
         now=NOON,
     )
     holding.hold([holds.Ask("TEE", 1)], merchant_id=merchant.pk, now=NOON)
+    _alerts(merchant)
     return trade
+
+
+def _alerts(merchant: Merchant) -> None:
+    """An alert, who was told of it, and what else is known of the installation."""
+    target, _ = targets.create(
+        merchant=merchant, name="x", way="webhook", address="http://127.0.0.1:9/x", wishes=targets.Wishes(), user=None
+    )
+    notices.send_test(target, user=None, now=lambda: NOON)
+    facts = {"severity": "warning", "value": 1, "worst": 1, "since": NOON, "raised_at": NOON, "state": "firing"}
+    Alert.objects.create(merchant=merchant, rule="low_stock", subject="x", title="Low", **facts)
+    RuleOverride.objects.create(merchant=merchant, rule="low_stock", raise_at=2)
+    RuleCheck.objects.create(name="low_stock", first_asked_at=NOON, asked_at=NOON)
+    ProcessBeat.objects.create(name="worker-1@here", started_at=NOON, progressed_at=NOON)
+    SizeSample.objects.create(taken_at=NOON, database_bytes=1, inbox_waiting=0, outbox_waiting=0)
 
 
 @pytest.fixture

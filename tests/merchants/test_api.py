@@ -58,6 +58,9 @@ ROUTES: dict[str, dict[str, str]] = {
     "api/v1/jobs/<int:job_id>/cancellation": {"POST": Scope.SYNC_WRITE},
     "api/v1/replays": {"POST": Scope.SYNC_WRITE},
     "api/v1/resyncs": {"POST": Scope.SYNC_WRITE},
+    "api/v1/alerts": {"GET": Scope.ALERTS_READ},
+    "api/v1/alerts/<int:alert_id>/acknowledgement": {"POST": Scope.ALERTS_WRITE},
+    "api/v1/alerts/<int:alert_id>/snooze": {"POST": Scope.ALERTS_WRITE},
     "api/v1/key": {"GET": api.ANY_SCOPE},
 }
 
