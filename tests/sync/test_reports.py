@@ -186,7 +186,7 @@ def test_a_mail_is_given_up_after_many_attempts_or_when_it_is_not_wanted_any_mor
     assert reports.send_due(now=NEXT_MORNING) == 0
 
     errors = {row.user_id: (row.error, row.given_up_at is not None) for row in ReportMail.objects.all()}
-    assert errors[ann.pk] == ("no mail server is known: set EMAIL_HOST", True)
+    assert errors[ann.pk] == ("No mail server is set. Set EMAIL_HOST.", True)
     assert errors[bob.pk] == (reports.UNWANTED, True)
 
 
