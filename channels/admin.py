@@ -34,16 +34,19 @@ from channels import (
 )
 from channels.models import (
     BatchState,
+    CallHour,
     Channel,
     ChannelState,
     EventState,
     InboxEvent,
     Listing,
     ListingLevel,
+    Outage,
     Push,
     PushBatch,
     PushState,
     StoreLocation,
+    WritingStop,
 )
 from channels.protocol import ChannelError
 from channels.urgency import Urgency
@@ -51,6 +54,7 @@ from inventory.admin import sku_ids, table
 from merchants import trail
 from merchants.admin_base import (
     BigTableAdmin,
+    ReadOnlyAdmin,
     ReasonForm,
     TenantAdmin,
     TenantForm,
@@ -1333,3 +1337,46 @@ class PushBatchAdmin(BigTableAdmin):
             ],
             empty="No rows.",
         )
+
+
+# --- how channels do ------------------------------------------------------------------------------
+
+
+@admin.register(Outage)
+class OutageAdmin(ReadOnlyAdmin):
+    list_display = ("channel", "began_at", "ended_at", "cause", "message_short", "merchant")
+    list_filter = (channel_filter(), "cause", merchant_filter())
+    list_select_related = ("channel", "merchant")
+    fields = ("merchant", "channel", ("began_at", "ended_at"), "cause", "message")
+
+    @column("message")
+    def message_short(self, outage: Outage) -> str:
+        return _short(outage.message, 80)
+
+
+@admin.register(CallHour)
+class CallHourAdmin(ReadOnlyAdmin):
+    list_display = ("hour", "channel", "for_what", "calls", "points", "throttled", "paced", "rested", "unanswered")
+    list_filter = (channel_filter(), merchant_filter())
+    list_select_related = ("channel",)
+
+    @column("for")
+    def for_what(self, hour: CallHour) -> str:
+        return condition.URGENCY_WORDS[Urgency(hour.urgency)]
+
+    @column("points")
+    def points(self, hour: CallHour) -> str:
+        return f"{hour.cost:,.0f}"
+
+
+@admin.register(WritingStop)
+class WritingStopAdmin(ReadOnlyAdmin):
+    """Written by the buttons on the list of channels, and by operators. Those of the installation are for superusers."""
+
+    list_display = ("whose", "began_at", "ended_at", "reason", "end_reason")
+    list_filter = (merchant_filter(),)
+    list_select_related = ("merchant",)
+
+    @column("for")
+    def whose(self, stop: WritingStop) -> str:
+        return str(stop.merchant) if stop.merchant else "Everybody"

@@ -1,5 +1,6 @@
 """Every way a request can end, against a store that answers as told."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from channels.connectors.shopify.costs import CostBook
 from channels.connectors.shopify.version import API_VERSION
 from channels.pacing import Unpaced
 from channels.protocol import (
+    CallEnd,
     ChannelError,
     NotAuthorized,
     OutcomeUnknown,
@@ -340,3 +342,40 @@ class TestPacing:
             write(connector)
 
         assert (store.asked, ledger.settled) == ([], [])
+
+    @pytest.mark.parametrize(
+        ("answer", "end"),
+        [
+            (Answer({"data": WRITTEN}), CallEnd.ANSWERED),
+            (Answer(status=429), CallEnd.ANSWERED),
+            (Answer(status=404), CallEnd.ANSWERED),
+            (Answer(status=402), CallEnd.ANSWERED),
+            (Answer({"errors": [error("ACCESS_DENIED")]}), CallEnd.ANSWERED),
+            (Answer(status=503), CallEnd.BROKEN),
+            (Answer({"errors": [error("INTERNAL_SERVER_ERROR")]}), CallEnd.BROKEN),
+            (Answer(b"x"), CallEnd.BROKEN),
+            (HANG_UP, CallEnd.BROKEN),
+        ],
+    )
+    def test_how_a_call_ended_is_passed_on(
+        self, store: ScriptedStore, connector: ShopifyConnector, ledger: Ledger, answer: Answer | str, end: CallEnd
+    ) -> None:
+        store.answers(answer)
+
+        with contextlib.suppress(ChannelError):
+            write(connector)
+
+        [(told, _)] = ledger.ends
+        assert told is end
+
+    def test_the_failure_that_opens_the_breaker_says_when_to_come_back(
+        self, store: ScriptedStore, connector: ShopifyConnector, ledger: Ledger
+    ) -> None:
+        ledger.rest_seconds = 30.0
+        store.answers(Answer(status=500))
+
+        with pytest.raises(OutcomeUnknown) as caught:
+            write(connector)
+
+        assert caught.value.retry_after == 30.0
+        assert ledger.ends == [(CallEnd.BROKEN, caught.value)]
