@@ -9,6 +9,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import ModelAdmin as PlainModelAdmin
 from django.contrib.admin import SimpleListFilter
+from django.contrib.postgres.expressions import ArraySubquery
 from django.db import models
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -77,6 +78,10 @@ _REMEDIES = {
     "location": ("locations_locationgroup", {}, "Let the location draw on a warehouse"),
     "bundle:": ("inventory_sku", {"kind__exact": "bundle"}, "Mend what the bundle is made of"),
 }
+
+
+#: Of a level that drifts all the time it is enough to know that.
+REPEATS_SHOWN = 20
 
 
 class AnswerForm(ReasonForm):
@@ -296,26 +301,27 @@ class DriftAdmin(BigTableAdmin):
     actions_detail = ("answer",)
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Drift]:
-        """With how often each level has drifted within 30 days up to then."""
+        """With the drifts of each row's level within 30 days up to then, itself included, as many as matter."""
         others = Drift.objects.filter(
             listing_level=models.OuterRef("listing_level"),
             found_at__lte=models.OuterRef("found_at"),
             found_at__gt=models.OuterRef("found_at") - reports.REPEATS_WITHIN,
         )
-        count = others.exclude(cause__in=TIMING).order_by().values("listing_level").annotate(count=models.Count("pk"))
+        found = others.exclude(cause__in=TIMING).order_by("-pk").values("pk")[:REPEATS_SHOWN]
         rows: models.QuerySet[Drift] = super().get_queryset(request)
-        return rows.annotate(times=models.Subquery(count.values("count")))
+        return rows.annotate(again=ArraySubquery(found))
 
     @column("in 30 days")
     def repeats(self, drift: Any) -> str:
-        if (drift.times or 0) < reports.REPEATS:
+        times = len(drift.again)
+        if times < reports.REPEATS:
             return ""
+        told = f"{times} times" + (" or more" if times == REPEATS_SHOWN else "")
         sku = drift.listing_level.listing.sku
-        times = f"{drift.times} times"
         if sku is None:
-            return times
+            return told
         address = f"{reverse('admin:sync_drift_changelist')}?{urlencode({'q': sku.code})}"
-        return format_html('<a class="text-red-700 dark:text-red-400" href="{}">{}</a>', address, times)
+        return format_html('<a class="text-red-700 dark:text-red-400" href="{}">{}</a>', address, told)
 
     def find(self, request: HttpRequest, key: str) -> Q | None:
         return Q(listing_level_id__in=listing_level_ids(request, key))
