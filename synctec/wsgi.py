@@ -3,6 +3,7 @@
 import os
 
 from django.core.wsgi import get_wsgi_application
+from django.urls import get_resolver
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "synctec.settings")
 
@@ -10,3 +11,8 @@ application = get_wsgi_application()
 
 # After Django is set up: doorbells rung by requests must find our broker, not Celery's default one.
 from synctec import celery  # noqa: E402, F401
+from synctec.lib import heap  # noqa: E402
+
+# The routes and all that they lead to, which the first request would have to load.
+_ = get_resolver().url_patterns
+heap.settle()
