@@ -143,6 +143,8 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    # Deliveries, most of all requests, need nothing of what follows.
+    "channels.doorstep.doorstep",
     # Right after security: a static file needs no session and no database.
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
