@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
+from celery.signals import worker_process_init, worker_ready
+from celery.utils.dispatch import Signal
 
 from synctec.lib import heap
 
@@ -51,3 +53,13 @@ def test_what_was_garbage_before_is_not_kept_for_ever() -> None:
     heap.settle()
 
     assert gone() is None
+
+
+@pytest.mark.parametrize("begins", [worker_ready, worker_process_init])
+def test_workers_settle_when_they_begin(begins: Signal) -> None:
+    import synctec.celery  # noqa: F401  # connects
+
+    begins.send(sender=None)
+
+    assert gc.get_threshold()[0] == heap.YOUNG_OBJECTS_MAX
+    assert gc.get_freeze_count() > 10_000
