@@ -241,12 +241,11 @@ def _envelope(reader: protocol.EventReader, headers: Mapping[str, str]) -> proto
     for what, value, length_max in (("topic", delivery.topic, 80), ("webhook id", delivery.webhook_id, 160)):
         if not value or len(value) > length_max or not value.isprintable():
             raise Refusal(400, f"The {what} header must have 1 to {length_max} printable characters.")
-    return replace(
-        delivery,
-        event_id=_printable(delivery.event_id, 160),
-        api_version=_printable(delivery.api_version, 20),
-        triggered_at=_sensible(delivery.triggered_at),
-    )
+    event_id, api_version = _printable(delivery.event_id, 160), _printable(delivery.api_version, 20)
+    triggered_at = _sensible(delivery.triggered_at)
+    if (event_id, api_version, triggered_at) == (delivery.event_id, delivery.api_version, delivery.triggered_at):
+        return delivery
+    return replace(delivery, event_id=event_id, api_version=api_version, triggered_at=triggered_at)
 
 
 def _printable(text: str, length_max: int) -> str:

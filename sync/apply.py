@@ -2,7 +2,7 @@
 
 1. claim a batch (its own small commit, so that a message that kills the process cannot do so over and over);
 2. interpret the bytes; read orders whose message does not tell enough;
-3. try-lock the SKUs concerned (Redlock); events of busy SKUs are left for the next batch;
+3. try-lock the SKUs concerned (Redlock); events of busy SKUs are tried once more, then left for the next batch;
 4. one transaction: lock rows, decide, write, settle the events.
 
 Invariant: an event is settled in the transaction that wrote its effects, so it has them exactly once.
@@ -289,17 +289,29 @@ def _read(
 
 
 def _apply_stock_events(engine: Engine, merchant_id: int, batch: list[Claimed], done: Applied) -> None:
+    """Apply what nobody else is busy with, then wait a moment for the rest: to claim and read it once more costs more."""
+    busy = _apply_lockable(engine, merchant_id, batch, done)
+    if busy:
+        busy = _apply_lockable(engine, merchant_id, busy, done, is_patient=True)
+    engine.books.put_off_events([claimed.envelope.event_id for claimed in busy], BUSY, "")
+    done.busy += len(busy)
+
+
+def _apply_lockable(
+    engine: Engine, merchant_id: int, batch: list[Claimed], done: Applied, *, is_patient: bool = False
+) -> list[Claimed]:
+    """Apply those whose SKUs can be locked; returns the others."""
     if not batch:
-        return
+        return []
     around = _look_around(engine, merchant_id, batch)
     skus_of = _skus_of(batch, around)
-    with engine.locks.try_lock(_keys(sku for skus in skus_of.values() for sku in skus)) as locked:
+    keys = _keys(sku for skus in skus_of.values() for sku in skus)
+    with engine.locks.try_lock(keys, patient=is_patient) as locked:
         free = [claimed for claimed in batch if _is_free(locked, skus_of[claimed.envelope.event_id])]
         # What others are busy with must not be locked along: then only what the free ones mention is loaded.
         _apply_free(engine, merchant_id, free, done, around if len(free) == len(batch) else None)
-    busy = {claimed.envelope.event_id for claimed in batch} - {claimed.envelope.event_id for claimed in free}
-    engine.books.put_off_events(busy, BUSY, "")
-    done.busy += len(busy)
+    applied = {claimed.envelope.event_id for claimed in free}
+    return [claimed for claimed in batch if claimed.envelope.event_id not in applied]
 
 
 def _keys(sku_ids: Iterable[int]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import cache
+from time import monotonic, sleep
 
 import redis
 from django.conf import settings
@@ -35,14 +36,27 @@ class LiveChannels:
         inbox.ring(merchant_id)
 
 
+#: So long a worker waits for SKUs that others are busy with, before it gives up what it has read and prepared about them:
+#: somewhat longer than the transaction of a full batch. It looks again this often.
+PATIENCE_SECONDS = 0.25
+LOOK_AGAIN_SECONDS = 0.005
+
+
 class SkuLocks:
     """Redlock over this process's connections to all lock nodes."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._redlock = Redlock([redis.Redis.from_url(url) for url in urls])
 
-    def try_lock(self, keys: Sequence[str]) -> AbstractContextManager[Locked]:
-        return self._redlock.try_lock(keys, auto_extend=True)
+    def try_lock(self, keys: Sequence[str], *, patient: bool = False) -> AbstractContextManager[Locked]:
+        gives_up_at = monotonic() + (PATIENCE_SECONDS if patient else 0.0)
+        while True:
+            locked = self._redlock.try_lock(keys, auto_extend=True)
+            if locked.is_degraded or len(locked.keys) == len(set(keys)) or monotonic() >= gives_up_at:
+                return locked
+            # Nobody waits with a lock in hand: two who want the same would wait for each other.
+            locked.release()
+            sleep(LOOK_AGAIN_SECONDS)
 
 
 @cache

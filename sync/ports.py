@@ -752,7 +752,9 @@ class Locked(Protocol):
 class Locks(Protocol):
     """Redlock: it keeps workers off each other's SKUs; correctness does not rest on it."""
 
-    def try_lock(self, keys: Sequence[str]) -> AbstractContextManager[Locked]: ...
+    def try_lock(self, keys: Sequence[str], *, patient: bool = False) -> AbstractContextManager[Locked]:
+        """Take those of the keys that are free; `patient`: after waiting a moment for all of them to be."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

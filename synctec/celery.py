@@ -1,10 +1,13 @@
 """The Celery application. Its messages are doorbells: see `sync.tasks`."""
 
 import os
+from typing import Any
 
 from celery import Celery
+from celery.signals import worker_process_init, worker_ready
 
 from synctec import telemetry
+from synctec.lib import heap
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "synctec.settings")
 
@@ -12,3 +15,10 @@ app = Celery("synctec")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 telemetry.attach()
+
+
+@worker_ready.connect
+@worker_process_init.connect
+def _settle_heap(**_: Any) -> None:
+    """All that tasks are made of has been imported: in the worker itself, and in each process that it forks."""
+    heap.settle()

@@ -168,6 +168,8 @@ MIDDLEWARE = [
     # First: whatever is logged of a request bears its id.
     "synctec.telemetry.RequestTeller",
     "django.middleware.security.SecurityMiddleware",
+    # Deliveries, most of all requests, need nothing of what follows.
+    "channels.doorstep.doorstep",
     # Right after security: a static file needs no session and no database.
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -86,11 +86,12 @@ def _serve(seed: int, orders: Any, results: Any) -> None:
     from django.utils.module_loading import import_string
 
     django.setup()
-    from synctec.lib import sql
+    from synctec.lib import heap, sql
 
     # Both the engine and what it is held against may lose what is found and done again.
     sql.rows("SELECT set_config('synchronous_commit', 'off', false)")
     rng = random.Random(seed)
+    heap.settle()  # as workers do
     results.put((0, 0.0, 0.0))
     while True:
         merchant_id, act, seconds = orders.get()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import multiprocessing
 import os
@@ -14,6 +13,7 @@ from typing import Any
 import structlog
 
 from sync.simulator.world import Setting, World
+from synctec.lib import heap
 
 #: Seeds that a process takes at a time.
 CHUNK = 20
@@ -195,9 +195,7 @@ def quieten() -> None:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
     )
-    # What has been imported stays; the collector need not look at it after every run.
-    gc.collect()
-    gc.freeze()
+    heap.settle()
 
 
 def jobs_default() -> int:

@@ -54,6 +54,8 @@ REFUSED_SECONDS = push.REFUSED_PAUSE.total_seconds()
 #: How long a store remembers a key: as Shopify does.
 KEYS_KEPT_SECONDS = 86_400.0
 LOCK_SECONDS = 30.0
+#: So long a task waits for what others have locked, when it is patient.
+PATIENT_SECONDS = 0.02
 COMMIT_SECONDS = 0.002
 AUDIT_LAG = timedelta(seconds=25)
 POLL_OVERLAP = timedelta(seconds=60)
@@ -711,9 +713,9 @@ class World:
     # --- sync.ports.Locks -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def try_lock(self, keys: Sequence[str]) -> Iterator[Granted]:
+    def try_lock(self, keys: Sequence[str], *, patient: bool = False) -> Iterator[Granted]:
         """Redlock, as far as its users can tell: it may be lost, and ends by itself when its holder dies."""
-        self.pause(0.001)
+        self.pause(PATIENT_SECONDS if patient else 0.001)
         now = self.scheduler.time
         self._tokens += 1
         token = self._tokens

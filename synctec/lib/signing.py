@@ -5,7 +5,6 @@ exception would turn a forged request into a 500.
 """
 
 import base64
-import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping
@@ -80,7 +79,7 @@ def _webhook_digest(message: bytes, key: Secret) -> bytes:
     if not text.startswith(WEBHOOK_SECRET_PREFIX):
         raise ValueError(f"a webhook secret begins with {WEBHOOK_SECRET_PREFIX}")
     secret = base64.b64decode(text.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True)
-    return hmac.new(secret, message, hashlib.sha256).digest()
+    return hmac.digest(secret, message, "sha256")
 
 
 def is_myshopify_domain(domain: str) -> bool:
@@ -90,7 +89,7 @@ def is_myshopify_domain(domain: str) -> bool:
 
 def _digest(message: bytes, secret: Secret | str) -> bytes:
     key = secret.reveal() if isinstance(secret, Secret) else secret
-    return hmac.new(key.encode(), message, hashlib.sha256).digest()
+    return hmac.digest(key.encode(), message, "sha256")
 
 
 def _ascii_bytes(header: str | bytes | None) -> bytes | None:

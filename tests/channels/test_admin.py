@@ -15,6 +15,9 @@ from merchants.models import AuditEvent, Member, Role, User
 from synctec.lib.secret import Secret
 from tests.factories import NOON, Shop, Trade, deliver, make_trade
 
+#: What the form of a channel asks besides: when changes are held.
+BIG_CHANGES = {"holds_big_runs": "on", "big_run_levels": 20, "big_run_zero_percent": 20, "big_run_change_percent": 50}
+
 pytestmark = pytest.mark.django_db
 
 
@@ -64,6 +67,7 @@ def test_a_secret_can_be_replaced_but_is_never_shown(
             "orders_counted_from_1": "11:00:00",
             "on_loss": north.channel.on_loss,
             "on_gain": north.channel.on_gain,
+            **BIG_CHANGES,
             "new_client_secret": "shpss_brand_new",
         },
     )
@@ -91,6 +95,7 @@ def test_an_empty_secret_field_changes_no_secret(client: Client, manager: User, 
             "orders_counted_from_1": "11:00:00",
             "on_loss": north.channel.on_loss,
             "on_gain": north.channel.on_gain,
+            **BIG_CHANGES,
         },
     )
 

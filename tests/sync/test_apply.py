@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import permutations
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.db import OperationalError, transaction
 from django.db.models.functions import Now
+from redis import Redis
 
 from channels import connect, credentials, mapping
 from channels.models import (
@@ -30,7 +33,7 @@ from locations.models import GroupLocation
 from locations.models import Mapping as Draws
 from locations.pace import Propagation
 from sync import apply as applying
-from sync import catalogue, sweep
+from sync import catalogue, live, sweep
 from sync.apply import Applied, apply_batch
 from sync.decide import Envelope, Verdict
 from sync.invariants import violations
@@ -38,6 +41,7 @@ from sync.models import DirtySku, OrderLine
 from sync.publish import publish_batch
 from sync.tables import Tables
 from synctec.lib import sql
+from synctec.lib.redlock import Redlock
 from synctec.lib.secret import Secret
 from tests.engine import engine
 from tests.factories import (
@@ -1034,3 +1038,69 @@ def test_a_claim_reads_the_pending_events_and_not_the_whole_inbox(alder: Trade) 
 
     assert scans_after == scans_before
     assert by_index
+
+
+class Reluctant:
+    """Locks of which one key is another worker's, until somebody waits for it, or for good."""
+
+    is_degraded = False
+
+    def __init__(self, key: str, *, lets_go: bool) -> None:
+        self.asked: list[tuple[tuple[str, ...], bool]] = []
+        self.keys: set[str] = set()
+        self._key = key
+        self._lets_go = lets_go
+
+    @contextmanager
+    def try_lock(self, keys: Sequence[str], *, patient: bool = False) -> Iterator[Any]:
+        self.asked.append((tuple(keys), patient))
+        self.keys = {key for key in keys if key != self._key or (patient and self._lets_go)}
+        yield self
+
+
+@pytest.mark.parametrize("lets_go", [True, False])
+def test_what_another_worker_is_busy_with_is_waited_for_once_the_rest_is_applied(alder: Trade, lets_go: bool) -> None:
+    north = alder.shops["north"]
+    mug, tee = (f"sku:{alder.skus[code].pk}" for code in ("MUG", "TEE"))
+    waits = deliver(north, "orders/create", order_body(north, 1, ("MUG", 1)))
+    free = deliver(north, "orders/create", order_body(north, 2, ("TEE", 1)))
+    locks = Reluctant(mug, lets_go=lets_go)
+
+    done = apply_batch(replace(engine(), locks=locks), merchant_id=alder.merchant.pk)
+
+    assert locks.asked == [(tuple(sorted((mug, tee))), False), ((mug,), True)]
+    assert (done.claimed, done.settled, done.busy) == (2, 2 if lets_go else 1, 0 if lets_go else 1)
+    assert outcome(free)[0] == EventState.APPLIED
+    assert outcome(waits)[0] == (EventState.APPLIED if lets_go else EventState.PENDING)
+    assert InboxEvent.objects.get(pk=waits.pk).attempts == (1 if lets_go else 0)
+    assert alder.stock("MUG").committed == (1 if lets_go else 0)
+
+
+def test_a_patient_worker_waits_with_no_lock_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Redlock([Redis.from_url(url) for url in settings.REDLOCK_URLS])
+    held = other.try_lock(["sku:1"])
+    free_meanwhile: list[bool] = []
+
+    def wait(_: float) -> None:
+        with other.try_lock(["sku:2"]) as tried:
+            free_meanwhile.append(bool(tried.keys))
+        held.release()
+
+    monkeypatch.setattr(live, "sleep", wait)
+    try:
+        with live.engine().locks.try_lock(["sku:1", "sku:2"], patient=True) as locked:
+            assert locked.keys == {"sku:1", "sku:2"}
+        assert free_meanwhile == [True]
+    finally:
+        held.release()
+        other.close()
+
+
+def test_patience_ends_with_what_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Redlock([Redis.from_url(url) for url in settings.REDLOCK_URLS])
+    monkeypatch.setattr(live, "PATIENCE_SECONDS", 0.0)
+    try:
+        with other.try_lock(["sku:1"]), live.engine().locks.try_lock(["sku:1", "sku:2"], patient=True) as locked:
+            assert locked.keys == {"sku:2"}
+    finally:
+        other.close()

@@ -193,7 +193,7 @@ class Free:
     keys: tuple[str, ...] = ()
 
     @contextmanager
-    def try_lock(self, keys: Sequence[str]) -> Iterator[Any]:
+    def try_lock(self, keys: Sequence[str], *, patient: bool = False) -> Iterator[Any]:
         yield self
 
 
