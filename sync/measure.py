@@ -42,7 +42,7 @@ class Measured:
 
 
 def measure(changes: Iterable[Change], stores: Sequence[str]) -> Measured:
-    """Latency of every sale to all other stores that list its SKU."""
+    """Latency of every sale, wherever it was made, until all of `stores` but its own showed it."""
     by_sku: dict[str, dict[str, list[Change]]] = defaultdict(lambda: defaultdict(list))
     for change in changes:
         by_sku[change.sku][change.store].append(change)
@@ -63,7 +63,7 @@ def _latencies(feeds: Mapping[str, Sequence[Change]], stores: Sequence[str]) -> 
         (change for feed in feeds.values() for change in feed if change.is_sale), key=lambda sale: sale.at_us
     )
     reflected = {store: _reflected(feeds.get(store, ())) for store in stores}
-    sold_by = dict.fromkeys(stores, 0)
+    sold_by: dict[str, int] = defaultdict(int)
     sold = 0
     for sale in all_sales:
         sold -= sale.delta

@@ -42,6 +42,12 @@ def test_a_store_that_shows_nothing_any_more_reflects_every_sale() -> None:
     assert measure(changes, STORES).latencies_ms == (45.0,)
 
 
+def test_a_sale_in_a_store_that_is_not_asked_about_counts_for_the_others() -> None:
+    changes = [sale("north", 0, 9), push("south", 40, -1, 9), push("east", 300, -1, 9)]
+
+    assert measure(changes, ("south",)).latencies_ms == (40.0,)
+
+
 def test_percentiles_are_of_the_sales_measured() -> None:
     changes = [change for n in range(100) for change in _sold(n)]
 

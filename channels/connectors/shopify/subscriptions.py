@@ -71,7 +71,7 @@ class _Subscription:
 
 
 def ensure_webhooks(client: ShopifyClient, callback_url: str) -> SubscriptionReport:
-    """Make every wanted topic arrive once at `callback_url`. Safe to repeat at any time.
+    """Make every wanted topic arrive once at `callback_url`. Safe to repeat at any time, and for several at the same time.
 
     A topic the store refuses is reported as failed and does not stop the others.
     """
@@ -95,6 +95,11 @@ def ensure_webhooks(client: ShopifyClient, callback_url: str) -> SubscriptionRep
                 present.append(topic)
         except Refused as refusal:
             failed.append((topic, str(refusal)))
+    if failed:
+        # What somebody else made since it was looked for, the store does not make a second time.
+        made = {mine.topic for mine in _read_subscriptions(client) if _is_wanted(mine, callback_url)}
+        present += [topic for topic, _ in failed if topic in made]
+        failed = [(topic, why) for topic, why in failed if topic not in made]
     return SubscriptionReport(tuple(present), tuple(created), tuple(repaired), tuple(failed))
 
 
@@ -126,6 +131,11 @@ def _is_right(subscription: _Subscription, callback_url: str, fields: Sequence[s
         and set(subscription.fields) == set(fields)
         and not subscription.is_filtered
     )
+
+
+def _is_wanted(subscription: _Subscription, callback_url: str) -> bool:
+    fields = WANTED.get(subscription.topic)
+    return fields is not None and _is_right(subscription, callback_url, fields)
 
 
 def _mend(client: ShopifyClient, mine: list[_Subscription], callback_url: str, fields: Sequence[str]) -> bool:

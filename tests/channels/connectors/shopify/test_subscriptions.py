@@ -91,12 +91,34 @@ def test_of_duplicates_the_right_one_is_kept(store: ScriptedStore, connector: Sh
 def test_a_topic_the_store_refuses_does_not_stop_the_others(store: ScriptedStore, connector: ShopifyConnector) -> None:
     refusal = {"data": {"done": {"userErrors": [{"message": "Not this topic."}]}}}
     existing = [s for s in all_right() if s["topic"] not in ("ORDERS_CREATE", "ORDERS_EDITED")]
-    store.answers(listing(*existing), Answer(refusal), Answer(DONE))
+    store.answers(listing(*existing), Answer(refusal), Answer(DONE), listing(*existing))
 
     report = connector.ensure_webhooks(CALLBACK)
 
     assert report.failed == (("orders/create", "Not this topic."),)
     assert report.created == ("orders/edited",)
+
+
+@pytest.mark.parametrize(
+    ("made", "present", "failed"),
+    [({}, ("orders/create",), ()), ({"uri": "https://old.example/"}, (), ("orders/create",))],
+)
+def test_one_that_another_worker_has_just_made_is_there(
+    store: ScriptedStore,
+    connector: ShopifyConnector,
+    made: dict[str, Any],
+    present: tuple[str, ...],
+    failed: tuple[str, ...],
+) -> None:
+    refusal = {"data": {"done": {"userErrors": [{"message": "Address for this topic has already been taken"}]}}}
+    others = [s for s in all_right() if s["topic"] != "ORDERS_CREATE"]
+    store.answers(listing(*others), Answer(refusal), listing(*others, subscription(99, "orders/create", **made)))
+
+    report = connector.ensure_webhooks(CALLBACK)
+
+    assert [topic for topic in report.present if topic == "orders/create"] == list(present)
+    assert tuple(topic for topic, _ in report.failed) == failed
+    assert report.created == ()
 
 
 def test_a_store_that_is_away_is_an_error_and_no_report(store: ScriptedStore, connector: ShopifyConnector) -> None:
