@@ -130,8 +130,11 @@ class Held:
 
 
 def too_much_differs(channel: Channel, suspect: int, levels: int) -> bool:
-    """Whether so many of a channel's levels differ that the alarm is to be raised, as its settings say."""
-    return (
+    """Whether so many of a channel's levels differ that the alarm is to be raised, as its settings say.
+
+    Never of one in shadow mode: it is meant to differ, and nothing is raised there anyhow.
+    """
+    return not channel.is_shadow and (
         suspect >= max(1, channel.drift_alarm_levels) and suspect * Decimal(100) > channel.drift_alarm_percent * levels
     )
 
@@ -211,7 +214,7 @@ def _take(engine: Engine, channel: Channel, kind: RunKind, gives_way_at: datetim
         )
     if not taken:
         return None
-    channel.refresh_from_db(fields=["drift_alarm_percent", "drift_alarm_levels"])
+    channel.refresh_from_db(fields=["drift_alarm_percent", "drift_alarm_levels", "is_shadow"])
     return Held(engine, channel, ReconcileRun.objects.get(pk=taken[0][0]), token, gives_way_at)
 
 

@@ -16,19 +16,14 @@ from merchants.models import TargetState
 from sync.alerts import supply
 from sync.alerts.rules import MEMBERS_MAX, Part
 from synctec.lib import sql
-from synctec.lib.backoff import MAX_ATTEMPTS
 
 #: Nobody is interested in how much more there is.
 COUNTED_MAX: Final = 10_000
-#: A write is given up as often as an event is; the level then waits for its next change.
-GIVEN_UP_AFTER: Final = MAX_ATTEMPTS
 #: So many measurements are needed before a percentile says anything.
 LATENCIES_MIN: Final = 20
 LATENCY_WINDOW: Final = timedelta(minutes=10)
 #: Numbers that changed so recently are on their way, and neither right nor wrong.
 ON_ITS_WAY: Final = timedelta(minutes=1)
-#: Fewer levels than this are no alarm, however small the catalogue.
-DRIFTED_MIN: Final = 3
 #: A worker that has been silent for so long is gone for good.
 FORGOTTEN_AFTER: Final = timedelta(hours=1)
 #: Growth below this is no news, however small the database is.
@@ -279,7 +274,8 @@ def writing_stopped(now: datetime, observed: Observed) -> list[Finding]:
                 SELECT waiting_since FROM channels_listinglevel level
                 WHERE level.channel_id = channel.id AND level.is_out_of_sync ORDER BY level.next_push_at LIMIT %s) level
         ) waiting
-        WHERE channel.state IN ('active', 'paused', 'needs_auth') AND waiting.since IS NOT NULL AND merchant.is_active
+        WHERE channel.state IN ('active', 'paused', 'needs_auth') AND NOT channel.is_shadow AND waiting.since IS NOT NULL
+            AND merchant.is_active
         """,
         [now, COUNTED_MAX],
     )
@@ -302,24 +298,32 @@ def reconcile_overdue(now: datetime, observed: Observed) -> list[Finding]:
 
 
 def drift_alarm(now: datetime, observed: Observed) -> list[Finding]:
-    """What share of each channel's levels differed within a day for no reason we know, in percent."""
+    """What share of the levels differed, in percent, of each channel where nothing is raised since a pass was alarming."""
     return _channels(
         """
-        SELECT channel.merchant_id, channel.id, channel.name, 100.0 * drifted.levels / greatest(whole.levels, 1)
-        FROM (
-            SELECT drift.channel_id, count(DISTINCT drift.listing_level_id) AS levels
-            FROM merchants_merchant merchant CROSS JOIN LATERAL (
-                SELECT channel_id, listing_level_id, action, found_at FROM sync_drift drift
-                WHERE drift.merchant_id = merchant.id ORDER BY drift.id DESC LIMIT %s) drift
-            WHERE merchant.is_active AND drift.found_at > %s AND drift.action <> 'explained'
-            GROUP BY drift.channel_id
-        ) drifted
-        JOIN channels_channel channel ON channel.id = drifted.channel_id
-        CROSS JOIN LATERAL (
-            SELECT count(*) AS levels FROM channels_listinglevel level WHERE level.channel_id = channel.id) whole
-        WHERE drifted.levels >= %s
+        SELECT channel.merchant_id, channel.id, channel.name, coalesce(run.share, 100), channel.raises_paused_reason
+        FROM channels_channel channel JOIN merchants_merchant merchant ON merchant.id = channel.merchant_id
+        LEFT JOIN LATERAL (
+            SELECT 100.0 * levels_suspect / greatest(levels_read, 1) AS share FROM sync_reconcilerun run
+            WHERE run.channel_id = channel.id AND run.is_alarming ORDER BY run.id DESC LIMIT 1) run ON true
+        WHERE channel.raises_paused_at IS NOT NULL AND channel.state IN ('active', 'paused') AND merchant.is_active
         """,
-        [2 * COUNTED_MAX, now - timedelta(days=1), DRIFTED_MIN],
+        [],
+    )
+
+
+def changes_held(now: datetime, observed: Observed) -> list[Finding]:
+    """Levels of each channel whose change waits until somebody has confirmed it."""
+    return _channels(
+        """
+        SELECT channel.merchant_id, channel.id, channel.name, held.levels, hold.reason
+        FROM sync_pushhold hold JOIN channels_channel channel ON channel.id = hold.channel_id
+        JOIN merchants_merchant merchant ON merchant.id = channel.merchant_id
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS levels FROM sync_heldlevel level WHERE level.hold_id = hold.id AND level.state = 'held') held
+        WHERE hold.state = 'held' AND hold.kind = 'big_run' AND merchant.is_active AND held.levels > 0
+        """,
+        [],
     )
 
 
@@ -327,25 +331,19 @@ def drift_alarm(now: datetime, observed: Observed) -> list[Finding]:
 
 
 def dead_letters(now: datetime, observed: Observed) -> list[Finding]:
-    """Events that are dead and levels whose write was given up, per channel."""
+    """Dead letters of each channel that nobody has dismissed."""
     return _channels(
         """
-        SELECT channel.merchant_id, channel.id, channel.name, events.given_up + writes.given_up,
-            concat_ws('; ', nullif(events.reason, ''), nullif(writes.reason, ''))
-        FROM channels_channel channel JOIN merchants_merchant merchant ON merchant.id = channel.merchant_id
-        CROSS JOIN LATERAL (
-            SELECT count(*) AS given_up, left(max(reason), 200) AS reason FROM (
-                SELECT reason FROM channels_inboxevent event
-                WHERE event.channel_id = channel.id AND event.state = 'dead' ORDER BY event.id LIMIT %s) event) events
-        CROSS JOIN LATERAL (
-            SELECT count(*) AS given_up, left(max(last_error), 200) AS reason FROM (
-                SELECT last_error FROM channels_listinglevel level
-                WHERE level.channel_id = channel.id AND level.is_out_of_sync AND level.is_stocked
-                    AND level.push_failures >= %s
-                LIMIT %s) level) writes
-        WHERE merchant.is_active AND events.given_up + writes.given_up > 0
+        SELECT channel.merchant_id, channel.id, channel.name, count(*), left(max(letter.said), 200)
+        FROM merchants_merchant merchant CROSS JOIN LATERAL (
+            SELECT channel_id, said FROM sync_deadletter letter
+            WHERE letter.merchant_id = merchant.id AND letter.ended_at IS NULL AND letter.state <> 'dismissed'
+            LIMIT %s) letter
+        JOIN channels_channel channel ON channel.id = letter.channel_id
+        WHERE merchant.is_active
+        GROUP BY channel.id
         """,
-        [COUNTED_MAX, GIVEN_UP_AFTER, COUNTED_MAX],
+        [COUNTED_MAX],
     )
 
 
@@ -409,7 +407,7 @@ def accuracy(now: datetime, observed: Observed) -> list[Finding]:
             SELECT count(*) AS levels FROM channels_listinglevel level
             WHERE level.channel_id = channel.id AND level.suspect_since < %s AND level.is_stocked
                 AND level.desired IS NOT NULL AND NOT level.is_out_of_sync) doubted
-        WHERE channel.state IN ('active', 'paused') AND merchant.is_active AND whole.levels > 0
+        WHERE channel.state IN ('active', 'paused') AND NOT channel.is_shadow AND merchant.is_active AND whole.levels > 0
         """,
         [now - ON_ITS_WAY, now - ON_ITS_WAY],
     )
@@ -500,7 +498,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     for question in (
         broker_away, workers_silent, beat_silent, worker_silent, rules_not_asked, clock_differs, invariant_broken,
         audit_overdue, database_growth, backlog_growth, redis_memory, authorization, channel_outage, token_expiring,
-        subscription_lost, writing_stopped, reconcile_overdue, drift_alarm, dead_letters, queue_lag, sync_latency,
-        sync_latency_worst, accuracy, shortage, low_stock, reorder, target_failing,
+        subscription_lost, writing_stopped, reconcile_overdue, drift_alarm, changes_held, dead_letters, queue_lag,
+        sync_latency, sync_latency_worst, accuracy, shortage, low_stock, reorder, target_failing,
     )
 }  # fmt: skip

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from django.core import mail as outbox
 from django.db import connection
+from django.db.models.functions import Now
 from django.utils import timezone
 
-from channels import protocol, subscriptions
+from channels import protocol, steering, subscriptions
 from channels.models import (
     BatchState,
     Channel,
@@ -39,6 +40,7 @@ from merchants.models import (
     TargetWay,
 )
 from merchants.targets import Wishes
+from sync import letters
 from sync.alerts import deeds, evaluate, questions
 from sync.alerts.questions import Observed
 from sync.alerts.rules import BY_NAME, CALM, RELIEF
@@ -46,10 +48,12 @@ from sync.models import (
     Alert,
     AlertState,
     AuditResult,
-    Drift,
-    DriftAction,
     Heartbeat,
+    HeldLevel,
+    HeldState,
+    HoldKind,
     ProcessBeat,
+    PushHold,
     ReconcileRun,
     RuleCheck,
     RuleOverride,
@@ -140,6 +144,7 @@ def kill_events(trade: Trade, number: int, shop: str = "north") -> None:
         )
         for _ in range(number)
     )
+    letters.keep()
 
 
 def test_when_all_is_well_nobody_is_told_anything(trade: Trade) -> None:
@@ -187,8 +192,9 @@ class TestStorms:
         Channel.objects.filter(pk=channel.pk).update(failing_since=NOON, last_error="503", created_at=NOON)
         deliver(trade.shops["north"], "orders/create", b"{}")
         ListingLevel.objects.filter(listing=trade.shops["north"].listings["MUG"]).update(
-            desired=3, push_failures=5, last_error="503", waiting_since=NOON
+            desired=3, push_failures=5, last_error="503", waiting_since=NOON, next_push_at=Now() + timedelta(days=1)
         )
+        letters.keep()
 
         looks(0, 420)
 
@@ -220,6 +226,7 @@ def test_the_end_is_told(trade: Trade) -> None:
     kill_events(trade, 2)
     looks(0, 120)
     InboxEvent.objects.all().delete()
+    letters.keep()
     looks(150, 600, every=60)
 
     alert = Alert.objects.get()
@@ -233,6 +240,7 @@ def test_a_cause_that_comes_back_is_a_new_alert(trade: Trade) -> None:
     kill_events(trade, 2)
     looks(0, 120)
     InboxEvent.objects.all().delete()
+    letters.keep()
     looks(150, 600, every=60)
     kill_events(trade, 1)
     looks(630, 900, every=60)
@@ -250,6 +258,7 @@ def test_what_has_been_acknowledged_is_not_told_again_but_its_end_is(trade: Trad
     assert len(outbox.outbox) == 1
 
     InboxEvent.objects.all().delete()
+    letters.keep()
     looks(7300, 7800, every=60)
 
     assert len(outbox.outbox) == 2
@@ -567,30 +576,50 @@ class TestChannels:
         known = SubscriptionCheck.objects.get()
         assert (known.gap_from, known.checked_at, known.repaired_at) == (NOON, later(7200), None)
 
-    def test_many_drifts(self, trade: Trade) -> None:
+    def test_a_drift_alarm_lasts_until_raises_go_on(self, trade: Trade) -> None:
+        channel = trade.shops["north"].channel
+        ReconcileRun.objects.create(
+            merchant=trade.merchant, channel=channel, levels_read=60, levels_suspect=3, is_alarming=True
+        )
+        steering.pause_raises(channel_id=channel.pk, reason="3 of 60 levels differ", now=NOON)
+
+        look(60)
+        assert told_of("drift_alarm").value == pytest.approx(5)
+
+        steering.resume_raises(channel_id=channel.pk, user=None, reason="an import by hand")
+        looks(120, 400)
+        assert Alert.objects.get(rule="drift_alarm").state == AlertState.RECOVERED
+
+    def test_held_changes_of_a_channel_are_one_alert(self, trade: Trade) -> None:
         shop = trade.shops["north"]
-        for number in range(3):
-            sku = Sku.objects.create(merchant=trade.merchant, code=f"X{number}")
-            listing = shop.listings["MUG"]
-            listing.pk, listing.sku, listing.remote_variant_id = None, sku, f"x{number}"
-            listing.save()
-            level = ListingLevel.objects.create(
-                merchant=trade.merchant, channel=shop.channel, listing=listing, store_location=shop.location
-            )
-            Drift.objects.create(
+        hold = PushHold.objects.create(
+            merchant=trade.merchant, channel=shop.channel, kind=HoldKind.BIG_RUN, reason="2 of 2 levels to zero"
+        )
+        for listing in shop.listings.values():
+            HeldLevel.objects.create(
                 merchant=trade.merchant,
                 channel=shop.channel,
-                listing_level=level,
-                expected=1,
-                actual=2,
-                action=DriftAction.OVERRIDDEN,
-                correlation_id=uuid.uuid4(),
-                found_at=NOON,
+                listing_level=listing.levels.get(),
+                hold=hold,
+                state=HeldState.HELD,
+                kind="zero",
+                from_quantity=10,
+                to_quantity=0,
+                sold_from=NOON,
             )
 
         look(60)
 
-        assert told_of("drift_alarm").value == pytest.approx(60)
+        assert told_of("changes_held").value == len(shop.listings)
+
+    def test_a_channel_in_shadow_mode_is_behind_on_purpose(self, trade: Trade) -> None:
+        shop = trade.shops["north"]
+        Channel.objects.filter(pk=shop.channel.pk).update(is_shadow=True, shadow_since=NOON, created_at=NOON)
+        ListingLevel.objects.filter(listing=shop.listings["MUG"]).update(desired=3, waiting_since=NOON)
+
+        looks(0, 3600)
+
+        assert not Alert.objects.filter(rule__in=["writing_stopped", "accuracy"]).exists()
 
 
 def _connector_says(monkeypatch: pytest.MonkeyPatch, report: protocol.SubscriptionReport) -> None:
@@ -750,6 +779,7 @@ def test_old_alerts_are_forgotten(trade: Trade) -> None:
     looks(0, 120)
     Alert.objects.update(state=AlertState.RECOVERED, recovered_at=later(120))
     InboxEvent.objects.all().delete()
+    letters.keep()
 
     look(89 * 86_400)
     assert Alert.objects.filter(rule="dead_letters").exists()
