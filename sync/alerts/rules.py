@@ -560,8 +560,8 @@ RULES: Final[tuple[Rule, ...]] = (
         critical_at=10,
         causes=_STORE_AWAY,
         title="{value} of {who}'s numbers differed: nothing is raised there for now",
-        means="Webhooks were lost, or somebody or something else writes stock there: another app, an import, a person. Lowers "
-        "go on.",
+        means="Webhooks were lost, or somebody or something else writes stock there: another app, an import, a person. "
+        "Lowers go on.",
         next_step="Open the reconciliation and look at the causes of its drifts. Let raises go on when they are understood; "
         "a clean reconciliation does so by itself.",
     ),
