@@ -80,6 +80,7 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Remembered answers", "replay", "merchants.rememberedanswer"),
             ("Push batches", "stacks", "channels.pushbatch"),
             ("Allocations", "account_tree", "sync.allocation"),
+            ("Report mails", "mail", "sync.reportmail"),
             ("Heartbeats", "ecg_heart", "sync.heartbeat"),
             ("Audit results", "rule", "sync.auditresult"),
             ("Schedule", "schedule", "django_celery_beat.periodictask"),
