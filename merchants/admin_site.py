@@ -98,6 +98,7 @@ _MENU: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
             ("Calls by hour", "speed", "channels.callhour"),
             ("Allocations", "account_tree", "sync.allocation"),
             ("Held levels", "front_hand", "sync.heldlevel"),
+            ("Report mails", "mail", "sync.reportmail"),
             ("Heartbeats", "ecg_heart", "sync.heartbeat"),
             ("Audit results", "rule", "sync.auditresult"),
             ("Processes", "memory", "sync.processbeat"),

@@ -63,6 +63,7 @@ from sync.models import (
     OrderLine,
     PushHold,
     ReconcileRun,
+    ReportMail,
     RunState,
     ShadowReport,
     ShadowWrite,
@@ -548,6 +549,18 @@ class DailyReportAdmin(ReadOnlyAdmin):
             "again.",
             back=back,
         )
+
+
+@admin.register(ReportMail)
+class ReportMailAdmin(BigTableAdmin):
+    list_display = ("next_attempt_at", "report", "user", "attempts", "sent_at", "given_up_at", "error")
+    list_filter = (merchant_filter(),)
+    list_select_related = ("report__merchant", "user")
+    search_fields = ("user__email",)
+    search_help_text = "Exact e-mail address"
+
+    def find(self, request: HttpRequest, key: str) -> Q | None:
+        return Q(user__email=key)
 
 
 @admin.register(AuditResult)

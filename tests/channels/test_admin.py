@@ -68,6 +68,8 @@ def test_a_secret_can_be_replaced_but_is_never_shown(
             "on_loss": north.channel.on_loss,
             "on_gain": north.channel.on_gain,
             **BIG_CHANGES,
+            "drift_alarm_percent": "2",
+            "drift_alarm_levels": "10",
             "new_client_secret": "shpss_brand_new",
         },
     )
@@ -96,6 +98,8 @@ def test_an_empty_secret_field_changes_no_secret(client: Client, manager: User, 
             "on_loss": north.channel.on_loss,
             "on_gain": north.channel.on_gain,
             **BIG_CHANGES,
+            "drift_alarm_percent": "2",
+            "drift_alarm_levels": "10",
         },
     )
 

@@ -122,4 +122,4 @@ def test_an_operation_that_fails_says_why_and_may_leave_half_a_result(
     assert operation["url"] is None
     assert (operation["partialDataUrl"] is not None) is is_partial
     if is_partial:
-        assert call("GET", operation["partialDataUrl"])[1].count(b"\n") == 2
+        assert call("GET", operation["partialDataUrl"])[1].count("\n") == 2
