@@ -58,6 +58,11 @@ class Town:
         with psycopg.connect(self.stack.environment["DATABASE_URL"], connect_timeout=5) as books:
             return books.execute(query, parameters).fetchall()
 
+    def execute(self, statement: LiteralString, parameters: Sequence[object] = ()) -> None:
+        """Change our database as nobody may but time."""
+        with psycopg.connect(self.stack.environment["DATABASE_URL"], connect_timeout=5) as books:
+            books.execute(statement, parameters)
+
     def manage(self, *arguments: str) -> dict[str, Any]:
         """What a command prints as JSON when it is run against the stack."""
         done = subprocess.run(
@@ -224,6 +229,17 @@ class Town:
         self.owner.fill_in(f"/admin/locations/locationgroup/{group_id}/change/", policy=policy)
         assert self.rows("SELECT policy FROM locations_locationgroup") == [(policy,)]
         self.until_calm()
+        self.confirm_held()
+        self.until_calm()
+
+    def confirm_held(self) -> None:
+        """Confirm every change that is held because it changes so many numbers by so much."""
+        links = dict.fromkeys(
+            link for link, _ in self.owner.read("/holds/").links if re.fullmatch(r"/holds/\d+/", link)
+        )
+        for link in links:
+            if "Confirm: write them all" in self.owner.read(link).text:
+                self.owner.fill_in(link, act="confirm", reason="a journey")
 
     def reconcile_once(self) -> list[dict[str, int]]:
         """Press "Reconcile now" on every channel's page; what each pass found, once all have ended."""

@@ -18,7 +18,7 @@ _UNREAD: Final = frozenset({"script", "style", "title"})
 
 @dataclass
 class Form:
-    """What a browser would send: the values that stand there, by name; and every name that can be filled in."""
+    """What a browser would send: the values that stand there, by name; and every name that can be filled in or pressed."""
 
     action: str = ""
     values: dict[str, list[str]] = field(default_factory=dict)
@@ -51,8 +51,14 @@ class Visitor:
         """Open a page, wherever it leads."""
         return self._page(self._session.get(urljoin(self._url, path), timeout=TIMEOUT_SECONDS))
 
+    def download(self, path: str) -> str:
+        """The text of a file."""
+        response = self._session.get(urljoin(self._url, path), timeout=TIMEOUT_SECONDS)
+        assert response.status_code == 200, (response.status_code, response.url)
+        return response.text
+
     def fill_in(self, path: str, **answers: str | list[str]) -> Page:
-        """Open a page, answer in the form that has these fields, leave the others as they are, and send it."""
+        """Open a page, answer in the form that has these fields (or buttons), leave the others as they are, and send it."""
         page = self.read(path)
         (form,) = [form for form in page.forms if form.names.issuperset(answers)]
         sent = form.values | {name: [said] if isinstance(said, str) else said for name, said in answers.items()}
@@ -127,8 +133,10 @@ class _Reader(HTMLParser):
                 form.values[self._chooses] = [given.get("value", "")]
             elif not chosen:
                 chosen.append(given.get("value", ""))
-        elif not name or "disabled" in given or given.get("type") in _SILENT:
+        elif not name or "disabled" in given:
             return
+        elif tag == "button" or given.get("type") in _SILENT:
+            form.names.add(name)
         elif tag == "select":
             self._chooses = name
             form.names.add(name)
