@@ -53,6 +53,7 @@ from sync.models import (
     TIMING,
     Allocation,
     AuditResult,
+    BufferUse,
     DailyReport,
     Difference,
     DirtySku,
@@ -61,10 +62,12 @@ from sync.models import (
     Heartbeat,
     HeldLevel,
     OrderLine,
+    Presence,
     PushHold,
     ReconcileRun,
     ReportMail,
     RunState,
+    ScorecardDay,
     ShadowReport,
     ShadowWrite,
 )
@@ -609,6 +612,55 @@ class HeartbeatAdmin(ReadOnlyAdmin):
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self.has_module_permission(request)
+
+
+@admin.register(Presence)
+class PresenceAdmin(ReadOnlyAdmin):
+    """Of the system as a whole, so for superusers only."""
+
+    merchant_path = ""
+    list_display = ("hour", "name", "minutes_there")
+    list_filter = ("name",)
+    ordering = ("-hour", "name")
+    fields = ("name", "hour", "minutes_there")
+
+    @column("minutes in which it was there")
+    def minutes_there(self, presence: Presence) -> int:
+        return presence.minutes.bit_count()
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return list(self.fields)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_active and request.user.is_superuser)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_module_permission(request)
+
+
+@admin.register(BufferUse)
+class BufferUseAdmin(ReadOnlyAdmin):
+    list_display = ("hour", "channel", "levels", "entered", "below_zero", "used", "size")
+    list_filter = (merchant_filter(),)
+    list_select_related = ("channel",)
+    ordering = ("-hour", "channel__name")
+    fields = ("hour", "channel", "levels", "entered", "below_zero", "used", "size")
+
+
+@admin.register(ScorecardDay)
+class ScorecardDayAdmin(ReadOnlyAdmin):
+    list_display = ("day", "merchant", "channel", "computed_at")
+    list_filter = (merchant_filter(),)
+    list_select_related = ("merchant", "channel")
+    ordering = ("-day", "merchant__name", "channel__name")
+    fields = ("day", "merchant", "channel", "computed_at", "facts_shown")
+
+    @column("facts")
+    def facts_shown(self, card: ScorecardDay) -> str:
+        return pretty_json(card.facts)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return list(self.fields)
 
 
 # --- the schedule ---------------------------------------------------------------------------------

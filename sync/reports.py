@@ -262,15 +262,16 @@ def _write_due(merchant: Merchant, now: datetime) -> int:
 def send_due(*, now: datetime) -> int:
     """Send reports that are due to those who want them; returns how many went out.
 
-    A mail server that does not answer ends the round: the rest waits like the one it failed for.
+    A mail server that does not answer is not asked again in this round: the rest waits like the one it failed for.
     """
-    sent = 0
+    sent, away = 0, ""
     for mail in _claim(now):
-        row, is_away = ReportMail.objects.filter(pk=mail.pk), False
+        row = ReportMail.objects.filter(pk=mail.pk)
         try:
-            error = _send(mail)
+            error = _send(mail, away)
         except MailNotSent as refused:
-            is_away, error = not isinstance(refused, AddressRefused), str(refused)
+            error = str(refused)
+            away = away if isinstance(refused, AddressRefused) else error
         if not error:
             row.update(sent_at=now, error="")
             sent += 1
@@ -279,8 +280,6 @@ def send_due(*, now: datetime) -> int:
         if mail.attempts >= MAIL_ATTEMPTS or error == UNWANTED:
             row.update(given_up_at=now)
         log.warning("report.not_sent", mail=mail.pk, merchant_id=mail.merchant_id, attempts=mail.attempts, error=error)
-        if is_away:
-            break
     return sent
 
 
@@ -302,8 +301,8 @@ def _claim(now: datetime) -> Iterable[ReportMail]:
     return ReportMail.objects.filter(pk__in=[mail for (mail,) in claimed]).select_related("report__merchant", "user")
 
 
-def _send(mail: ReportMail) -> str:
-    """Send one; nothing when the server took it, else why it was not even asked.
+def _send(mail: ReportMail, away: str) -> str:
+    """Send one, unless the server is `away`; nothing when it took it, else why it was not even asked.
 
     Raises:
         MailNotSent: the server does not answer, or refuses.
@@ -312,6 +311,8 @@ def _send(mail: ReportMail) -> str:
     wants = Member.objects.filter(merchant=merchant, user=mail.user, wants_daily_report=True)
     if not mail.user.is_active or not wants.exists():
         return UNWANTED
+    if away:
+        return away
     address = settings.PUBLIC_URL + reverse("report", kwargs={"day": mail.report.day})
     told = mail.report.figures
     text = render_to_string(

@@ -77,7 +77,9 @@ def test_every_model_of_ours_is_registered() -> None:
         "GroupWarehouse",
         "HoldPart",
         "Mapping",
+        "Notification",
         "Placement",
+        "SubscriptionCheck",
         "TransferLine",
     }
     assert missing == {"Credential"} | parts

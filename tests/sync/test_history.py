@@ -32,7 +32,7 @@ def trade() -> Trade:
 
 def events_of(trade: Trade, day: date) -> dict[int | None, int]:
     kept = history.days(trade.merchant, first=day, last=day)
-    return {channel: facts.events for channel, facts in kept.get(day, {}).items()}
+    return {channel: facts.events for channel, facts in kept.get(day, {}).items() if facts.events}
 
 
 def test_a_day_is_the_merchants_own_and_kept_by_channel_once_it_is_over(trade: Trade) -> None:

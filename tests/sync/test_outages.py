@@ -1,24 +1,17 @@
-"""What the scorecard learns of outages and calls, and what it says where they are not kept."""
+"""What the scorecard learns of outages and calls."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
-from channels.models import Channel
+from channels.models import CallHour, Channel, Outage
 from sync import outages, scorecard
 from tests.factories import Trade, make_trade
 
 pytestmark = pytest.mark.django_db
-
-#: In the connection's own schema, which is looked into first: whether the installation keeps them or not.
-TABLES = """
-    CREATE TEMPORARY TABLE channels_outage (channel_id bigint, began_at timestamptz, ended_at timestamptz, cause text);
-    CREATE TEMPORARY TABLE channels_callhour (channel_id bigint, hour timestamptz, calls int, throttled int)
-"""
 
 
 @pytest.fixture
@@ -28,39 +21,32 @@ def trade() -> Trade:
     return trade
 
 
-def test_nothing_is_said_of_what_is_not_kept(trade: Trade, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outages, "_TABLES", "SELECT false")
-    now = timezone.now()
-
-    assert outages.answering([trade.merchant.pk], since=now - timedelta(hours=1), until=now) == {}
-
-
 def test_outages_and_calls_of_the_span_add_up(trade: Trade) -> None:
     now = timezone.now()
     since = now - timedelta(hours=10)
     north, south = trade.shops["north"].channel, trade.shops["south"].channel
-    with connection.cursor() as cursor:
-        cursor.execute(TABLES)
-        for began, ended, cause in (
-            (11, 9.5, "server_error"),  # half an hour of it
-            (5, 4, "closed"),
-            (0.25, None, "no_answer"),  # still going on
-            (20, 15, "no_answer"),
-        ):
-            cursor.execute(
-                "INSERT INTO channels_outage VALUES (%s, %s, %s, %s)",
-                [
-                    north.pk,
-                    now - timedelta(hours=began),
-                    None if ended is None else now - timedelta(hours=ended),
-                    cause,
-                ],
-            )
-        for hours, calls, throttled in ((3, 100, 2), (2, 50, 1), (30, 999, 999)):
-            cursor.execute(
-                "INSERT INTO channels_callhour VALUES (%s, %s, %s, %s)",
-                [north.pk, now - timedelta(hours=hours), calls, throttled],
-            )
+    for began, ended, cause in (
+        (20, 15, "no_answer"),
+        (11, 9.5, "server_error"),  # half an hour of it
+        (5, 4, "closed"),
+        (0.25, None, "no_answer"),  # still going on
+    ):
+        Outage.objects.create(
+            merchant=trade.merchant,
+            channel=north,
+            began_at=now - timedelta(hours=began),
+            ended_at=None if ended is None else now - timedelta(hours=ended),
+            cause=cause,
+        )
+    for hours, calls, throttled in ((3, 100, 2), (2, 50, 1), (30, 999, 999)):
+        CallHour.objects.create(
+            merchant=trade.merchant,
+            channel=north,
+            hour=now - timedelta(hours=hours),
+            urgency=0,
+            calls=calls,
+            throttled=throttled,
+        )
 
     told = outages.answering([trade.merchant.pk], since=since, until=now)
 

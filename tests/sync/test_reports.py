@@ -177,7 +177,7 @@ def test_a_failing_mail_server_is_noted_and_asked_again_ever_more_rarely(alder: 
 
 def test_a_mail_is_given_up_after_many_attempts_or_when_it_is_not_wanted_any_more(alder: Trade, settings: Any) -> None:
     passed(alder, "north", read=60, suspect=3)
-    ann, bob = member(alder), member(alder, "bob@alder.test")
+    bob, ann = member(alder, "bob@alder.test"), member(alder)
     reports.write_due(now=NEXT_MORNING)
     Member.objects.filter(user=bob).update(wants_daily_report=False)
     ReportMail.objects.filter(user=ann).update(attempts=reports.MAIL_ATTEMPTS - 1)

@@ -15,6 +15,7 @@ from channels.models import Channel, EventState, ListingLevel, PushState
 from inventory.models import Account, Cause, Movement, Shortage, StockLevel
 from sync import scorecard
 from sync.models import BufferUse, DirtySku, Drift, DriftAction, ReconcileRun, RunState
+from sync.models import Cause as DriftCause
 from sync.score import Facts, Standing, Waits, latency_class
 from synctec.lib import sql
 from tests.factories import Trade, make_trade
@@ -96,7 +97,7 @@ class TestLatency:
         ):
             push(shop, "MUG", event(shop, at), after=seconds(1))
 
-        assert facts(trade, now) == Facts()
+        assert facts(trade, now).latency == {}
         everybody = scorecard.facts(scorecard.every_merchant(), since=now - HOUR, until=now)
         assert everybody[None].latency == {latency_class(1): 1}
 
@@ -126,11 +127,13 @@ def test_accuracy_and_mismatches_come_from_passes_and_their_findings(trade: Trad
             channel=shop.channel,
             state=RunState.DONE,
             started_at=started_at,
+            finished_at=started_at + seconds(1),
             levels_read=levels,
             levels_suspect=levels // 50,
         )
-    for action in (DriftAction.EXPLAINED, DriftAction.ADOPTED):
+    for action, cause in ((DriftAction.EXPLAINED, DriftCause.LATE_WRITE), (DriftAction.ADOPTED, "")):
         Drift.objects.create(
+            cause=cause,
             merchant=trade.merchant,
             channel=shop.channel,
             listing_level=shop.level("MUG"),
@@ -283,8 +286,8 @@ def grow(trade: Trade, now: datetime) -> None:
     ids: list[Any] = [trade.merchant.pk, north.channel.pk]
     for statement, parameters in (
         (
-            "INSERT INTO channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body, body_sha256, hlc,"
-            " received_at, correlation_id, state, settled_at) SELECT %s, %s, 'orders/create', id, '',"
+            "INSERT INTO channels_inboxevent (merchant_id, channel_id, topic, webhook_id, body_kept_on, body_sha256,"
+            " hlc, received_at, correlation_id, state, settled_at) SELECT %s, %s, 'orders/create', id, at,"
             " '', 0, at, id, 'applied', at",
             ids,
         ),
@@ -316,7 +319,8 @@ def grow(trade: Trade, now: datetime) -> None:
             [*ids, level],
         ),
         (
-            "INSERT INTO sync_reconcilerun (merchant_id, channel_id, started_at) SELECT %s, %s, at",
+            "INSERT INTO sync_reconcilerun (merchant_id, channel_id, state, started_at, finished_at)"
+            " SELECT %s, %s, 'done', at, at",
             ids,
         ),
     ):

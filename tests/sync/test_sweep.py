@@ -222,6 +222,11 @@ def test_every_scheduled_task_exists() -> None:
         "sync.tasks.audit",
         "sync.tasks.explain",
         "sync.tasks.report",
+        "sync.tasks.forget_bodies",
+        "sync.tasks.keep_scores",
+        "sync.tasks.compare_shadows",
+        "sync.tasks.evaluate_alerts",
+        "merchants.tasks.sweep_targets",
         "inventory.tasks.sweep_endpoints",
         "inventory.tasks.forget_old",
     }
