@@ -241,7 +241,7 @@ class ChannelAdmin(TenantAdmin):
         ("Calls and outages", {"fields": ("breaker_shown", "budget_shown", "calls_shown", "outages_shown")}),
         (
             "Big changes",
-            {"fields": ("holds_big_runs", ("big_run_levels", "big_run_zero_percent", "big_run_change_percent"))},
+            {"fields": (("holds_big_runs", "big_run_levels"), ("big_run_zero_percent", "big_run_change_percent"))},
         ),
         ("Webhooks", {"fields": ("webhook_path",)}),
         ("Credentials", {"fields": ("credentials_shown", "new_client_secret")}),

@@ -118,6 +118,18 @@ def _mask(begin: datetime, end: datetime, hour: datetime) -> int:
     return ((1 << last) - 1) & ~((1 << first) - 1) if last > first else 0
 
 
+def is_laid_out() -> bool:
+    """Whether the tables of watching are there: on a fresh machine the web server may be up before they are.
+
+    Raises:
+        OperationalError: the database is away.
+    """
+    [(is_there,)] = sql.rows(
+        "SELECT to_regclass('sync_presence') IS NOT NULL AND to_regclass('sync_rulecheck') IS NOT NULL"
+    )
+    return bool(is_there)
+
+
 class Attendant(threading.Thread):
     """Says that a part is there for as long as this process lives. A daemon: nobody has to end it.
 
@@ -133,7 +145,8 @@ class Attendant(threading.Thread):
         is_over = False
         while not is_over:
             try:
-                note(self._part, now=clock.now())
+                if is_laid_out():
+                    note(self._part, now=clock.now())
             except sql.AWAY as error:
                 log.debug("presence.not_noted", part=self._part, error=type(error).__name__)
             except Exception:

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from celery import signals
 from django.db import connection
 
 from merchants import notices
-from sync import tasks
+from sync import presence, tasks
 from sync.alerts import evaluate as evaluating
 from sync.models import Heartbeat
 from synctec.lib import clock, sql
@@ -69,6 +70,9 @@ def _keep_looking() -> None:
 
 def look() -> None:
     """One look: do what nobody else has done for too long. Never raises."""
+    with suppress(*sql.AWAY):
+        if not presence.is_laid_out():
+            return
     alone("note the clock", _note_clock)
     alone("evaluate", _evaluate_if_stale)
     alone("ring for a sweep", _ring_if_late)

@@ -17,6 +17,7 @@ import django
 import hypothesis
 import pytest
 import redis
+import structlog
 from django.conf import settings
 
 from synctec.local.stack import LocalStack
@@ -80,6 +81,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 hypothesis.settings.register_profile("push", deadline=None, max_examples=1_000)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=20_000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "push"))
+
+
+@pytest.fixture(autouse=True)
+def _loud_again() -> Iterator[None]:
+    """The simulator quietens its process, and that may be this one."""
+    yield
+    structlog.configure(wrapper_class=structlog.stdlib.BoundLogger)
 
 
 @pytest.fixture(scope="session")

@@ -555,7 +555,7 @@ RULES: Final[tuple[Rule, ...]] = (
         about=About.CHANNEL,
         unit=Unit.PERCENT,
         # How far is too far is the channel's own setting: an alarm that was raised is one.
-        raise_at=0.01,
+        raise_at=0.1,
         clear_at=0,
         critical_at=10,
         causes=_STORE_AWAY,

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import redis
 import requests
-import structlog
 from django.conf import settings as django_settings
 from django.contrib import admin
 from django.db import connection
@@ -79,7 +78,6 @@ class Day:
 def day(monkeypatch: pytest.MonkeyPatch) -> Iterator[Day]:
     """Logs as in production, but all of them; messages to workers are kept instead of sent."""
     made = Day()
-    structlog.configure(wrapper_class=structlog.stdlib.BoundLogger)  # the simulator quietens its process
     config = logging_config(level="DEBUG", log_format="json")["formatters"]["structured"]
     handler = logging.StreamHandler(made.logged)
     handler.setFormatter(config["()"](**{name: value for name, value in config.items() if name != "()"}))
