@@ -60,7 +60,9 @@ class Visitor:
     def fill_in(self, path: str, **answers: str | list[str]) -> Page:
         """Open a page, answer in the form that has these fields (or buttons), leave the others as they are, and send it."""
         page = self.read(path)
-        (form,) = [form for form in page.forms if form.names.issuperset(answers)]
+        fitting = [form for form in page.forms if form.names.issuperset(answers)]
+        # Signing out is offered on every page.
+        (form,) = [form for form in fitting if not form.action] or fitting
         sent = form.values | {name: [said] if isinstance(said, str) else said for name, said in answers.items()}
         address = urljoin(page.address, form.action)
         # Over https a browser says where it comes from, and Django wants to know; over http it does no harm.
