@@ -612,8 +612,9 @@ _PULSE = f"""
                SELECT 1 FROM sync_dirtysku AS mark WHERE mark.merchant_id = %(merchant)s
                 LIMIT %(limit)s) AS counted),
            (SELECT count(*) FROM (
-               SELECT 1 FROM channels_inboxevent AS event
-                WHERE event.channel_id IN (SELECT channel_id FROM places) AND event.state = 'dead'
+               SELECT 1 FROM sync_deadletter AS letter
+                WHERE letter.merchant_id = %(merchant)s AND letter.channel_id IN (SELECT channel_id FROM places)
+                  AND letter.ended_at IS NULL AND letter.state <> 'dismissed'
                 LIMIT %(limit)s) AS counted),
            (SELECT count(*) FROM (
                SELECT 1 FROM sync_orderline AS line
@@ -739,8 +740,10 @@ def _needs(counts: Counts, columns: Iterable[Column]) -> tuple[Need, ...]:
         needs.extend(_needs_of_store(column))
     needs.extend(_needs_of_places(columns))
     if counts.dead:
-        text = f"{words.count(counts.dead, 'event', limit=COUNT_LIMIT)} could not be applied"
-        needs.append(Need("danger", text, "channels_inboxevent", "state__exact=dead"))
+        text = words.count(counts.dead, "dead letter", limit=COUNT_LIMIT)
+        needs.append(
+            Need("danger", f"{text}: given up, until somebody looks or the cause goes away", "", page="dead_letters")
+        )
     if counts.shortages:
         text = f"{words.count(counts.shortages, 'shortage', limit=COUNT_LIMIT)} open: sold beyond stock"
         needs.append(Need("danger", text, "inventory_shortage"))

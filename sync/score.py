@@ -188,7 +188,7 @@ class Waits:
     oldest_change: float | None = None
     oldest_write: float | None = None
     pending_events: int = 0
-    dead_events: int = 0
+    dead_letters: int = 0
 
     @property
     def oldest(self) -> float | None:
@@ -459,7 +459,7 @@ def _queue(waits: Waits) -> Figure:
 
 
 def _dead(waits: Waits) -> Figure:
-    count = waits.dead_events
+    count = waits.dead_letters
     standing = Standing.OK if not count else Standing.INVESTIGATE if count < DEAD_BAD else Standing.BAD
     advice = "" if not count else "Open the inbox's dead events: each says why, and can be applied again."
     return Figure("dead_letters", "Dead letters, now", float(count), words.grouped(count), "0", standing, advice)

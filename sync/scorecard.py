@@ -347,8 +347,9 @@ _WAITS: Final[LiteralString] = """
         GROUP BY channel.id
         UNION ALL
         SELECT channel.id, NULL, NULL, NULL, 0, count(*)
-        FROM channels_channel channel JOIN channels_inboxevent event ON event.channel_id = channel.id
-        WHERE channel.merchant_id = ANY(%s::bigint[]) AND event.state = 'dead'
+        FROM channels_channel channel JOIN sync_deadletter letter
+            ON letter.channel_id = channel.id AND letter.merchant_id = channel.merchant_id
+        WHERE channel.merchant_id = ANY(%s::bigint[]) AND letter.ended_at IS NULL AND letter.state <> 'dismissed'
         GROUP BY channel.id
     ) AS told (channel_id, oldest_event, oldest_change, oldest_write, pending, dead)
     GROUP BY channel_id
@@ -369,7 +370,7 @@ def waits(merchants: Sequence[int], *, now: datetime) -> dict[int | None, Waits]
         _oldest(part.oldest_change for part in parts),
         _oldest(part.oldest_write for part in parts),
         sum(part.pending_events for part in parts),
-        sum(part.dead_events for part in parts),
+        sum(part.dead_letters for part in parts),
     )
     return found
 

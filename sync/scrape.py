@@ -78,7 +78,7 @@ _GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "database_up": ("Whether the database could be asked (0 or 1).", ()),
     "oldest_seconds": ("Age of the oldest unfinished work: event, change or write.", ("work",)),
     "pending_events": ("Events that wait to be applied.", ()),
-    "dead_events": ("Events that were given up.", ()),
+    "dead_letters": ("Events and writes that were given up, and not dismissed.", ()),
     "open_shortage_units": ("Units sold beyond stock that nothing has covered yet.", ()),
     "heartbeat_age_seconds": ("How long ago a part of the engine last did its work.", ("part",)),
     "oldest_audit_seconds": ("How long ago the invariant was asked for that was not asked for longest.", ()),
@@ -112,7 +112,7 @@ def _fill(gauges: dict[str, GaugeMetricFamily]) -> None:
     for work in ("event", "change", "write"):
         gauges["oldest_seconds"].add_metric([work], getattr(waiting, f"oldest_{work}") or 0.0)
     gauges["pending_events"].add_metric([], waiting.pending_events)
-    gauges["dead_events"].add_metric([], waiting.dead_events)
+    gauges["dead_letters"].add_metric([], waiting.dead_letters)
     [(short,)] = sql.rows(
         "SELECT coalesce(sum(quantity - quantity_covered), 0)::bigint FROM inventory_shortage WHERE covered_at IS NULL"
     )

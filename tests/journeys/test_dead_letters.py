@@ -83,5 +83,3 @@ def test_a_message_that_cannot_be_read_holds_up_no_sale_and_waits_for_the_operat
     page = town.owner.read(LETTERS)
     assert NOTHING in page.text
     assert " dismissed" in page.text
-    # Dismissed, it is dead all the same, and no audit of what follows would call these books sound.
-    town.execute("UPDATE channels_inboxevent SET state = 'ignored', reason = 'a journey' WHERE state = 'dead'")

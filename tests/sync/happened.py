@@ -7,6 +7,7 @@ import uuid
 from datetime import datetime, timedelta
 
 from channels.models import BatchState, EventState, InboxEvent, Push, PushBatch, PushState
+from sync import letters
 from synctec.lib.ids import earliest
 from tests.factories import Shop
 
@@ -25,7 +26,7 @@ def event(
     correlation_id: uuid.UUID | None = None,
 ) -> InboxEvent:
     """An event that arrived then."""
-    return InboxEvent.objects.create(
+    event = InboxEvent.objects.create(
         merchant_id=shop.channel.merchant_id,
         channel=shop.channel,
         topic=topic,
@@ -39,6 +40,9 @@ def event(
         reason="" if state == EventState.APPLIED else "malformed: as the test wants it",
         settled_at=None if state == EventState.PENDING else at,
     )
+    if state == EventState.DEAD:
+        letters.keep()
+    return event
 
 
 def push(

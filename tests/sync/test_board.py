@@ -29,7 +29,7 @@ from inventory.holds import Ask, Commitment
 from inventory.models import BomLine, Sku, SkuKind, StockLevel, Warehouse
 from locations.models import GroupWarehouse, LocationGroup, PublishingRule
 from merchants.models import Member, Merchant, Role, User
-from sync import apply, board, publish
+from sync import apply, board, letters, publish
 from sync.board import Cell, CellState, Counts, Sort, View
 from tests.engine import engine
 from tests.factories import NOON, Shop, Trade, deliver, later, make_trade, order_body
@@ -275,8 +275,11 @@ class TestVerdict:
     def test_an_event_that_could_not_be_applied_needs_somebody(self, trade: Trade) -> None:
         event = deliver(trade.shops["north"], "orders/create", b"{}")
         InboxEvent.objects.filter(pk=event.pk).update(state=EventState.DEAD, reason="no id", settled_at=NOON)
+        letters.keep()
 
-        assert [need.text for need in shown(trade).needs] == ["1 event could not be applied"]
+        assert [need.text for need in shown(trade).needs] == [
+            "1 dead letter: given up, until somebody looks or the cause goes away"
+        ]
 
 
 class TestNewestEvents:

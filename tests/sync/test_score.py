@@ -160,7 +160,7 @@ def test_the_queue_is_as_late_as_its_oldest_part() -> None:
 
 @pytest.mark.parametrize(("count", "standing"), [(0, Standing.OK), (3, Standing.INVESTIGATE), (10, Standing.BAD)])
 def test_dead_letters_are_counted(count: int, standing: Standing) -> None:
-    assert figure(NOTHING, "dead_letters", waits=Waits(dead_events=count)).standing is standing
+    assert figure(NOTHING, "dead_letters", waits=Waits(dead_letters=count)).standing is standing
 
 
 def test_calls_and_breakers_are_judged_once_they_are_measured() -> None:

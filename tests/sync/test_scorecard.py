@@ -102,7 +102,7 @@ class TestLatency:
         assert everybody[None].latency == {latency_class(1): 1}
 
 
-def test_errors_are_dead_events_and_levels_that_a_store_refuses(trade: Trade, now: datetime) -> None:
+def test_errors_are_dead_letters_and_levels_that_a_store_refuses(trade: Trade, now: datetime) -> None:
     north, south = trade.shops["north"], trade.shops["south"]
     sale = event(north, now - seconds(60))
     event(north, now - seconds(50), state=EventState.DEAD)

@@ -108,7 +108,7 @@ class TestGauges:
         assert value(told, "database_up") == 1
         assert 90 <= value(told, "oldest_seconds", work="event") < 200
         assert value(told, "pending_events") == 1
-        assert value(told, "dead_events") == 1
+        assert value(told, "dead_letters") == 1
         assert value(told, "open_shortage_units") == 3
         assert value(told, "broken_invariants") == 1
         assert 3600 <= value(told, "oldest_audit_seconds") < 3700
