@@ -599,6 +599,24 @@ class ReadOnlyAdmin(TenantAdmin):
         return False
 
 
+class InstallationAdmin(ReadOnlyAdmin):
+    """Of the installation as a whole, so for superusers only. Without `fields`, all there are."""
+
+    merchant_path = ""
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return list(self.fields or [field.name for field in self.model._meta.fields])
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return [(None, {"fields": self.get_readonly_fields(request, obj)})]
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_active and request.user.is_superuser)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_module_permission(request)
+
+
 class BigTableAdmin(ReadOnlyAdmin):
     """A table that grows for ever: listed newest first, searched by exact keys that an index serves."""
 

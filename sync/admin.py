@@ -35,6 +35,7 @@ from inventory.admin import sku_ids, stock_level_ids, table
 from merchants import trail
 from merchants.admin_base import (
     BigTableAdmin,
+    InstallationAdmin,
     ReadOnlyAdmin,
     ReasonForm,
     UnfoldModelAdmin,
@@ -567,10 +568,7 @@ class ReportMailAdmin(BigTableAdmin):
 
 
 @admin.register(AuditResult)
-class AuditResultAdmin(ReadOnlyAdmin):
-    """Of all merchants together, so for superusers only."""
-
-    merchant_path = ""
+class AuditResultAdmin(InstallationAdmin):
     list_display = ("name", "state_badge", "checked_at", "broken_since", "seconds", "error")
     ordering = ("name",)
     fields = ("name", "checked_at", "broken_since", "offending_row", "seconds", "error")
@@ -585,40 +583,16 @@ class AuditResultAdmin(ReadOnlyAdmin):
     def offending_row(self, result: AuditResult) -> str:
         return pretty_json(result.offender) if result.offender else ""
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return list(self.fields)
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_superuser)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.has_module_permission(request)
-
 
 @admin.register(Heartbeat)
-class HeartbeatAdmin(ReadOnlyAdmin):
-    """Of the engine as a whole, so for superusers only."""
-
-    merchant_path = ""
+class HeartbeatAdmin(InstallationAdmin):
     list_display = ("name", "beat_at")
     ordering = ("name",)
     fields = ("name", "beat_at")
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return ["name", "beat_at"]
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_superuser)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.has_module_permission(request)
-
 
 @admin.register(Presence)
-class PresenceAdmin(ReadOnlyAdmin):
-    """Of the system as a whole, so for superusers only."""
-
-    merchant_path = ""
+class PresenceAdmin(InstallationAdmin):
     list_display = ("hour", "name", "minutes_there")
     list_filter = ("name",)
     ordering = ("-hour", "name")
@@ -627,15 +601,6 @@ class PresenceAdmin(ReadOnlyAdmin):
     @column("minutes in which it was there")
     def minutes_there(self, presence: Presence) -> int:
         return presence.minutes.bit_count()
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return list(self.fields)
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_superuser)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.has_module_permission(request)
 
 
 @admin.register(BufferUse)

@@ -14,6 +14,7 @@ from django.utils.html import format_html
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from merchants.admin_base import (
+    InstallationAdmin,
     ReadOnlyAdmin,
     TenantAdmin,
     TenantForm,
@@ -155,37 +156,19 @@ class AlertAdmin(ReadOnlyAdmin):
         return preformatted(alert.text)
 
 
-class _OfTheInstallation(ReadOnlyAdmin):
-    """Of the installation as a whole, so for superusers only."""
-
-    merchant_path = ""
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return [field.name for field in self.model._meta.fields]
-
-    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        return [(None, {"fields": self.get_readonly_fields(request, obj)})]
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_superuser)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.has_module_permission(request)
-
-
 @admin.register(ProcessBeat)
-class ProcessBeatAdmin(_OfTheInstallation):
+class ProcessBeatAdmin(InstallationAdmin):
     list_display = ("name", "progressed_at", "started_at", "stopped_at", "clock_ahead_seconds")
     ordering = ("name",)
 
 
 @admin.register(RuleCheck)
-class RuleCheckAdmin(_OfTheInstallation):
+class RuleCheckAdmin(InstallationAdmin):
     list_display = ("name", "asked_at", "seconds", "failing_since", "error")
     ordering = ("name",)
 
 
 @admin.register(SizeSample)
-class SizeSampleAdmin(_OfTheInstallation):
+class SizeSampleAdmin(InstallationAdmin):
     list_display = ("taken_at", "database_bytes", "inbox_waiting", "outbox_waiting", "redis_bytes", "redis_bytes_max")
     ordering = ("-taken_at",)
