@@ -129,6 +129,8 @@ class Scene:
             connection.execute(
                 "UPDATE locations_locationgroup SET policy = %s, holds_weight = %s", [self._policy, HOLDS_WEIGHT]
             )
+            # Another policy changes every number at once, and is meant.
+            connection.execute("UPDATE channels_channel SET holds_big_runs = false")
             connection.execute(
                 """
                 INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)
@@ -259,7 +261,10 @@ class Scene:
         with self._books() as connection:
             ours = {handle: Good(*known) for handle, *known in connection.execute(statement, [sku])}
         return ours.keys() == probes.keys() and all(
-            probe.net_units_sold == ours[handle].net_units_sold and probe.available <= ours[handle].available
+            # One without a number of ours was not published yet.
+            ours[handle].available is not None
+            and probe.net_units_sold == ours[handle].net_units_sold
+            and probe.available <= ours[handle].available
             for handle, probe in probes.items()
         )
 
