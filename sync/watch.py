@@ -68,11 +68,16 @@ def _keep_looking() -> None:
             connection.close()
 
 
+def _is_laid_out() -> bool:
+    with suppress(*sql.AWAY):
+        return presence.is_laid_out()
+    return False
+
+
 def look() -> None:
     """One look: do what nobody else has done for too long. Never raises."""
-    with suppress(*sql.AWAY):
-        if not presence.is_laid_out():
-            return
+    if not alone("find the tables", _is_laid_out):
+        return
     alone("note the clock", _note_clock)
     alone("evaluate", _evaluate_if_stale)
     alone("ring for a sweep", _ring_if_late)
