@@ -140,6 +140,8 @@ def forget(*, before: date, today: date) -> int:
     strays = sql.rows("SELECT DISTINCT kept_on FROM channels_inboxbody_other WHERE kept_on < %s", [before])
     for (day,) in strays:
         with transaction.atomic():
+            if not _is_ours():
+                return dropped
             _carry_along(day, today)
             while sql.execute(
                 """
