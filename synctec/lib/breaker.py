@@ -12,9 +12,9 @@ time agree on it.
     breaker.answered(admission) | breaker.failed(admission, "HTTP_502") | breaker.withdrawn(admission)
 
 It opens when half of ten calls or more in the past minute failed, or five in a row: whoever leaves a failing channel
-alone for a growing while, as our engine does, never comes to ten a minute. It stays open for half a minute, then for a
-quarter of the time that it has been open for, a minute at most: one call a minute costs nobody anything, and that it is
-over is noticed within a minute.
+alone for a growing while, as our engine does, never comes to ten a minute. It stays open for ten seconds, then for a
+quarter of the time that it has been open for, a minute at most. So that it is over is noticed soon after a short trouble
+and within a minute after a long one, and a call every ten seconds costs nobody anything.
 
 A key that is missing (first use, FLUSHALL, a restart) is HALF OPEN: nobody knows, so one call asks. Unless it is one
 failure too many in a row, its failure only lets the next one ask. Whoever holds the probe and dies has a lease that
@@ -37,7 +37,7 @@ CALLS_MIN: Final = 10
 WINDOW_SECONDS: Final = 60.0
 #: Opens at so many failures in a row.
 RUN_MAX: Final = 5
-OPEN_SECONDS: Final = 30.0
+OPEN_SECONDS: Final = 10.0
 OPEN_SECONDS_MAX: Final = 60.0
 #: Longer than a call lives with its waits, so that there are never two probes.
 PROBE_LEASE_SECONDS: Final = 45.0

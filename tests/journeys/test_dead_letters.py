@@ -7,13 +7,12 @@ import time
 import pytest
 import requests
 
-from tests.journeys.town import Town, say
+from tests.journeys.town import NO_LETTERS, Town, say
 from tests.local.conftest import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("stack")]
 
 LETTERS = "/dead-letters/"
-NOTHING = "Nothing waits for you"
 #: After so long a store that answers again has the right numbers, and nobody is told of it any more.
 RECOVERED_SECONDS = 60
 
@@ -31,7 +30,7 @@ def test_a_store_that_keeps_failing_is_shown_to_the_operator_and_is_over_by_itse
     sku = town.plain_skus[0]
     market = town.open_market({sku: 40})
     seller, troubled, *_ = town.handles
-    assert NOTHING in town.owner.read(LETTERS).text
+    assert NO_LETTERS in town.owner.read(LETTERS).text
 
     town.set_faults({"error_rate": 1.0}, handle=troubled)
     town.stores.buy(seller, sku, 3)
@@ -46,7 +45,7 @@ def test_a_store_that_keeps_failing_is_shown_to_the_operator_and_is_over_by_itse
     told = town.owner.read(letter).text
     town.set_faults({}, handle=troubled)
     healed = time.monotonic()
-    until(lambda: NOTHING in town.owner.read(LETTERS).text, timeout_seconds=RECOVERED_SECONDS)
+    until(lambda: NO_LETTERS in town.owner.read(LETTERS).text, timeout_seconds=RECOVERED_SECONDS)
     recovered_after = time.monotonic() - healed
     town.until_calm()
 
@@ -81,5 +80,5 @@ def test_a_message_that_cannot_be_read_holds_up_no_sale_and_waits_for_the_operat
     town.owner.fill_in(letter, reason="a journey")
 
     page = town.owner.read(LETTERS)
-    assert NOTHING in page.text
+    assert NO_LETTERS in page.text
     assert " dismissed" in page.text

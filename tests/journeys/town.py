@@ -39,6 +39,8 @@ EXPECTED_MS: Final = 5_000.0
 #: As many lines as a request to the API may have.
 LINES_MAX: Final = 1_000
 MAIN: Final = "MAIN"
+#: What the page of dead letters says when there are none.
+NO_LETTERS: Final = "Nothing waits for you"
 
 
 class Town:

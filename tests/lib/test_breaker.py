@@ -187,12 +187,12 @@ def test_each_failed_probe_opens_it_again_for_a_quarter_of_the_time_up_to_a_boun
     opened: Breaker, later: Callable[[float], None]
 ) -> None:
     pauses = [opened.peek().left_seconds]
-    for _ in range(8):
+    for _ in range(13):
         later(pauses[-1] + 0.001)
         opened.failed(opened.admit(), "HTTP_503")
         pauses.append(opened.peek().left_seconds)
 
-    assert pauses == pytest.approx([30, 30, 30, 30, 30, 37.5, 46.9, 58.6, 60], abs=0.5)
+    assert pauses == pytest.approx([10, 10, 10, 10, 10, 12.5, 15.6, 19.5, 24.4, 30.5, 38.1, 47.7, 59.6, 60], abs=0.5)
     assert opened.peek().reason == "HTTP_503"
     assert opened.peek().open_for_seconds == pytest.approx(sum(pauses[:-1]), abs=1)
 
