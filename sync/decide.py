@@ -178,7 +178,6 @@ class Outcome:
     entries: list[Entry] = field(default_factory=list)
     touched_lines: dict[LineKey, Line] = field(default_factory=dict)
     dirty: dict[int, Envelope] = field(default_factory=dict)  # SKU -> the oldest event behind it
-    verdicts: dict[int, Verdict] = field(default_factory=dict)
     #: Orders of which two different things were said under one version: to be read once that second has passed
     #: (`protocol.VERSION_IS_FINAL_AFTER`).
     orders_to_read: dict[tuple[int, str], Envelope] = field(default_factory=dict)

@@ -10,7 +10,8 @@ it leaves it silences the bell and looks once more, so that no ring falls betwee
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -238,26 +239,18 @@ def _publish(merchant_id: int) -> bool:
 def publish(merchant_id: int, **_: Any) -> None:
     """Publish a merchant's dirty SKUs that no event left behind: changes by hand, and what a sweep found."""
     _bell("publish").answer(str(merchant_id))
-    try:
+    with _if_reachable():
         while _publish(merchant_id):
             pass
         if bigruns.judge_all():
             ring_publish(merchant_id)
-    except sql.AWAY as error:
-        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
 @shared_task
 def push(channel_id: int, **_: Any) -> None:
     """Push what a channel should show; suspects that turn up are read soon after."""
-    channel = Channel.objects.get(pk=channel_id)
 
-    if channel.is_shadow:
-        _bell("push").answer(str(channel_id))
-        _guarded(channel, partial(shadow.note, channel_id))
-        return
-
-    def work() -> bool:
+    def push_once(channel: Channel) -> bool:
         began_at = time.time()
         done = pushing.push_channel(live.engine(), channel=live.ref(channel), max_batches=1)
         telling.pushed(channel, done, began_at=began_at)
@@ -265,20 +258,23 @@ def push(channel_id: int, **_: Any) -> None:
             ring_check(channel_id)
         return done.batches > 0 and not done.wait_seconds and not done.unknown
 
-    def stay() -> None:
-        if _stay("push", channel_id, work, pause_seconds=PUSH_EVERY_SECONDS):
+    def work(channel: Channel) -> None:
+        if channel.is_shadow:
+            _bell("push").answer(str(channel_id))
+            shadow.note(channel_id)
+        elif _stay("push", channel_id, partial(push_once, channel), pause_seconds=PUSH_EVERY_SECONDS):
             ring_push(channel_id)
 
-    _guarded(channel, stay)
+    if not _at(channel_id, work):
+        _bell("push").answer(str(channel_id))
 
 
 @shared_task
 def check(channel_id: int, **_: Any) -> None:
     """Read a channel's suspect levels; poll its orders when samples wait for them."""
     _bell("check").answer(str(channel_id))
-    channel = Channel.objects.get(pk=channel_id)
 
-    def work() -> None:
+    def work(channel: Channel) -> None:
         while True:
             done = checking.check_channel(live.engine(), channel=live.ref(channel))
             if done.needs_orders:
@@ -289,62 +285,58 @@ def check(channel_id: int, **_: Any) -> None:
                 return
 
     with urgency.of(Urgency.SUSPECT):
-        _guarded(channel, work)
+        _at(channel_id, work)
 
 
 @shared_task
 def poll(channel_id: int, **_: Any) -> None:
     """Ask a channel that did not answer whether it does again, by what it has to tell first of all: its orders."""
     _bell("poll").answer(str(channel_id))
-    channel = Channel.objects.get(pk=channel_id)
 
-    def work() -> None:
+    def work(channel: Channel) -> None:
         reconciling.poll_orders(live.engine(), channel=live.ref(channel))
         ring_publish(channel.merchant_id)
 
     with urgency.of(Urgency.SUSPECT):
-        _guarded(channel, work)
+        _at(channel_id, work)
 
 
 @shared_task
 def reconcile(channel_id: int, **_: Any) -> None:
     """One reconciliation pass over a channel."""
     _bell("reconcile").answer(str(channel_id))
-    channel = Channel.objects.get(pk=channel_id)
 
-    def work() -> None:
+    def work(channel: Channel) -> None:
         run = passes.reconcile(live.engine(), channel=channel, shift=passes.SHIFT)
         ring_check(channel_id)
         if run is not None and run.state == RunState.RUNNING:
             ring_reconcile(channel_id)
 
-    _guarded(channel, work)
+    _at(channel_id, work)
 
 
 @shared_task(soft_time_limit=FULL_SYNC_SECONDS_MAX, time_limit=FULL_SYNC_SECONDS_MAX + 60)
 def full_sync(channel_id: int, **_: Any) -> None:
     """Compare every level of a channel, from a snapshot where it makes one; while that takes its time, the sweep rings."""
     _bell("full_sync").answer(str(channel_id))
-    channel = Channel.objects.get(pk=channel_id)
 
-    def work() -> None:
+    def work(channel: Channel) -> None:
         snapshots.full_sync(live.engine(), channel=channel)
         ring_check(channel_id)
 
-    _guarded(channel, work)
+    _at(channel_id, work)
 
 
 @shared_task
 def activate(channel_id: int, **_: Any) -> None:
     """Bring a channel in that was connected or authorized again: its webhooks, locations, catalogue and levels."""
     _bell("activate").answer(str(channel_id))
-    channel = Channel.objects.get(pk=channel_id)
 
-    def work() -> None:
+    def work(channel: Channel) -> None:
         onboarding.activate(channel, now=timezone.now())
         ring_reconcile(channel_id)
 
-    _guarded(channel, work)
+    _at(channel_id, work)
 
 
 @shared_task
@@ -388,16 +380,20 @@ def compare_shadows(**_: Any) -> None:
 def compare_shadow(channel_id: int, **_: Any) -> None:
     """Compare a channel in shadow mode with what it would be told."""
     _bell("compare_shadow").answer(str(channel_id))
-    channel = Channel.objects.get(pk=channel_id)
-    if channel.is_shadow:
-        _guarded(channel, partial(shadow.compare, live.engine(), channel=channel))
+
+    def work(channel: Channel) -> None:
+        if channel.is_shadow:
+            shadow.compare(live.engine(), channel=channel)
+
+    _at(channel_id, work)
 
 
 @shared_task
 def check_webhooks(**_: Any) -> None:
     """Look after every active channel's webhook subscriptions, and read what was missed if one was gone (celery-beat)."""
-    for channel in Channel.objects.filter(state=ChannelState.ACTIVE):
-        alone("check webhooks", partial(_guarded, channel, partial(_check_webhooks, channel)), channel_id=channel.pk)
+    active = Channel.objects.filter(state=ChannelState.ACTIVE)
+    for channel_id in _step("find channels", lambda: list(active.values_list("pk", flat=True))) or ():
+        alone("check webhooks", partial(_at, channel_id, _check_webhooks), channel_id=channel_id)
 
 
 def _check_webhooks(channel: Channel) -> None:
@@ -412,7 +408,7 @@ def work_job(job_id: int, **_: Any) -> None:
     """Work a job batch by batch, for one shift."""
     _bell("job").answer(str(job_id))
     began_at = time.monotonic()
-    try:
+    with _if_reachable():
         while (worked := jobs.work(job_id=job_id)) is not None:
             inbox.ring(worked.merchant_id)
             for channel_id in worked.channels:
@@ -424,17 +420,13 @@ def work_job(job_id: int, **_: Any) -> None:
                 ring_job(job_id)
                 return
             time.sleep(worked.wait_seconds)
-    except sql.AWAY as error:
-        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
 @shared_task(soft_time_limit=AUDIT_SECONDS_MAX, time_limit=AUDIT_SECONDS_MAX + 60)
 def audit(**_: Any) -> None:
     """Ask the database whether all holds that must hold at any moment (celery-beat, hourly)."""
-    try:
+    with _if_reachable():
         auditor.audit(now=clock.now())
-    except sql.AWAY as error:
-        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
 @shared_task(soft_time_limit=KEEP_SECONDS_MAX, time_limit=KEEP_SECONDS_MAX + 60)
@@ -449,21 +441,16 @@ def keep_scores(**_: Any) -> None:
 def forget_bodies(**_: Any) -> None:
     """Make room for the bodies of the days to come, and drop those that were kept long enough (celery-beat, hourly)."""
     today = bodies.day_of(clock.now())
-    try:
+    with _if_reachable():
         bodies.make_room(today)
         bodies.forget(before=today - timedelta(days=settings.INBOX_BODY_DAYS), today=today)
-    except sql.AWAY as error:
-        # Away, or somebody is at work on what was to be dropped: the next hour will do.
-        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
 @shared_task
 def evaluate_alerts(**_: Any) -> None:
     """Ask every alert rule, and have people told what is new (celery-beat, every half minute)."""
-    try:
+    with _if_reachable():
         evaluating.evaluate_now()
-    except sql.AWAY as error:
-        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
 
 
 @shared_task
@@ -496,28 +483,42 @@ def sweep(**_: Any) -> None:
         ring_job(job_id)
 
 
+@contextmanager
+def _if_reachable(**about: object) -> Iterator[None]:
+    """The database is away or a lock could not be had: nothing is lost, the sweep comes back to it."""
+    try:
+        yield
+    except sql.AWAY as error:
+        log.warning("task.database_away", error=str(error).splitlines()[0][:200], **about)
+
+
 def _step(step: str, act: Callable[[], T]) -> T | None:
     """What a step of a sweep returns; None where it failed."""
 
     def work() -> T | None:
-        try:
-            return act()
-        except sql.AWAY as error:
-            log.warning("task.database_away", step=step, error=str(error).splitlines()[0][:200])
-            return None
+        found: T | None = None
+        with _if_reachable(step=step):
+            found = act()
+        return found
 
     return alone(step, work)
 
 
-def _guarded(channel: Channel, work: Callable[[], object]) -> None:
-    """A channel that cannot be asked is the channel's trouble, not the worker's: note it and leave it to the sweep."""
-    structlog.contextvars.bind_contextvars(merchant_id=channel.merchant_id, channel_id=channel.pk)
-    try:
-        work()
-    except protocol.ChannelError as error:
-        outage.note_failure(live.engine(), live.ref(channel), error)
-        log.warning("task.channel_error", channel_id=channel.pk, error=str(error)[:300])
-    except sql.AWAY as error:
-        log.warning("task.database_away", error=str(error).splitlines()[0][:200])
-    except redis.RedisError as error:
-        log.warning("task.redis_away", channel_id=channel.pk, error=type(error).__name__)
+def _at(channel_id: int, work: Callable[[Channel], object]) -> bool:
+    """Work at a channel, if there still is one; returns whether that went well. Where it cannot be asked, that is the
+    channel's trouble, not the worker's: it is noted, and left to the sweep.
+    """
+    with _if_reachable(channel_id=channel_id):
+        channel = Channel.objects.filter(pk=channel_id).first()
+        if channel is None:
+            return False
+        structlog.contextvars.bind_contextvars(merchant_id=channel.merchant_id, channel_id=channel_id)
+        try:
+            work(channel)
+            return True
+        except protocol.ChannelError as error:
+            outage.note_failure(live.engine(), live.ref(channel), error)
+            log.warning("task.channel_error", channel_id=channel_id, error=str(error)[:300])
+        except redis.RedisError as error:
+            log.warning("task.redis_away", channel_id=channel_id, error=type(error).__name__)
+    return False

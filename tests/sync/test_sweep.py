@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 from django.apps import apps
-from django.db import IntegrityError
+from django.db import IntegrityError, OperationalError
 from django.db.models.functions import Now
 from django.utils.timezone import now as django_now
 from django_celery_beat.models import PeriodicTask
@@ -332,3 +332,30 @@ def test_webhooks_of_a_channel_that_make_no_sense_keep_those_of_no_other_from_be
     tasks.check_webhooks()
 
     assert set(checked) == {north.pk, south.pk}
+
+
+def test_while_the_database_is_away_a_store_waits_for_the_next_sweep_and_its_bell_can_be_rung(
+    alder: Trade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel_id = alder.shops["north"].channel.pk
+    bell = tasks._bell("push")
+    assert bell.press(str(channel_id))
+
+    def away(*_: object, **__: object) -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(Channel.objects, "filter", away)
+    with capture_logs() as logged:
+        for task in (tasks.push, tasks.check, tasks.poll, tasks.reconcile, tasks.full_sync, tasks.activate):
+            task(channel_id)
+
+    assert [(line["event"], line["channel_id"]) for line in logged] == [("task.database_away", channel_id)] * 6
+    assert bell.press(str(channel_id))
+
+
+def test_a_store_that_is_no_longer_there_is_no_error(alder: Trade) -> None:
+    with capture_logs() as logged:
+        tasks.check(0)
+        tasks.push(0)
+
+    assert logged == []
