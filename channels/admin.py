@@ -213,14 +213,15 @@ class ChannelAdmin(TenantAdmin):
     ordering = ("name",)
     actions_list = ("connect_shopify_store", "add_practice_store", "stop_writing", "resume_writing")
     actions_detail = (
+        "resume_raises",
         "reconcile_now",
         "pause",
         "resume",
-        "check_webhooks",
-        "read_channel_again",
-        "resume_raises",
-        "shadow",
-        "restore",
+        {
+            "title": "More",
+            "icon": "more_horiz",
+            "items": ["read_channel_again", "check_webhooks", "shadow", "restore"],
+        },
     )
     fieldsets = (
         (None, {"fields": ("merchant", "name", ("kind", "account"), ("state_shown", "state_reason"), "is_shadow")}),
@@ -524,7 +525,12 @@ class ChannelAdmin(TenantAdmin):
             facts=facts,
         )
 
-    @page_action("Reconcile now", path="reconcile", icon="sync")
+    @page_action(
+        "Reconcile now",
+        path="reconcile",
+        icon="sync",
+        offered=lambda channel: channel.state == ChannelState.ACTIVE,
+    )
     def reconcile_now(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(
             request,
@@ -536,7 +542,7 @@ class ChannelAdmin(TenantAdmin):
             done="{} will be reconciled as soon as a worker is free.",
         )
 
-    @page_action("Pause…", path="pause", icon="pause")
+    @page_action("Pause…", path="pause", icon="pause", offered=lambda channel: channel.state == ChannelState.ACTIVE)
     def pause(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(
             request,
@@ -548,7 +554,13 @@ class ChannelAdmin(TenantAdmin):
             done="{} is paused: nothing is written to it.",
         )
 
-    @page_action("Resume…", path="resume", icon="play_arrow")
+    @page_action(
+        "Resume…",
+        path="resume",
+        icon="play_arrow",
+        primary=True,
+        offered=lambda channel: channel.state == ChannelState.PAUSED,
+    )
     def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(
             request,
@@ -566,7 +578,13 @@ class ChannelAdmin(TenantAdmin):
     def read_channel_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return _read_again(self, request, self.get_managed(request, object_id), "channel")
 
-    @page_action("Let raises go on…", path="resume-raises", icon="trending_up")
+    @page_action(
+        "Let raises go on…",
+        path="resume-raises",
+        icon="trending_up",
+        primary=True,
+        offered=lambda channel: channel.raises_paused_at is not None,
+    )
     def resume_raises(self, request: HttpRequest, object_id: str) -> HttpResponse:
         channel = self.get_managed(request, object_id)
         waiting = ListingLevel.objects.filter(channel=channel, is_out_of_sync=True, desired__gt=F("shown")).count()
@@ -603,20 +621,6 @@ class ChannelAdmin(TenantAdmin):
             act=lambda channel, _user, _reason: _check_webhooks(request, channel),
             done="",
         )
-
-    def get_actions_detail(self, request: HttpRequest, object_id: int) -> list[Any]:
-        """Pause or resume, whichever the channel's state allows."""
-        known = Channel.objects.filter(pk=str(object_id)).only("state", "raises_paused_at")
-        channel = known.first() if str(object_id).isdigit() else None
-        state = channel.state if channel else ""
-        hidden = {
-            "resume-raises": channel is None or channel.raises_paused_at is None,
-            "pause": state != ChannelState.ACTIVE,
-            "resume": state != ChannelState.PAUSED,
-            "reconcile": state != ChannelState.ACTIVE,
-        }
-        offered: list[Any] = super().get_actions_detail(request, object_id)  # type: ignore[misc]
-        return [action for action in offered if not hidden.get(action.path, False)]
 
     def _ask(
         self,
@@ -927,7 +931,7 @@ class ListingLevelAdmin(BigTableAdmin):
     def read_level_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return _read_again(self, request, self.get_managed(request, object_id), "level")
 
-    @page_action("Stock it here…", path="stock-here", icon="add_location")
+    @page_action("Stock it here…", path="stock-here", icon="add_location", offered=lambda level: not level.is_stocked)
     def stock_here(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Ask, then have the store count the item at this location: never a by-product of anything else."""
         level = self.get_managed(request, object_id)

@@ -27,6 +27,7 @@ from inventory.goods import Refused
 from inventory.models import (
     BomLine,
     CountState,
+    EndpointState,
     Hold,
     HoldPart,
     HoldState,
@@ -38,6 +39,7 @@ from inventory.models import (
     StockLevel,
     Transfer,
     TransferLine,
+    TransferState,
     Warehouse,
     WebhookDelivery,
     WebhookEndpoint,
@@ -786,7 +788,7 @@ class HoldAdmin(BigTableAdmin):
     def story(self, hold: Hold) -> str:
         return story_link(hold.correlation_id)
 
-    @page_action("Release…", path="release", icon="lock_open")
+    @page_action("Release…", path="release", icon="lock_open", offered=lambda hold: hold.ended_at is None)
     def release_hold(self, request: HttpRequest, object_id: str) -> HttpResponse:
         hold = self.get_managed(request, object_id)
         back = reverse("admin:inventory_hold_change", args=[hold.pk])
@@ -832,6 +834,10 @@ class PlaceField(ModelChoiceField):
 def _active_warehouses(request: HttpRequest) -> models.QuerySet[Warehouse]:
     """The warehouses a person may move stock in."""
     return Warehouse.objects.filter(merchant__in=managed_merchants(request), is_active=True).order_by("name")
+
+
+def _is_in_transit(transfer: Transfer) -> bool:
+    return transfer.state == TransferState.IN_TRANSIT
 
 
 def _moment_field(label: str) -> forms.DateTimeField:
@@ -1013,7 +1019,7 @@ class TransferAdmin(BigTableAdmin):
             back=reverse("admin:inventory_transfer_changelist"),
         )
 
-    @page_action("Receive…", path="receive", icon="inventory", primary=True)
+    @page_action("Receive…", path="receive", icon="inventory", primary=True, offered=_is_in_transit)
     def receive_units(self, request: HttpRequest, object_id: str) -> HttpResponse:
         transfer = self.get_managed(request, object_id)
         back = reverse("admin:inventory_transfer_change", args=[transfer.pk])
@@ -1048,7 +1054,7 @@ class TransferAdmin(BigTableAdmin):
             back=back,
         )
 
-    @page_action("Cancel…", path="cancel", icon="undo")
+    @page_action("Cancel…", path="cancel", icon="undo", offered=_is_in_transit)
     def cancel_transfer(self, request: HttpRequest, object_id: str) -> HttpResponse:
         transfer = self.get_managed(request, object_id)
         back = reverse("admin:inventory_transfer_change", args=[transfer.pk])
@@ -1369,7 +1375,13 @@ class WebhookEndpointAdmin(ReadOnlyAdmin):
             back=reverse("admin:inventory_webhookendpoint_changelist"),
         )
 
-    @page_action("Switch on…", path="on", icon="play_arrow", primary=True)
+    @page_action(
+        "Switch on…",
+        path="on",
+        icon="play_arrow",
+        primary=True,
+        offered=lambda endpoint: endpoint.state != EndpointState.ACTIVE,
+    )
     def switch_on_page(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(
             request,
@@ -1381,7 +1393,12 @@ class WebhookEndpointAdmin(ReadOnlyAdmin):
             done="{} is told of changes again.",
         )
 
-    @page_action("Switch off…", path="off", icon="pause")
+    @page_action(
+        "Switch off…",
+        path="off",
+        icon="pause",
+        offered=lambda endpoint: endpoint.state == EndpointState.ACTIVE,
+    )
     def switch_off_page(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(
             request,

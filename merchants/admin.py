@@ -279,7 +279,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
             back=back,
         )
 
-    @page_action("Revoke…", path="revoke", icon="key_off")
+    @page_action("Revoke…", path="revoke", icon="key_off", offered=lambda key: key.revoked_at is None)
     def revoke_key(self, request: HttpRequest, object_id: str) -> HttpResponse:
         key = self.get_managed(request, object_id)
         back = reverse("admin:merchants_apikey_change", args=[key.pk])

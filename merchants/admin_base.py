@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
 from django import forms
@@ -163,20 +163,26 @@ def column(
 
 
 def page_action(
-    description: str, *, path: str, icon: str = "", primary: bool = False
+    description: str,
+    *,
+    path: str,
+    icon: str = "",
+    primary: bool = False,
+    offered: Callable[[Any], bool] | None = None,
 ) -> Callable[[Function], Function]:
-    """A button above a list or on an object's page, leading to a page of its own. Shown to who may change
-    something."""
+    """A button above a list or on an object's page, leading to a page of its own. Shown to who may change something;
+    `offered` tells of an object whether there is anything to do. The page asks again: things change."""
 
     def decorate(function: Function) -> Function:
-        decorated: Function = unfold_action(
+        decorated: Any = unfold_action(
             description=description,
             url_path=path,
             icon=icon or None,
             permissions=["act"],
             variant=ActionVariant.PRIMARY if primary else ActionVariant.DEFAULT,
         )(function)
-        return decorated
+        decorated.offered = offered
+        return cast(Function, decorated)
 
     return decorate
 
@@ -428,6 +434,12 @@ class TenantAdmin(_Autocompletes, UnfoldModelAdmin):
         """Whether the buttons that do something are shown; each checks its own object again."""
         reach = reach_of(request)
         return reach.every or bool(reach.managed)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: int) -> list[Any]:
+        """The buttons of an object's page: those that mean something in its state."""
+        row = self.get_object(request, str(object_id))
+        buttons: list[Any] = super().get_actions_detail(request, object_id)  # type: ignore[misc]
+        return [button for button in buttons if row is None or not button.method.offered or button.method.offered(row)]
 
     def sees_every_merchant(self, request: HttpRequest) -> bool:
         return reach_of(request).every

@@ -268,7 +268,7 @@ class NotificationTargetAdmin(ReadOnlyAdmin):
             return HttpResponseRedirect(back)
         return self.form_page(request, title=f"What {target} is told", form=form, submit="Save", back=back)
 
-    @page_action("Switch on…", path="on", icon="play_arrow")
+    @page_action("Switch on…", path="on", icon="play_arrow", offered=lambda target: target.state != TargetState.ACTIVE)
     def switch_on_page(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(
             request,
@@ -280,7 +280,7 @@ class NotificationTargetAdmin(ReadOnlyAdmin):
             done="{} is told again.",
         )
 
-    @page_action("Switch off…", path="off", icon="pause")
+    @page_action("Switch off…", path="off", icon="pause", offered=lambda target: target.state == TargetState.ACTIVE)
     def switch_off_page(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(
             request,
@@ -292,7 +292,7 @@ class NotificationTargetAdmin(ReadOnlyAdmin):
             done="{} is told nothing more.",
         )
 
-    @page_action("New secret…", path="secret", icon="key")
+    @page_action("New secret…", path="secret", icon="key", offered=lambda target: target.way == TargetWay.WEBHOOK)
     def renew_page(self, request: HttpRequest, object_id: str) -> HttpResponse:
         target = self.get_managed(request, object_id)
         back = reverse("admin:merchants_notificationtarget_change", args=[target.pk])

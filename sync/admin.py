@@ -336,7 +336,13 @@ class DriftAdmin(BigTableAdmin):
         listing = drift.listing_level.listing
         return listing.title or listing.remote_sku or listing.remote_variant_id
 
-    @page_action("Answer…", path="answer", icon="help", primary=True)
+    @page_action(
+        "Answer…",
+        path="answer",
+        icon="help",
+        primary=True,
+        offered=lambda drift: drift.action == DriftAction.ASKED,
+    )
     def answer(self, request: HttpRequest, object_id: str) -> HttpResponse:
         drift = self.get_managed(request, object_id)
         back = reverse("admin:sync_drift_change", args=[drift.pk])
@@ -443,7 +449,7 @@ class ReconcileRunAdmin(BigTableAdmin):
         ]
         return table(("Listing", "Expected", "Found", "Cause", "Action"), rows, empty="Nothing that differs.")
 
-    @page_action("Cancel…", path="cancel", icon="cancel")
+    @page_action("Cancel…", path="cancel", icon="cancel", offered=lambda run: run.state == RunState.RUNNING)
     def cancel(self, request: HttpRequest, object_id: str) -> HttpResponse:
         run = self.get_managed(request, object_id)
         back = reverse("admin:sync_reconcilerun_change", args=[run.pk])

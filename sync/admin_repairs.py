@@ -45,6 +45,11 @@ _JOB_COLOURS = {
 }
 
 
+def _can_end(job: Job) -> bool:
+    """Whether it is under way and was not told to end yet."""
+    return job.state in JOB_UNDER_WAY and job.state != JobState.CANCELLING
+
+
 class WhyForm(ReasonForm):
     """Asks why, and takes no silence for an answer."""
 
@@ -179,7 +184,13 @@ class DeadLetterAdmin(BigTableAdmin):
         for channel_id in letters.retry(letter=letter, user=acting_user(request)):
             transaction.on_commit(partial(tasks.ring_push, channel_id))
 
-    @page_action("Try again", path="try-again", icon="replay", primary=True)
+    @page_action(
+        "Try again",
+        path="try-again",
+        icon="replay",
+        primary=True,
+        offered=lambda letter: letter.ended_at is None and letter.state == LetterState.OPEN,
+    )
     def try_this_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
         letter = self.get_managed(request, object_id)
         back = reverse("admin:sync_deadletter_change", args=[letter.pk])
@@ -200,7 +211,12 @@ class DeadLetterAdmin(BigTableAdmin):
             messages.info(request, str(error))
         return HttpResponseRedirect(back)
 
-    @page_action("Dismiss…", path="dismiss", icon="visibility_off")
+    @page_action(
+        "Dismiss…",
+        path="dismiss",
+        icon="visibility_off",
+        offered=lambda letter: letter.ended_at is None and letter.state == LetterState.OPEN,
+    )
     def dismiss(self, request: HttpRequest, object_id: str) -> HttpResponse:
         letter = self.get_managed(request, object_id)
         back = reverse("admin:sync_deadletter_change", args=[letter.pk])
@@ -223,7 +239,12 @@ class DeadLetterAdmin(BigTableAdmin):
             facts=[("About", letters.subject(letter)), ("Said last", letter.said)],
         )
 
-    @page_action("Reopen", path="reopen", icon="undo")
+    @page_action(
+        "Reopen",
+        path="reopen",
+        icon="undo",
+        offered=lambda letter: letter.ended_at is None and letter.state == LetterState.DISMISSED,
+    )
     def reopen(self, request: HttpRequest, object_id: str) -> HttpResponse:
         letter = self.get_managed(request, object_id)
         back = reverse("admin:sync_deadletter_change", args=[letter.pk])
@@ -290,11 +311,11 @@ class JobAdmin(BigTableAdmin):
     def asked_for(self, job: Job) -> str:
         return pretty_json(job.parameters)
 
-    @page_action("Cancel…", path="cancel", icon="cancel")
+    @page_action("Cancel…", path="cancel", icon="cancel", offered=_can_end)
     def cancel_job(self, request: HttpRequest, object_id: str) -> HttpResponse:
         job = self.get_managed(request, object_id)
         back = reverse("admin:sync_job_change", args=[job.pk])
-        if job.state not in JOB_UNDER_WAY or job.state == JobState.CANCELLING:
+        if not _can_end(job):
             messages.info(request, "It has ended, or is about to.")
             return HttpResponseRedirect(back)
         form = ReasonForm(request.POST or None)

@@ -308,6 +308,22 @@ UNFOLD = {
     "SITE_HEADER": "SyncTec",
     "SITE_SUBHEADER": "Stock in step",
     "SITE_SYMBOL": "sync_alt",
+    # Our pages' accent (static/synctec.css) is 600 of it.
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97.5% .012 215)",
+            "100": "oklch(94.5% .025 215)",
+            "200": "oklch(89% .05 215)",
+            "300": "oklch(81% .085 215)",
+            "400": "oklch(71% .11 215)",
+            "500": "oklch(58% .1 215)",
+            "600": "oklch(47% .081 215)",
+            "700": "oklch(41% .07 215)",
+            "800": "oklch(35% .06 215)",
+            "900": "oklch(29% .05 215)",
+            "950": "oklch(22% .04 215)",
+        }
+    },
     "SITE_URL": "/",
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,

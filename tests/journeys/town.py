@@ -216,6 +216,8 @@ class Town:
         """Begin with so many units of each SKU, shown by every store."""
         self.stock_up(units)
         self.until_calm()
+        self.confirm_held()  # many numbers may have changed by much
+        self.until_calm()
         market = Market(
             self,
             dict(units),
