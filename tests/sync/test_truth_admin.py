@@ -55,6 +55,20 @@ def test_a_manager_cancels_a_pass_with_a_reason(client: Client, alder: Trade) ->
     assert AuditEvent.objects.get(action="reconcile.cancel").reason == "the store is being moved"
 
 
+def test_what_is_over_is_not_offered_to_be_cancelled(client: Client, alder: Trade) -> None:
+    sign_in(client, alder)
+    run = running(alder)
+    page, cancel = (reverse(f"admin:sync_reconcilerun_{name}", args=[run.pk]) for name in ("change", "cancel"))
+    assert cancel in client.get(page).content.decode()
+
+    ReconcileRun.objects.update(state=RunState.DONE, finished_at=Now())
+
+    assert cancel not in client.get(page).content.decode()
+    # Whoever has the page open still is told.
+    assert client.post(cancel, {"reason": "late"}).status_code == 302
+    assert not ReconcileRun.objects.filter(cancel_requested_at__isnull=False).exists()
+
+
 @pytest.mark.parametrize("role", [Role.VIEWER, None])
 def test_who_may_not_manage_cancels_nothing(client: Client, alder: Trade, role: Role | None) -> None:
     sign_in(client, alder if role else make_trade("Birch"), role or Role.OWNER)
