@@ -635,6 +635,8 @@ class Push(models.Model):
             models.Index(fields=["listing_level", "-id"], name="push_by_level"),
             # The pushes of one merchant, newest first (admin list).
             models.Index(fields=["merchant", "-id"], name="push_by_merchant"),
+            # Old ones that changed nothing, to be forgotten.
+            models.Index(fields=["settled_at"], condition=Q(state="rejected"), name="push_refused_by_age"),
         ]
 
     def __str__(self) -> str:

@@ -540,7 +540,11 @@ class DailyReportAdmin(ReadOnlyAdmin):
         back = reverse("admin:sync_dailyreport_change", args=[report.pk])
         form = ReasonForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
-            reports.write(report.merchant, report.day, now=timezone.now())
+            try:
+                reports.write(report.merchant, report.day, now=timezone.now())
+            except reports.FactsForgotten as error:
+                messages.error(request, str(error))
+                return HttpResponseRedirect(back)
             trail.record(
                 merchant_id=report.merchant_id,
                 action="daily_report.compute",

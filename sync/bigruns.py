@@ -27,7 +27,7 @@ from synctec.lib.ids import uuid7
 
 log = structlog.get_logger(__name__)
 
-#: What was let through, or is over, is forgotten after so many days; the holds themselves and what they held stay.
+#: What was let through, or is over, is forgotten after so many days; holds and what they held later (`sync.retention`).
 KEEP_DAYS = 2
 
 

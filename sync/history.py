@@ -20,7 +20,7 @@ from typing import Final
 
 from merchants.access import clock_of
 from merchants.models import Merchant
-from sync import scorecard
+from sync import retention, scorecard
 from sync.models import ScorecardDay
 from sync.score import NOTHING, Facts, Figure, Waits, from_json, judge
 from synctec.lib import sql
@@ -107,7 +107,7 @@ def keep_days(*, now: datetime, back: int = KEPT_BACK_DAYS, anew: bool = False) 
 
 def _wanted(merchant: Merchant, now: datetime, back: int, anew: bool) -> list[date]:
     today = local_day(merchant, now)
-    first = max(today - timedelta(days=back), local_day(merchant, merchant.created_at))
+    first = max(today - timedelta(days=retention.facts_reach_back(back)), local_day(merchant, merchant.created_at))
     over = [first + timedelta(days=number) for number in range(max(0, (today - first).days))]
     if anew:
         return over

@@ -21,6 +21,7 @@ from django.urls import reverse
 from merchants.access import clock_of
 from merchants.mail import AddressRefused, MailNotSent, send
 from merchants.models import Member, Merchant
+from sync import retention
 from sync.models import TIMING, Cause, DailyReport, DriftAction, ReportMail
 from synctec.lib import sql
 from synctec.lib.alone import alone
@@ -48,6 +49,10 @@ CSV_HEAD = (
     *("found at", "channel", "location", "SKU", "listing", "expected", "actual", "difference", "cause", "action"),
     *("explanation", "last good sync", "times in 30 days"),
 )
+
+
+class FactsForgotten(Exception):
+    """The day cannot be computed anew. The text says why."""
 
 
 def bounds(merchant: Merchant, day: date) -> tuple[datetime, datetime]:
@@ -219,7 +224,15 @@ def of_day(merchant: Merchant, day: date) -> Figures:
 
 
 def write(merchant: Merchant, day: date, *, now: datetime) -> DailyReport:
-    """Compute a day's figures and store them, in place of those there are."""
+    """Compute a day's figures and store them, in place of those there are.
+
+    Raises:
+        FactsForgotten: what was found that day is not kept any more.
+    """
+    if not retention.reaches(bounds(merchant, day)[0], now=now):
+        raise FactsForgotten(
+            "What was found that day is not kept any more (FINDING_DAYS): its figures stay as they are."
+        )
     report, _ = DailyReport.objects.update_or_create(
         merchant=merchant, day=day, defaults={"figures": figures(merchant, day), "computed_at": now}
     )

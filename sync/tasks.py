@@ -44,6 +44,7 @@ from sync import (
     passes,
     presence,
     reports,
+    retention,
     shadow,
     snapshots,
     telling,
@@ -83,6 +84,8 @@ AUDIT_SECONDS_MAX = 1_200
 FULL_SYNC_SECONDS_MAX = 1_200
 #: Of an hour's reading and the days it keeps.
 KEEP_SECONDS_MAX = 1_200
+#: Of the daily deleting, which ends by itself before.
+FORGET_SECONDS_MAX = retention.SECONDS_MAX + 60
 #: After the broker refused a message, nobody tries again for this long: a webhook must not wait for a dead broker.
 BROKER_PAUSE_SECONDS = 1.0
 
@@ -444,6 +447,12 @@ def forget_bodies(**_: Any) -> None:
     with _if_reachable():
         bodies.make_room(today)
         bodies.forget(before=today - timedelta(days=settings.INBOX_BODY_DAYS), today=today)
+
+
+@shared_task(soft_time_limit=FORGET_SECONDS_MAX, time_limit=FORGET_SECONDS_MAX + 60)
+def forget_history(**_: Any) -> None:
+    """Delete what is over and was kept long enough (celery-beat, daily)."""
+    _step("forget history", lambda: retention.forget(now=clock.now()))
 
 
 @shared_task

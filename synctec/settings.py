@@ -21,6 +21,8 @@ django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+#: Whole days that any page or figure goes back by, and some to spare.
+DAYS_READ_BACK = 35
 
 
 def _check_public_url(value: str) -> None:
@@ -45,6 +47,12 @@ def _check_origins(values: list[str]) -> None:
             AddressRule.exact_origin(value)
         except (ValueError, AddressRefused):
             raise ValidationError(f"{value!r} is no origin: write scheme://host:port and nothing more.") from None
+
+
+def _check_days(value: int) -> None:
+    """The scorecard reads 30 days back, and a day that was missed is made up for within them."""
+    if value and value < DAYS_READ_BACK:
+        raise ValidationError(f"Keep them for {DAYS_READ_BACK} days at least, or 0 for ever.")
 
 
 def _with_database(redis_url: str, number: int) -> str:
@@ -109,6 +117,14 @@ RECONCILE_OVERLAP_SECONDS: int = env.int("RECONCILE_OVERLAP_SECONDS", default=90
 # How long the bodies of webhooks are kept, sealed; their hashes and what became of them stay. Keep a retired key of
 # CREDENTIAL_KEYS on the ring for as long.
 INBOX_BODY_DAYS: int = env.int("INBOX_BODY_DAYS", default=30, validate=validate.Range(min=1))
+# How many days what is over is kept (see sync.retention); 0 = for ever. Dead letters and jobs that ended,
+REPAIR_DAYS: int = env.int("REPAIR_DAYS", default=90, validate=_check_days)
+# passes, findings that changed no stock, comparisons in shadow mode, decided holds, alerts that recovered,
+FINDING_DAYS: int = env.int("FINDING_DAYS", default=180, validate=_check_days)
+# refused pushes, outages, hours of calls and of buffers,
+TRAFFIC_DAYS: int = env.int("TRAFFIC_DAYS", default=90, validate=_check_days)
+# daily reports and days of the scorecard.
+SCORE_DAYS: int = env.int("SCORE_DAYS", default=730, validate=_check_days)
 # The folder whose files make processes die on purpose (see synctec.lib.failpoints); empty = nothing does.
 FAILPOINTS: str = env.str("FAILPOINTS", default="")
 # Serve static files under hashed names made by collectstatic; otherwise from where they lie.

@@ -44,8 +44,6 @@ log = structlog.get_logger(__name__)
 STATEMENT_TIMEOUT_SECONDS: Final = 5
 #: The broker has so long to answer.
 BROKER_SECONDS: Final = 2
-#: Alerts that are over are kept so long.
-KEPT_FOR: Final = timedelta(days=90)
 #: The advisory lock of whoever evaluates.
 _LOCK: Final = "alerts"
 HEARTBEAT: Final = "alerts"
@@ -210,7 +208,6 @@ def _write(answers: Mapping[str, list[Finding]], now: datetime) -> Done:
                 done.raised.append(row.pk)
             if after.phase is Phase.RECOVERED:
                 done.recovered.append(row.pk)
-    Alert.objects.filter(state=AlertState.RECOVERED, recovered_at__lt=now - KEPT_FOR).delete()
     return done
 
 

@@ -774,20 +774,6 @@ class TestStock:
         assert alert.severity == "info"
 
 
-def test_old_alerts_are_forgotten(trade: Trade) -> None:
-    kill_events(trade, 1)
-    looks(0, 120)
-    Alert.objects.update(state=AlertState.RECOVERED, recovered_at=later(120))
-    InboxEvent.objects.all().delete()
-    letters.keep()
-
-    look(89 * 86_400)
-    assert Alert.objects.filter(rule="dead_letters").exists()
-    look(91 * 86_400)
-
-    assert not Alert.objects.filter(rule="dead_letters").exists()
-
-
 def test_what_is_told_is_a_row_before_it_is_a_message(trade: Trade) -> None:
     kill_events(trade, 1)
     all_well(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,15 @@ def test_a_day_is_the_merchants_own_and_kept_by_channel_once_it_is_over(trade: T
     assert events_of(trade, DAY) == {None: 3, north.channel.pk: 2, south.channel.pk: 1}
     assert events_of(trade, DAY - timedelta(days=1)) == {None: 1, north.channel.pk: 1}
     assert events_of(trade, DAY + timedelta(days=1)) == {}
+
+
+def test_a_day_whose_facts_are_partly_forgotten_is_not_written_anew(trade: Trade, settings: Any) -> None:
+    Merchant.objects.update(created_at=NOW - timedelta(days=200))
+    settings.TRAFFIC_DAYS = 40
+
+    assert keep_days(now=NOW, back=100, anew=True) == 39
+    settings.TRAFFIC_DAYS = settings.FINDING_DAYS = 0
+    assert keep_days(now=NOW, back=100, anew=True) == 100
 
 
 def test_keeping_days_again_changes_nothing(trade: Trade) -> None:

@@ -223,6 +223,7 @@ def test_every_scheduled_task_exists() -> None:
         "sync.tasks.explain",
         "sync.tasks.report",
         "sync.tasks.forget_bodies",
+        "sync.tasks.forget_history",
         "sync.tasks.keep_scores",
         "sync.tasks.compare_shadows",
         "sync.tasks.evaluate_alerts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db.models.functions import Now
@@ -122,7 +123,8 @@ def test_a_drift_that_came_again_is_flagged_in_the_list(client: Client, alder: T
     assert "3 times" not in shown
 
 
-def test_a_report_is_computed_anew(client: Client, alder: Trade) -> None:
+def test_a_report_is_computed_anew(client: Client, alder: Trade, settings: Any) -> None:
+    settings.FINDING_DAYS = 0
     sign_in(client, alder)
     report = DailyReport.objects.create(merchant=alder.merchant, day=NOON.date(), figures={"findings": 99})
 
