@@ -12,7 +12,7 @@ from django.db.models import Q
 from channels import connect, states
 from channels.models import Channel, ChannelState, ListingLevel, WritingStop
 from merchants import trail
-from merchants.models import User
+from merchants.models import ApiKey, User
 
 #: Called with a channel's id, after the commit, when somebody wants it reconciled now. Filled by the engine
 #: when it starts, since this app may not import it. Without it, the schedule gets there.
@@ -29,29 +29,31 @@ class CannotSteer(Exception):
 
 
 @transaction.atomic
-def pause(*, channel: Channel, user: User | None, reason: str = "") -> None:
+def pause(*, channel: Channel, user: User | None, api_key: ApiKey | None = None, reason: str = "") -> None:
     """Write nothing to the channel until it is resumed; what it tells us is still received and applied.
 
     Raises:
         CannotSteer: the channel is not active.
     """
-    _move(channel, ChannelState.ACTIVE, ChannelState.PAUSED, user, reason)
+    _move(channel, ChannelState.ACTIVE, ChannelState.PAUSED, user, api_key, reason)
 
 
 @transaction.atomic
-def resume(*, channel: Channel, user: User | None, now: datetime, reason: str = "") -> None:
+def resume(
+    *, channel: Channel, user: User | None, api_key: ApiKey | None = None, now: datetime, reason: str = ""
+) -> None:
     """Write to the channel again, at once, after reading what happened meanwhile.
 
     Raises:
         CannotSteer: the channel is not paused.
     """
-    _move(channel, ChannelState.PAUSED, ChannelState.ACTIVE, user, reason)
+    _move(channel, ChannelState.PAUSED, ChannelState.ACTIVE, user, api_key, reason)
     Channel.objects.filter(pk=channel.pk).update(next_call_at=now, failures=0, failing_since=None)
     _want_reconciled(channel.pk)
 
 
 @transaction.atomic
-def reconcile_now(*, channel: Channel, user: User | None) -> None:
+def reconcile_now(*, channel: Channel, user: User | None, api_key: ApiKey | None = None) -> None:
     """Have the channel's orders and levels read and compared as soon as a worker is free.
 
     Raises:
@@ -59,7 +61,9 @@ def reconcile_now(*, channel: Channel, user: User | None) -> None:
     """
     if channel.state != ChannelState.ACTIVE:
         raise CannotSteer(f"{channel} is {channel.get_state_display().lower()}: only an active channel is reconciled.")
-    trail.record(merchant_id=channel.merchant_id, action="channel.reconcile", subject=channel, user=user)
+    trail.record(
+        merchant_id=channel.merchant_id, action="channel.reconcile", subject=channel, user=user, api_key=api_key
+    )
     _want_reconciled(channel.pk)
 
 
@@ -85,7 +89,7 @@ def pause_raises(*, channel_id: int, reason: str, now: datetime) -> bool:
 
 
 @transaction.atomic
-def resume_raises(*, channel_id: int, user: User | None, reason: str) -> bool:
+def resume_raises(*, channel_id: int, user: User | None, api_key: ApiKey | None = None, reason: str) -> bool:
     """Raise what should be raised again: somebody has looked, or a clean reconciliation followed. Whether it was paused."""
     stored = Channel.objects.select_for_update(no_key=True).get(pk=channel_id)
     if stored.raises_paused_at is None:
@@ -97,6 +101,7 @@ def resume_raises(*, channel_id: int, user: User | None, reason: str) -> bool:
         action="channel.resume_raises",
         subject=stored,
         user=user,
+        api_key=api_key,
         before={"reason": stored.raises_paused_reason},
         reason=reason,
     )
@@ -135,7 +140,14 @@ def stock_at_location(*, level: ListingLevel, user: User | None, now: datetime, 
         )
 
 
-def _move(channel: Channel, before: ChannelState, after: ChannelState, user: User | None, reason: str) -> None:
+def _move(
+    channel: Channel,
+    before: ChannelState,
+    after: ChannelState,
+    user: User | None,
+    api_key: ApiKey | None,
+    reason: str,
+) -> None:
     """Change the state under the row's lock, if it is still what it was thought to be."""
     stored = Channel.objects.select_for_update(no_key=True).get(pk=channel.pk)
     if stored.state != before:
@@ -148,6 +160,7 @@ def _move(channel: Channel, before: ChannelState, after: ChannelState, user: Use
         action=f"channel.{'pause' if after == ChannelState.PAUSED else 'resume'}",
         subject=channel,
         user=user,
+        api_key=api_key,
         before={"state": before},
         after={"state": after},
         reason=reason,

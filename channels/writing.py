@@ -21,7 +21,7 @@ from django.db.models import Q
 from channels import steering
 from channels.models import Channel, ChannelState, ListingLevel, WritingStop
 from merchants import trail
-from merchants.models import Merchant, User
+from merchants.models import ApiKey, Merchant, User
 from synctec.lib import sql
 
 #: Class of the advisory locks that a claim shares and a stop has for itself: of a merchant, and 0 of the installation.
@@ -47,7 +47,7 @@ class Stop:
 
 
 @transaction.atomic
-def stop(*, merchant: Merchant | None, user: User | None, reason: str) -> WritingStop:
+def stop(*, merchant: Merchant | None, user: User | None, api_key: ApiKey | None = None, reason: str) -> WritingStop:
     """Begin no more writes to the merchant's channels; None: to any channel of the installation.
 
     Raises:
@@ -68,6 +68,7 @@ def stop(*, merchant: Merchant | None, user: User | None, reason: str) -> Writin
             action="writing.stop",
             subject=concerned,
             user=user,
+            api_key=api_key,
             after={"everybody": merchant is None},
             reason=begun.reason,
         )
@@ -75,7 +76,14 @@ def stop(*, merchant: Merchant | None, user: User | None, reason: str) -> Writin
 
 
 @transaction.atomic
-def resume(*, merchant: Merchant | None, user: User | None, now: datetime, reason: str = "") -> WritingStop:
+def resume(
+    *,
+    merchant: Merchant | None,
+    user: User | None,
+    api_key: ApiKey | None = None,
+    now: datetime,
+    reason: str = "",
+) -> WritingStop:
     """Write again, after reading: what is to be written is read before, and all channels are reconciled.
 
     Raises:
@@ -101,6 +109,7 @@ def resume(*, merchant: Merchant | None, user: User | None, now: datetime, reaso
             action="writing.resume",
             subject=each,
             user=user,
+            api_key=api_key,
             before={"stopped_at": on.began_at.isoformat(), "everybody": merchant is None},
             reason=on.end_reason,
         )

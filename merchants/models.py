@@ -96,6 +96,8 @@ class Scope(models.TextChoices):
     HEALTH_READ = "health:read", "Read the health scorecard"
     ALERTS_READ = "alerts:read", "Read alerts"
     ALERTS_WRITE = "alerts:write", "Acknowledge and snooze alerts"
+    CHANNELS_READ = "channels:read", "See how channels do, what is held and what shadow mode compares"
+    CHANNELS_WRITE = "channels:write", "Stop and resume writing, go live, decide about held changes, restore"
 
 
 class ApiKey(models.Model):

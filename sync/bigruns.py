@@ -16,7 +16,7 @@ from django.db import transaction
 from channels.models import Channel
 from inventory.models import Cause
 from merchants import trail
-from merchants.models import User
+from merchants.models import ApiKey, User
 from sync import blast
 from sync.blast import Run, Terms
 from sync.models import HeldLevel, HeldState, HoldKind, HoldState, PushHold
@@ -213,7 +213,7 @@ def end(channel_id: int, why: str) -> None:
 
 
 @transaction.atomic
-def confirm(*, hold_id: int, user: User | None, reason: str) -> PushHold:
+def confirm(*, hold_id: int, user: User | None, api_key: ApiKey | None = None, reason: str) -> PushHold:
     """Let what is computed be shown, of all levels of a hold. Published and pushed by whoever is woken next.
 
     Raises:
@@ -225,12 +225,12 @@ def confirm(*, hold_id: int, user: User | None, reason: str) -> PushHold:
         [hold.pk],
     )
     _mark(hold.channel_id, "confirmed", hold.pk)
-    _record(hold, "confirm", user, reason)
+    _record(hold, "confirm", user, api_key, reason)
     return hold
 
 
 @transaction.atomic
-def look_again(*, hold_id: int, user: User | None, reason: str) -> PushHold:
+def look_again(*, hold_id: int, user: User | None, api_key: ApiKey | None = None, reason: str) -> PushHold:
     """The cause was mended: compute everything anew. What is big then is held again.
 
     Raises:
@@ -242,7 +242,7 @@ def look_again(*, hold_id: int, user: User | None, reason: str) -> PushHold:
         [hold.pk],
     )
     _mark(hold.channel_id, "released", hold.pk)
-    _record(hold, "look_again", user, reason)
+    _record(hold, "look_again", user, api_key, reason)
     return hold
 
 
@@ -258,12 +258,13 @@ def _decide(hold_id: int, state: HoldState, user: User | None, reason: str) -> P
     return hold
 
 
-def _record(hold: PushHold, verb: str, user: User | None, reason: str) -> None:
+def _record(hold: PushHold, verb: str, user: User | None, api_key: ApiKey | None, reason: str) -> None:
     trail.record(
         merchant_id=hold.merchant_id,
         action=f"push_hold.{verb}",
         subject=hold,
         user=user,
+        api_key=api_key,
         before={"state": HoldState.HELD, "kind": hold.kind},
         after={"state": hold.state, "levels": HeldLevel.objects.filter(hold=hold).count()},
         reason=reason.strip(),

@@ -15,7 +15,7 @@ from django.db import transaction
 
 from channels.models import Channel
 from merchants import trail
-from merchants.models import User
+from merchants.models import ApiKey, User
 from sync.models import HoldKind, HoldState, PushHold
 from sync.tables.restraint import RUN_LOCK, sold_since
 from synctec.lib import sql
@@ -25,7 +25,11 @@ log = structlog.get_logger(__name__)
 
 
 class CannotRestore(Exception):
-    """The channel cannot be restored like that. The text says why and what to do."""
+    """The channel cannot be restored like that. The text says why and what to do; `field`, what of the wish is wrong."""
+
+    def __init__(self, text: str, *, field: str = "") -> None:
+        super().__init__(text)
+        self.field = field
 
 
 class Former(NamedTuple):
@@ -83,16 +87,24 @@ def preview(*, channel: Channel, before: datetime) -> list[Former]:
 
 
 @transaction.atomic
-def restore(*, channel: Channel, before: datetime, user: User | None, reason: str, now: datetime) -> PushHold:
+def restore(
+    *,
+    channel: Channel,
+    before: datetime,
+    user: User | None,
+    api_key: ApiKey | None = None,
+    reason: str,
+    now: datetime,
+) -> PushHold:
     """Have the channel show what it did before a moment, less what was sold since, until the hold is confirmed away.
 
     Raises:
         CannotRestore: the moment is to come, the channel is in shadow mode or restored already, or nothing was pushed since.
     """
     if before >= now:
-        raise CannotRestore("Give a moment in the past: nothing was written after that one.")
+        raise CannotRestore("Give a moment in the past: nothing was written after that one.", field="before")
     if not reason.strip():
-        raise CannotRestore("Give a reason: it is shown with the hold.")
+        raise CannotRestore("Give a reason: it is shown with the hold.", field="reason")
     sql.rows("SELECT pg_advisory_xact_lock(%s, %s)", [RUN_LOCK, channel.pk % 2**31])
     stored = Channel.objects.get(pk=channel.pk)
     if stored.is_shadow:
@@ -118,6 +130,7 @@ def restore(*, channel: Channel, before: datetime, user: User | None, reason: st
         action="channel.restore",
         subject=stored,
         user=user,
+        api_key=api_key,
         after={"before": before.isoformat(), "levels": len(former), "hold": hold.pk},
         reason=reason.strip(),
     )

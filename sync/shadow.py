@@ -18,7 +18,7 @@ from channels import protocol, states
 from channels.models import Channel, ChannelState
 from locations.publishing import most_specific, published
 from merchants import trail
-from merchants.models import User
+from merchants.models import ApiKey, User
 from sync import bigruns, blast, comparison, live
 from sync.blast import Kind, Run
 from sync.comparison import Compared, Match, Reason
@@ -49,7 +49,7 @@ class CannotSwitch(Exception):
 
 
 @transaction.atomic
-def enter(*, channel: Channel, user: User | None, reason: str = "") -> None:
+def enter(*, channel: Channel, user: User | None, api_key: ApiKey | None = None, reason: str = "") -> None:
     """Write nothing to the channel from now on. What is on its way without an answer is settled by reading the store.
 
     Raises:
@@ -71,7 +71,15 @@ def enter(*, channel: Channel, user: User | None, reason: str = "") -> None:
     bigruns.end(stored.pk, "shadow mode was switched on: nothing is written")
     channel.refresh_from_db()
     states.tell_changed(channel)
-    _record(channel, "channel.enter_shadow", user, reason, before={"is_shadow": False}, after={"is_shadow": True})
+    _record(
+        channel,
+        "channel.enter_shadow",
+        user,
+        api_key,
+        reason,
+        before={"is_shadow": False},
+        after={"is_shadow": True},
+    )
 
 
 def _take_over_open_writes(channel_id: int) -> list[int]:
@@ -143,7 +151,9 @@ _PUBLISHED = """
 
 
 @transaction.atomic
-def go_live(*, channel: Channel, user: User | None, reason: str, expected: int) -> FirstPushes:
+def go_live(
+    *, channel: Channel, user: User | None, api_key: ApiKey | None = None, reason: str, expected: int
+) -> FirstPushes:
     """Write to the channel from now on. `expected` is how many first writes the person was shown and has confirmed.
 
     Raises:
@@ -167,6 +177,7 @@ def go_live(*, channel: Channel, user: User | None, reason: str, expected: int) 
         channel,
         "channel.go_live",
         user,
+        api_key,
         reason,
         before={"is_shadow": True},
         after={"is_shadow": False, "first_writes": first.writes, "to_zero": first.to_zero},
@@ -228,6 +239,7 @@ def _record(
     channel: Channel,
     action: str,
     user: User | None,
+    api_key: ApiKey | None,
     reason: str,
     *,
     before: Mapping[str, Any],
@@ -238,6 +250,7 @@ def _record(
         action=action,
         subject=channel,
         user=user,
+        api_key=api_key,
         before=before,
         after=after,
         reason=reason.strip(),

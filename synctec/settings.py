@@ -394,6 +394,10 @@ SPECTACULAR_SETTINGS = {
         "TransferShownStateEnum": "inventory.models.TransferState",
         "JobStateEnum": "sync.models.JobState",
         "DeadLetterStateEnum": "sync.models.LetterState",
+        "ChannelStateEnum": "channels.models.ChannelState",
+        "ChannelKindEnum": "channels.models.ChannelKind",
+        "HeldChangeStateEnum": "sync.models.HoldState",
+        "HeldChangeKindEnum": "sync.models.HoldKind",
     },
 }
 
