@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 from django import forms
@@ -358,7 +359,7 @@ class SkuAdmin(TenantAdmin):
     ordering = ("code",)
     autocomplete_fields = ("merchant",)
     inlines = (BomLineInline,)
-    actions_detail = ("adjust_stock",)
+    actions_detail = ("adjust_stock", "read_again")
     fieldsets = (
         (None, {"fields": ("merchant", "code", "title", "barcode", "kind", "strategy")}),
         (
@@ -462,6 +463,13 @@ class SkuAdmin(TenantAdmin):
             messages.error(request, "A bundle has no stock of its own: adjust its components.")
             return HttpResponseRedirect(back)
         return adjust_page(self, request, sku=sku, warehouse=None, back=back)
+
+    @page_action("Read again…", path="read-again", icon="visibility")
+    def read_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Its page, which belongs to the engine."""
+        sku = self.get_managed(request, object_id)
+        query = urlencode({"merchant": sku.merchant.slug, "sku": sku.code})
+        return HttpResponseRedirect(f"{reverse('resync')}?{query}")
 
 
 def table(headers: Collection[str], rows: Collection[Collection[object]], *, empty: str) -> str:

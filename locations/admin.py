@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -28,6 +29,7 @@ from merchants.admin_base import (
     acting_user,
     column,
     merchant_filter,
+    page_action,
 )
 
 
@@ -184,6 +186,7 @@ class LocationGroupAdmin(TenantAdmin):
     )
     inlines = (GroupLocationInline, GroupWarehouseInline)
     change_form_template = "admin/locations/group_form.html"
+    actions_detail = ("read_again",)
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
         # Counted per row by their indexes: a group has few members, and joining both would multiply them.
@@ -197,6 +200,13 @@ class LocationGroupAdmin(TenantAdmin):
             counted_locations=count_of(GroupLocation), counted_warehouses=count_of(GroupWarehouse)
         )
         return counted
+
+    @page_action("Read again…", path="read-again", icon="visibility")
+    def read_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Its page, which belongs to the engine."""
+        group = self.get_managed(request, object_id)
+        query = urlencode({"merchant": group.merchant.slug, "group": group.pk})
+        return HttpResponseRedirect(f"{reverse('resync')}?{query}")
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         # Who may be a member depends on the merchant, which is settled once the group exists.

@@ -125,12 +125,15 @@ class Column:
     warehouses: int
     is_shadow: bool = False
     holds: int = 0  # changes that wait for somebody
+    raises_paused: str = ""  # why nothing is raised there; empty: raises go on
 
     @property
     def badge(self) -> str:
         """One or two words when something is not as usual, else nothing."""
         if self.state == ChannelState.ACTIVE:
-            return "no answer" if self.failures >= SILENT_FAILURES else "shadow" if self.is_shadow else ""
+            if self.failures >= SILENT_FAILURES:
+                return "no answer"
+            return "shadow" if self.is_shadow else "no raises" if self.raises_paused else ""
         return {
             ChannelState.CONNECTING: "connecting",
             ChannelState.PAUSED: "paused",
@@ -143,7 +146,8 @@ class Column:
         """How grave the badge is: calm, warning or danger."""
         if self.state in (ChannelState.NEEDS_AUTH, ChannelState.UNINSTALLED):
             return "danger"
-        return "warning" if self.state == ChannelState.ACTIVE and self.failures >= SILENT_FAILURES else "calm"
+        is_amiss = self.failures >= SILENT_FAILURES or (self.raises_paused and not self.is_shadow)
+        return "warning" if self.state == ChannelState.ACTIVE and is_amiss else "calm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +217,9 @@ class Need:
     query: str = ""
     #: A page of our own instead, by its name.
     page: str = ""
+    #: What there is to press about one row of the admin's list, and its number, instead of the list.
+    act: str = "changelist"
+    row: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,7 +446,8 @@ _COLUMNS = """
            (SELECT count(*) FROM sync_heldlevel AS held
              WHERE held.hold_id IN (
                    SELECT id FROM sync_pushhold AS hold WHERE hold.channel_id = channel.id AND hold.state = 'held')
-               AND held.state = 'held')
+               AND held.state = 'held'),
+           channel.raises_paused_reason
       FROM locations_grouplocation AS member
       JOIN channels_storelocation AS location ON location.id = member.store_location_id
       JOIN channels_channel AS channel ON channel.id = location.channel_id
@@ -484,10 +492,11 @@ def _columns(view: View) -> tuple[Column, ...]:
             warehouses=warehouses,
             is_shadow=is_shadow,
             holds=held,
+            raises_paused=paused,
         )
         for (
             location_id, channel_id, name, place, state, reason, failures,
-            units, percent, checked_at, levels, unmapped, warehouses, is_shadow, held,
+            units, percent, checked_at, levels, unmapped, warehouses, is_shadow, held, paused,
         ) in rows
     )  # fmt: skip
 
@@ -641,7 +650,8 @@ _PULSE = f"""
              WHERE listing.sku_id = ANY(%(skus)s) AND level.store_location_id IN (SELECT id FROM places)),
            (SELECT sum(hashtextextended(concat_ws('/', id, state, duplicates), 0)) FROM newest),
            (SELECT sum(hashtextextended(concat_ws('/',
-                       channel.id, channel.name, channel.state, channel.failures, channel.is_shadow), 0))
+                       channel.id, channel.name, channel.state, channel.failures, channel.is_shadow,
+                       channel.raises_paused_at), 0))
               FROM channels_channel AS channel WHERE channel.id IN (SELECT channel_id FROM places)),
            (SELECT sum(hashtextextended(concat_ws('/', hold.id, hold.state), 0)) FROM sync_pushhold AS hold
              WHERE hold.channel_id IN (SELECT channel_id FROM places) AND hold.state = 'held'),
@@ -786,6 +796,9 @@ def _needs_of_store(column: Column) -> list[Need]:
         changes = words.count(column.holds, "change")
         verb = "is" if column.holds == 1 else "are"
         needs.append(Need("danger", f"{changes} of {column.name} {verb} held: confirm, or put right", "", page="holds"))
+    if column.raises_paused and column.state == ChannelState.ACTIVE:
+        text = f"{column.name} is not raised: {column.raises_paused}. Lowers go on; look, then let raises go on"
+        needs.append(Need("warning", text, "channels_channel", act="resume_raises", row=column.channel_id))
     if column.unmapped_listings:
         listings = words.count(column.unmapped_listings, "listing", limit=COUNT_LIMIT)
         verb = "is" if column.unmapped_listings == 1 else "are"

@@ -589,6 +589,8 @@ class DeadLetter(models.Model):
             ),
             # The letters of one merchant, newest first (admin list).
             models.Index(fields=["merchant", "-id"], name="dead_letter_by_merchant"),
+            # Those of a change (story).
+            models.Index(fields=["correlation_id"], name="dead_letter_by_correlation"),
             # Old ones, to be forgotten.
             models.Index(fields=["ended_at"], condition=Q(ended_at__isnull=False), name="dead_letter_by_age"),
             # What became of those that a job tried again.

@@ -20,7 +20,8 @@ from channels import bodies, connect, protocol
 from channels.models import InboxEvent, ListingLevel, Push, PushState
 from inventory.models import Account, Cause, Movement, Shortage
 from sync import register, words
-from sync.models import Drift, OrderLine
+from sync.models import DeadLetter, Drift, LetterState, OrderLine
+from sync.remedies import Remedy, remedy
 
 #: More steps of one kind than this are not shown.
 STEPS_MAX = 500
@@ -92,6 +93,23 @@ class LevelStep:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterStep:
+    """What was given up on the way, why, and what became of it."""
+
+    letter: DeadLetter
+    about: str
+    remedy: Remedy
+
+    @property
+    def is_living(self) -> bool:
+        return self.letter.ended_at is None
+
+    @property
+    def needs_somebody(self) -> bool:
+        return self.is_living and self.letter.state == LetterState.OPEN
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """All that followed from one event, in the order it happens."""
 
@@ -105,6 +123,7 @@ class Story:
     levels: tuple[LevelStep, ...]
     drifts: tuple[Drift, ...]
     pushes: tuple[PushStep, ...]
+    letters: tuple[LetterStep, ...]
     scale_ms: int
 
     @property
@@ -129,6 +148,11 @@ class Story:
     @property
     def open_pushes(self) -> int:
         return sum(step.push.state == PushState.OPEN for step in self.pushes)
+
+    @property
+    def letters_open(self) -> int:
+        """How much was given up that needs somebody."""
+        return sum(step.needs_somebody for step in self.letters)
 
     @property
     def is_finished(self) -> bool:
@@ -156,7 +180,7 @@ class Story:
 
 
 def tell(correlation_id: uuid.UUID, *, merchant_ids: Collection[int]) -> Story | None:
-    """The story, if it is of one of these merchants. At most eight queries."""
+    """The story, if it is of one of these merchants. At most nine queries."""
     events = list(
         InboxEvent.objects.filter(correlation_id=correlation_id, merchant_id__in=merchant_ids)
         .select_related("channel")
@@ -190,6 +214,7 @@ def tell(correlation_id: uuid.UUID, *, merchant_ids: Collection[int]) -> Story |
         levels=tuple(_level_step(level, correlation_id, own_level_ids) for level in levels),
         drifts=_drifts(correlation_id, levels, movements),
         pushes=tuple(_push_step(push, started_at, scale_ms) for push in pushes),
+        letters=_letters(correlation_id, levels, merchant_ids),
         scale_ms=scale_ms,
     )
 
@@ -482,6 +507,32 @@ def _push_step(push: Push, started_at: datetime, scale_ms: int) -> PushStep:
         bar_start=start,
         bar_width=max(10, end - start),
     )
+
+
+# --- what was given up --------------------------------------------------------------------------------------
+
+
+def _letters(
+    correlation_id: uuid.UUID, levels: Iterable[ListingLevel], merchant_ids: Collection[int]
+) -> tuple[LetterStep, ...]:
+    """Dead letters of the story, and those that live of levels which still wait because of it: they are about the newest
+    of all changes that wait."""
+    waiting = [level.pk for level in levels if correlation_id in level.waiting_correlation_ids]
+    mine = Q(correlation_id=correlation_id) | Q(listing_level_id__in=waiting, ended_at=None)
+    letters = (
+        DeadLetter.objects.filter(mine, merchant_id__in=merchant_ids)
+        .select_related("channel", "listing_level__listing__sku", "listing_level__store_location")
+        .order_by("pk")[:STEPS_MAX]
+    )
+    return tuple(LetterStep(letter, _about(letter), remedy(letter.cause, letter.code)) for letter in letters)
+
+
+def _about(letter: DeadLetter) -> str:
+    if letter.listing_level is None:
+        return f"The event of {letter.channel.name}"
+    listing = letter.listing_level.listing
+    sku = listing.sku.code if listing.sku else listing.remote_sku
+    return f"{sku} in {letter.channel.name}, {letter.listing_level.store_location.name}"
 
 
 # --- finding a story ----------------------------------------------------------------------------------------

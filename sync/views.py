@@ -140,7 +140,7 @@ def _live(request: HttpRequest, seats: Seats, address: Address, shown: boards.Bo
             "text": need.text,
             "url": _page_url(need.page, address)
             if need.page
-            else admin_url(request, need.admin_page, "changelist", need.query),
+            else admin_url(request, need.admin_page, need.act, need.query, row=need.row),
         }
         for need in shown.needs
     ]
@@ -177,12 +177,12 @@ def _empty_links(request: HttpRequest) -> dict[str, str]:
     }
 
 
-def admin_url(request: HttpRequest, page: str, what: str, query: str = "") -> str:
+def admin_url(request: HttpRequest, page: str, what: str, query: str = "", *, row: int | None = None) -> str:
     """The admin's page, or nothing for those whom it would turn away."""
     if not getattr(request.user, "is_staff", False):
         return ""
     try:
-        url = reverse(f"admin:{page}_{what}")
+        url = reverse(f"admin:{page}_{what}", args=[] if row is None else [row])
     except NoReverseMatch:
         return ""
     return f"{url}?{query}" if query else url

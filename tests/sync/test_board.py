@@ -12,6 +12,7 @@ import pytest
 from django.contrib.contenttypes.models import ContentType
 from django.test import Client
 
+from channels import steering
 from channels.models import (
     BatchState,
     Channel,
@@ -259,6 +260,21 @@ class TestVerdict:
         Channel.objects.filter(pk=trade.shops["south"].channel.pk).update(state=ChannelState.NEEDS_AUTH)
 
         assert [need.text for need in shown(trade).needs] == ["South needs to be authorized again"]
+
+    def test_raises_that_an_alarm_has_paused_need_somebody_and_lead_to_the_button(self, trade: Trade) -> None:
+        south = trade.shops["south"].channel
+        before = shown(trade).fingerprint
+        steering.pause_raises(channel_id=south.pk, reason="5 of 9 levels differ", now=NOON)
+
+        board = shown(trade)
+
+        assert before != board.fingerprint
+        assert [(column.badge, column.tone) for column in board.columns] == [("", "calm"), ("no raises", "warning")]
+        [need] = board.needs
+        assert need.text.startswith("South is not raised: 5 of 9 levels differ. Lowers go on")
+        staff = browser_of(join(trade, "mara", Role.MANAGER, is_staff=True)).get("/").content.decode()
+        assert f'href="/admin/channels/channel/{south.pk}/resume-raises' in staff
+        assert "resume-raises" not in browser_of(join(trade, "vera", Role.VIEWER)).get("/").content.decode()
 
     def test_a_hold_whose_order_does_not_come_needs_somebody(self, trade: Trade) -> None:
         for age in (61, 59):

@@ -305,3 +305,18 @@ def test_a_listing_is_read_again_from_the_admin(client: Client, alder: Trade) ->
 
     assert "1 levels will be read within seconds." in page.content.decode()
     assert ListingLevel.objects.exclude(suspect_since=None).get().listing_id == listing.pk
+
+
+@pytest.mark.parametrize("what", ["sku", "group"])
+def test_the_pages_of_a_sku_and_of_a_group_lead_to_reading_them_again(client: Client, alder: Trade, what: str) -> None:
+    seat(client, alder, Role.MANAGER, is_staff=True)
+    row, name = (alder.skus["MUG"], "inventory_sku") if what == "sku" else (alder.group, "locations_locationgroup")
+
+    button = reverse(f"admin:{name}_read_again", args=[row.pk])
+    assert button in client.get(reverse(f"admin:{name}_change", args=[row.pk])).content.decode()
+    asked = client.get(button, follow=True)
+    page = asked.content.decode()
+
+    assert ('value="MUG"' if what == "sku" else f'<option value="{alder.group.pk}" selected>') in page
+    done = client.post(asked.redirect_chain[-1][0], {what: "MUG" if what == "sku" else row.pk}).content.decode()
+    assert f"{2 if what == 'sku' else 4} listing levels will be read" in done

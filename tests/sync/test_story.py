@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from channels.models import EventState, InboxEvent, PushState
+from channels.models import EventState, InboxEvent, ListingLevel, PushState
 from inventory.models import Shortage
 from merchants.models import Member, Role, User
-from sync import apply, publish, push, story
+from sync import apply, letters, publish, push, story
+from sync.models import DeadLetter, FailureCause
 from tests.engine import engine, ref
 from tests.factories import Shop, Trade, deliver, level_body, make_trade, order_body
 from tests.fakes import FakeChannel
@@ -19,7 +20,7 @@ from tests.fakes import FakeChannel
 pytestmark = pytest.mark.django_db(transaction=True)
 
 #: Events, movements, pushes, order lines, levels, shortages, drifts.
-QUERIES_OF_A_STORY = 7
+QUERIES_OF_A_STORY = 8
 
 
 def run_engine(trade: Trade) -> None:
@@ -137,6 +138,40 @@ class TestTelling:
         [arrival] = told(trade, event).arrivals
 
         assert (len(arrival.body), arrival.is_body_cut) == (story.BODY_SHOWN_MAX, True)
+
+    def test_what_was_given_up_is_told_with_what_to_do_and_how_it_ended(self, trade: Trade) -> None:
+        event = deliver(trade.shops["north"], "orders/create", b"{}")
+        run_engine(trade)
+
+        tale = told(trade, event)
+        [step] = tale.letters
+        assert (step.about, step.letter.cause, step.needs_somebody) == ("The event of North", "unreadable", True)
+        assert (tale.letters_open, bool(step.remedy.action)) == (1, True)
+
+        InboxEvent.objects.filter(pk=event.pk).update(state=EventState.APPLIED)
+        letters.keep()
+
+        tale = told(trade, event)
+        assert [step.is_living for step in tale.letters] == [False]
+        assert tale.letters_open == 0
+
+    def test_a_number_that_does_not_arrive_is_told_as_given_up(self, trade: Trade) -> None:
+        event = sell(trade, trade.shops["north"], "MUG", 3)
+        south = trade.shops["south"]
+        ListingLevel.objects.filter(pk=south.level("MUG").pk).update(
+            desired=7, waiting_correlation_ids=[event.correlation_id, uuid.uuid4()]
+        )
+        DeadLetter.objects.create(
+            merchant=trade.merchant,
+            channel=south.channel,
+            listing_level=south.level("MUG"),
+            cause=FailureCause.REFUSED,
+            correlation_id=uuid.uuid4(),
+        )
+
+        [step] = told(trade, event).letters
+
+        assert step.about == "MUG in South, Shop floor"
 
     def test_another_merchants_story_is_not_told(self, trade: Trade) -> None:
         birch = make_trade("Birch", shops=("east",))
