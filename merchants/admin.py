@@ -18,6 +18,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 
 from merchants import (
     keys,
+    notices,
     targets_admin,  # noqa: F401  # registers the models of notification targets
 )
 from merchants.admin_base import (
@@ -39,7 +40,8 @@ from merchants.admin_base import (
     story_link,
     visible_merchant_ids,
 )
-from merchants.models import ApiKey, AuditEvent, Member, Merchant, RememberedAnswer, Scope, User
+from merchants.models import ApiKey, AuditEvent, Member, Merchant, NotificationTarget, RememberedAnswer, Scope, User
+from synctec.lib import clock
 
 # What a person may do follows from their memberships, so Django's groups of permissions would only mislead.
 if admin.site.is_registered(Group):
@@ -148,6 +150,13 @@ class UserAdmin(PlainUserAdmin[User], TenantAdmin):  # type: ignore[misc]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return list(self.readonly_fields) if obj else []
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Who could not be told at the address before is told at the new one at once."""
+        super().save_model(request, obj, form, change)
+        if change and "email" in form.changed_data:
+            own = NotificationTarget.objects.filter(member__user=obj)
+            notices.try_again(own.values_list("pk", flat=True), now=clock.now())
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return reach_of(request).every

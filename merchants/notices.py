@@ -6,15 +6,16 @@
 - A target gets so many messages an hour; what is beyond waits for the next one, which says how much more there is. A
   critical alert is told whatever the hour, but no more often than once a minute, together with all that waits.
 - Each target is told by itself, under a lease and within a time limit: one that hangs holds up nobody.
-- A target that does not take its message is tried again after 15 seconds, then ever more seldom up to half an hour. After
-  a day its message is given up and what came since is told in its place. A target that says 410 is switched off.
+- A target that does not take its message is tried again after 15 seconds, then ever more seldom up to half an hour; at
+  once when somebody has changed it, or a test was taken. After a day its message is given up and what came since is told in
+  its place. A target that says 410 is switched off.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -161,6 +162,20 @@ def _is_ready(target: NotificationTarget, now: datetime) -> bool:
     if is_quiet(target.quiet_from, target.quiet_until, now, target.merchant.timezone):
         return False
     return messages.filter(created_at__gt=now - HOUR).count() < target.hourly_max
+
+
+def try_again(target_ids: Collection[int], *, now: datetime) -> int:
+    """Have those of the targets that fail tried at once, since somebody has mended them; in the caller's transaction.
+
+    An attempt that is under way was begun before that: it has nothing to say any more.
+    """
+    failing = NotificationTarget.objects.filter(
+        pk__in=target_ids, state=TargetState.ACTIVE, failing_since__isnull=False
+    )
+    mended = failing.update(failures=0, next_attempt_at=now, lease=None)
+    if mended:
+        transaction.on_commit(_ring)
+    return mended
 
 
 # --- an attempt ---------------------------------------------------------------------------------------------
@@ -343,11 +358,8 @@ def send_test(target: NotificationTarget, *, user: User | None, now: Callable[[]
         if not answer.is_acknowledged:
             message.state, message.settled_at = MessageState.FAILED, now()
             message.save(update_fields=["state", "settled_at"])
-        elif target.failing_since is not None:
-            # It takes messages again: what waits for it is sent at once.
-            NotificationTarget.objects.filter(pk=target.pk, lease=None).update(
-                failures=0, failing_since=None, next_attempt_at=now()
-            )
+        elif try_again([target.pk], now=now()):
+            NotificationTarget.objects.filter(pk=target.pk).update(failing_since=None)
         trail.record(
             merchant_id=target.merchant_id,
             action="notificationtarget.test",

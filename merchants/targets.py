@@ -16,7 +16,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import transaction
 
-from merchants import posting, sealing, trail
+from merchants import notices, posting, sealing, trail
 from merchants.models import (
     Member,
     Merchant,
@@ -92,7 +92,7 @@ def create(
 
 
 @transaction.atomic
-def tell_member(member: Member, *, wishes: Wishes, user: User | None) -> NotificationTarget:
+def tell_member(member: Member, *, wishes: Wishes, user: User | None, now: datetime) -> NotificationTarget:
     """Have a member told by e-mail, as they wish; again as they wish now. Raises TargetRefused."""
     wishes.check()
     target, is_new = NotificationTarget.objects.select_for_update().get_or_create(
@@ -106,7 +106,7 @@ def tell_member(member: Member, *, wishes: Wishes, user: User | None) -> Notific
     if target.state != TargetState.ACTIVE:
         target.state, target.state_reason, target.failing_since, target.failures = TargetState.ACTIVE, "", None, 0
         target.save()
-    change(target, wishes=wishes, user=user)
+    change(target, wishes=wishes, user=user, now=now)
     return target
 
 
@@ -117,14 +117,15 @@ def _name_of(member: Member) -> str:
 
 
 @transaction.atomic
-def change(target: NotificationTarget, *, wishes: Wishes, user: User | None) -> None:
-    """What it wants to hear, and when. Raises TargetRefused."""
+def change(target: NotificationTarget, *, wishes: Wishes, user: User | None, now: datetime) -> None:
+    """What it wants to hear, and when; one that fails is tried again at once. Raises TargetRefused."""
     wishes.check()
     locked = _lock(target)
     before, after = {name: getattr(locked, name) for name in _columns(wishes)}, _columns(wishes)
     for name, value in after.items():
         setattr(locked, name, value)
     locked.save(update_fields=list(after))
+    notices.try_again([locked.pk], now=now)
     _record(locked, "change", user, before=_as_json(before), after=_as_json(after))
 
 
@@ -151,13 +152,14 @@ def switch_on(target: NotificationTarget, *, user: User | None, now: datetime) -
 
 
 @transaction.atomic
-def renew_secret(target: NotificationTarget, *, user: User | None) -> Secret:
-    """A new secret for a signed webhook. The one before ends at once."""
+def renew_secret(target: NotificationTarget, *, user: User | None, now: datetime) -> Secret:
+    """A new secret for a signed webhook. The one before ends at once, and what was refused under it is sent again."""
     locked = _lock(target)
     assert locked.way == TargetWay.WEBHOOK, "only signed webhooks have a secret"
     secret = new_webhook_secret()
     sealing.seal(locked, "secret", secret)
     locked.save(update_fields=["sealed_secret"])
+    notices.try_again([locked.pk], now=now)
     _record(locked, "renew_secret", user)
     return secret
 

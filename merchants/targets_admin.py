@@ -263,7 +263,7 @@ class NotificationTargetAdmin(ReadOnlyAdmin):
         }
         form = WishesForm(request.POST or None, request=request, initial=now_is)
         if form.is_valid():
-            targets.change(target, wishes=form.wishes(), user=acting_user(request))
+            targets.change(target, wishes=form.wishes(), user=acting_user(request), now=clock.now())
             messages.success(request, f"{target} is told so from now on.")
             return HttpResponseRedirect(back)
         return self.form_page(request, title=f"What {target} is told", form=form, submit="Save", back=back)
@@ -300,9 +300,8 @@ class NotificationTargetAdmin(ReadOnlyAdmin):
             messages.info(request, "Only signed webhooks have a secret.")
             return HttpResponseRedirect(back)
         if request.method == "POST":
-            return self._show_secret(
-                request, target, targets.renew_secret(target, user=acting_user(request)), back=back
-            )
+            secret = targets.renew_secret(target, user=acting_user(request), now=clock.now())
+            return self._show_secret(request, target, secret, back=back)
         return self.form_page(
             request,
             title=f"A new secret for {target}",

@@ -155,7 +155,7 @@ def tell_me(request: HttpRequest, seats: Seats) -> HttpResponse:
     elif form.cleaned_data["tell_from"]:
         member = Member.objects.get(merchant=seats.current.merchant, user=person)
         wishes = targets.Wishes(minimum_severity=form.cleaned_data["tell_from"], kinds=targets.USUAL_KINDS)
-        targets.tell_member(member, wishes=wishes, user=person)
+        targets.tell_member(member, wishes=wishes, user=person, now=clock.now())
         messages.success(request, f"Alerts go to {person.email} from now on.")
     elif own is not None:
         targets.switch_off(own, user=person)

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from django.core import mail as outbox
 from django.db import connection
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from merchants import mail, notices, targets, wording
@@ -202,7 +204,7 @@ class TestWhoIsTold:
     def test_not_a_person_who_may_not_sign_in_any_more(self, alder: Merchant) -> None:
         user = User.objects.create_user(username="m", email="m@alder.test", password="x")
         member = Member.objects.create(merchant=alder, user=user, role=Role.MANAGER)
-        targets.tell_member(member, wishes=EVERYTHING, user=user)
+        targets.tell_member(member, wishes=EVERYTHING, user=user, now=NOON)
         assert tell(alder, "a") == 1
 
         User.objects.update(is_active=False)
@@ -325,6 +327,58 @@ class TestFailing:
         assert target.state == TargetState.GONE
         assert AuditEvent.objects.filter(action="notificationtarget.give_up").exists()
         assert tell(alder, "Another", at=100) == 0
+
+    @pytest.mark.parametrize("mend", ["a change", "a new secret", "a test that was taken"])
+    def test_one_that_was_mended_is_tried_at_once(self, alder: Merchant, receiver: Receiver, mend: str) -> None:
+        target = target_of(alder, way=TargetWay.WEBHOOK, address=receiver.url)
+        receiver.answers = [500] * 6
+        tell(alder, "Thing")
+        for second in (60, 80, 150, 460, 1400):
+            run(at=second)
+        target.refresh_from_db()
+        assert target.failures == 5
+        assert run(at=1500) == []
+        receiver.answers = []
+
+        match mend:
+            case "a change":
+                targets.change(target, wishes=EVERYTHING, user=None, now=later(1500))
+            case "a new secret":
+                targets.renew_secret(target, user=None, now=later(1500))
+            case _:
+                notices.send_test(target, user=None, now=lambda: later(1500))
+
+        assert run(at=1500) == ["answered 204"]
+        target.refresh_from_db()
+        assert (target.failures, target.failing_since) == (0, None)
+
+    def test_one_that_was_mended_while_it_was_being_tried_is_tried_again(self, alder: Merchant) -> None:
+        target = target_of(alder)
+        tell(alder, "Thing")
+        run(at=60)
+        attempt = notices._claim(target.pk, later(80))
+        assert attempt is not None
+
+        targets.change(target, wishes=EVERYTHING, user=None, now=later(81))
+
+        assert not notices._settle(attempt, PostAnswer(False, "no"), later(82), random.Random(1), seconds=2)
+        assert notices.due(later(82)) == [target.pk]
+
+    def test_a_test_that_was_not_taken_and_one_that_is_switched_off_change_nothing(
+        self, alder: Merchant, receiver: Receiver
+    ) -> None:
+        target = target_of(alder, way=TargetWay.SLACK, address=receiver.url)
+        receiver.answers = [500] * 3
+        tell(alder, "Thing")
+        run(at=60)
+        target.refresh_from_db()
+        due_at = target.next_attempt_at
+
+        notices.send_test(target, user=None, now=lambda: later(61))
+        target.refresh_from_db()
+        assert (target.next_attempt_at, target.failures) == (due_at, 1)
+        targets.switch_off(target, user=None)
+        assert notices.try_again([target.pk], now=later(62)) == 0
 
     def test_a_lease_that_was_lost_settles_nothing(self, alder: Merchant) -> None:
         target = target_of(alder)
@@ -479,4 +533,29 @@ def test_a_thousand_things_to_tell_are_one_ring(alder: Merchant, monkeypatch: py
     for number in range(100):
         tell(alder, f"Thing {number}")
 
+    assert rung == ["sweep"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_mends_a_target_wakes_whoever_tells_it(
+    alder: Merchant, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from merchants import tasks
+
+    rung: list[str] = []
+    monkeypatch.setattr(tasks.sweep_targets, "delay", lambda: rung.append("sweep"))
+    boss = User.objects.create_superuser(username="boss", email="boss@alder.test", password="x")
+    person = User.objects.create_user(username="ann", email="an@alder.test", password="x")
+    member = Member.objects.create(merchant=alder, user=person, role=Role.VIEWER)
+    target = targets.tell_member(member, wishes=EVERYTHING, user=None, now=NOON)
+    NotificationTarget.objects.update(
+        failures=5, failing_since=NOON, next_attempt_at=timezone.now() + timedelta(hours=1)
+    )
+    client.force_login(boss)
+
+    said = {"email": "ann@alder.test", "username": "ann", "is_active": "on"}
+    client.post(reverse("admin:merchants_user_change", args=[person.pk]), said)
+
+    target.refresh_from_db()
+    assert (target.failures, target.next_attempt_at <= timezone.now()) == (0, True)
     assert rung == ["sweep"]
