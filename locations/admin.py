@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -17,11 +18,13 @@ from django.utils.html import format_html, format_html_join
 
 from channels.admin import channel_filter
 from channels.models import Channel, ChannelState
-from locations import matrix
+from locations import impact, matrix
+from locations.impact import Impact
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule, Weighting
 from locations.pace import UNKNOWN_PROPAGATION_SECONDS, threshold
 from locations.publishing import Policy
 from merchants.admin_base import (
+    ReasonForm,
     TenantAdmin,
     TenantForm,
     TenantInline,
@@ -74,6 +77,73 @@ POLICIES = [
 
 #: Paces of which the group's page tells the threshold: how they are called, and units per second.
 PACES = [("once a day", 1 / 86_400), ("once an hour", 1 / 3600), ("once a minute", 1 / 60), ("once a second", 1.0)]
+
+
+#: What the page that asks adds to the fields of the form it repeats: how many changes somebody has seen.
+SEEN = "_seen"
+
+
+class AskFirst(Exception):
+    """The change is large, and nobody has seen yet what stores would be told. Undoes it."""
+
+    def __init__(self, foreseen: Impact, problem: str = "") -> None:
+        super().__init__(problem)
+        self.impact = foreseen
+        self.problem = problem
+
+
+class AsksFirst(TenantAdmin):
+    """Forms that show what stores would be told before a large change is made; going on then confirms just that."""
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except AskFirst as asked:
+            return self._ask_first(request, asked)
+
+    def weigh(self, request: HttpRequest, row: Any, sku_ids: Sequence[int] | None = None) -> None:
+        """The last step of saving. Raises AskFirst, which undoes all of it."""
+        foreseen = impact.ask(row.merchant_id, sku_ids)
+        if not foreseen.is_large:
+            return
+        seen, reason = request.POST.get(SEEN, ""), ReasonForm(request.POST)
+        if not (seen.isascii() and seen.isdigit() and len(seen) < 10):
+            raise AskFirst(foreseen)
+        if not reason.is_valid():
+            raise AskFirst(foreseen, "The reason is too long.")
+        if abs(foreseen.size - int(seen)) > max(5, int(seen) // 10):
+            raise AskFirst(foreseen, f"{foreseen.size:,} levels would change by now, not {int(seen):,}: look again.")
+        name = self.opts.verbose_name
+        impact.confirm(foreseen, f"{str(name).capitalize()} {row}", acting_user(request), reason.cleaned_data["reason"])
+
+    def _ask_first(self, request: HttpRequest, asked: AskFirst) -> HttpResponse:
+        """Everything that was typed in goes along, to be sent again as it is."""
+        form = ReasonForm()
+        for name, values in request.POST.lists():
+            if name not in (SEEN, "_do", "csrfmiddlewaretoken", *form.fields):
+                hidden = forms.MultipleHiddenInput() if len(values) > 1 else forms.HiddenInput()
+                form.fields[name] = forms.CharField(
+                    widget=hidden, required=False, initial=values if len(values) > 1 else values[0]
+                )
+        form.fields[SEEN] = forms.CharField(widget=forms.HiddenInput, initial=str(asked.impact.size))
+        if asked.problem:
+            messages.error(request, asked.problem)
+        return self.form_page(
+            request,
+            title="This changes much: look before it is saved",
+            form=form,
+            submit="Save, and let the stores show it",
+            intro="Nothing is saved yet. This is what the stores would be told, with the stock as it is now. It is more than "
+            "is let through without somebody's word; saving it here is that word, so it is not held afterwards.",
+            back=request.get_full_path(),
+            facts=[(channel.name, channel.in_words) for channel in asked.impact.channels],
+        )
 
 
 class GroupForm(TenantForm):
@@ -169,7 +239,7 @@ class GroupWarehouseInline(TenantInline):
 
 
 @admin.register(LocationGroup)
-class LocationGroupAdmin(TenantAdmin):
+class LocationGroupAdmin(AsksFirst):
     form = GroupForm
     list_display = ("name", "policy", "location_count", "warehouse_count", "merchant")
     list_filter = ("policy", merchant_filter())
@@ -250,7 +320,7 @@ class LocationGroupAdmin(TenantAdmin):
         locations, warehouses = members.get(GroupLocation, []), members.get(GroupWarehouse, [])
         cells = _with_defaults(form, locations, warehouses)
         try:
-            matrix.set_matrix(
+            is_changed = matrix.set_matrix(
                 group=form.instance,
                 cells=cells,
                 user=acting_user(request),
@@ -261,6 +331,9 @@ class LocationGroupAdmin(TenantAdmin):
             )
         except matrix.MatrixError as error:
             messages.error(request, f"The matrix was not saved. {error}")
+        else:
+            if is_changed or {*form.changed_data} - {"name"}:
+                self.weigh(request, form.instance)
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         merchant_id = obj.merchant_id
@@ -385,7 +458,7 @@ class RuleForm(TenantForm):
 
 
 @admin.register(PublishingRule)
-class PublishingRuleAdmin(TenantAdmin):
+class PublishingRuleAdmin(AsksFirst):
     form = RuleForm
     list_display = ("target", "channel", "buffer_units", "buffer_percent", "cap", "floor")
     list_filter = (channel_filter(), merchant_filter())
@@ -408,6 +481,7 @@ class PublishingRuleAdmin(TenantAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         announce_rule(obj)
+        self.weigh(request, obj, _skus_of(obj))
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         super().delete_model(request, obj)
@@ -416,5 +490,10 @@ class PublishingRuleAdmin(TenantAdmin):
 
 def announce_rule(rule: PublishingRule) -> None:
     """Have what the rule is about published anew."""
+    matrix.announce(rule.merchant_id, timezone.now(), sku_ids=_skus_of(rule))
+
+
+def _skus_of(rule: PublishingRule) -> list[int] | None:
+    """Of which SKUs a rule says something; None: of all."""
     sku_id = rule.sku_id or (rule.listing.sku_id if rule.listing else None)
-    matrix.announce(rule.merchant_id, timezone.now(), sku_ids=[sku_id] if sku_id else None)
+    return [sku_id] if sku_id else None

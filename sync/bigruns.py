@@ -6,9 +6,10 @@ that its cause has marked is published. Level-triggered: judging may happen at a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from django.db import transaction
@@ -243,6 +244,51 @@ def look_again(*, hold_id: int, user: User | None, api_key: ApiKey | None = None
     )
     _mark(hold.channel_id, "released", hold.pk)
     _record(hold, "look_again", user, api_key, reason)
+    return hold
+
+
+class Change(NamedTuple):
+    """A level and a big change of what it shows, as it was seen."""
+
+    level_id: int
+    shown: int
+    told: int
+
+
+def note_confirmed(
+    channel: Channel, changes: Sequence[Change], *, why: str, user: User | None, reason: str
+) -> PushHold | None:
+    """Write down a run that somebody has seen before it began, as one that was confirmed: what was shown is not held once
+    more. In the caller's transaction, which has what it follows from published."""
+    if not changes:
+        return None
+    zeroed = {change.level_id for change in changes if change.told == 0}
+    run = Run(len(zeroed), len({change.level_id for change in changes}), measure(channel.pk).of_levels)
+    [(now,)] = sql.rows("SELECT now()")
+    hold = PushHold.objects.create(
+        merchant_id=channel.merchant_id,
+        channel=channel,
+        kind=HoldKind.BIG_RUN,
+        state=HoldState.CONFIRMED,
+        reason=f"{why}: {blast.in_words(run)}"[:500],
+        zeroed=run.zeroed,
+        changed=run.changed,
+        of_levels=run.of_levels,
+        created_by=user,
+        decided_by=user,
+        decided_at=now,
+        decision_reason=reason.strip()[:500],
+    )
+    sql.execute(
+        """
+        INSERT INTO sync_heldlevel (merchant_id, channel_id, listing_level_id, hold_id, state, kind, from_quantity,
+            to_quantity, sold_from, settled_at, cause)
+        SELECT %s, %s, told.level, %s, 'confirmed', CASE WHEN told.wished = 0 THEN 'zero' ELSE 'much' END, told.shown,
+            told.wished, now(), now(), %s
+        FROM unnest(%s::bigint[], %s::int[], %s::int[]) AS told (level, shown, wished)
+        """,
+        [channel.merchant_id, channel.pk, hold.pk, why[:200], *(list(column) for column in zip(*changes, strict=True))],
+    )
     return hold
 
 

@@ -15,11 +15,11 @@ from django.db import transaction
 from channels import connect, inbox, mapping, onboarding, protocol, states, steering
 from channels.models import Channel, Listing
 from inventory import holds, stock
-from locations import matrix
+from locations import impact, matrix
 from merchants import notices
 from merchants.models import User
 from merchants.tasks import ring_targets
-from sync import jobs, letters, presence, register, replays, resync, tasks, watch
+from sync import foresight, jobs, letters, presence, register, replays, resync, tasks, watch
 from sync.decide import Line, ends_hold
 from sync.models import OrderLine
 from sync.tables import propagation, upkeep
@@ -35,6 +35,8 @@ def attach() -> None:
     holds.order_ids.append(_order_ids)
     stock.on_changes.append(_stocks_changed)
     matrix.on_change.append(_matrix_changed)
+    impact.on_ask.append(foresight.foresee)
+    impact.on_confirm.append(foresight.confirm)
     mapping.on_mapped.append(_listings_mapped)
     steering.on_reconcile.append(tasks.ring_reconcile)
     onboarding.on_connected.append(tasks.ring_activate)

@@ -13,13 +13,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from locations.pace import threshold
 from locations.publishing import NO_RULE, Policy, Rule, Shelf, Terms, most_specific, numbers
-from sync.ports import Desire, Engine, Group, ShelfStock, Target
+from sync.ports import Desire, Engine, Group, PublishBooks, ShelfStock, Target
 from synctec.lib.failpoints import failpoint
 
 BATCH_SKUS = 500
+#: Where units are divided a raise waits until the others were lowered: so many rounds are looked ahead at most.
+ROUNDS_AHEAD = 4
 
 Rules = Mapping[tuple[str, int, int], Rule]
 
@@ -47,25 +50,9 @@ def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
             books.lock_shelves(divided)
         now = engine.now()
         targets = books.load_targets(list(marks))
-        groups = books.load_groups({target.group_id for target in targets if target.group_id is not None})
-        parts = books.load_parts(merchant_id, list(marks))
-        drawn_on = books.load_warehouses({target.store_location_id for target in targets})
-        stock = books.load_stock({sku for sku_parts in parts.values() for sku in sku_parts})
-        rules = books.load_rules({target.channel_id for target in targets}, list(marks))
-        desired: dict[int, int | None] = dict.fromkeys((target.level_id for target in targets), None)
-        quotas: dict[tuple[int, int], int | None] = {}
-        for group_id, members in _by_group(targets, drawn_on).items():
-            group = groups[group_id]
-            for family in _families(members, parts) if group.policy != Policy.SHARED else [members]:
-                shelves = [_shelf(target, group, parts, drawn_on, rules, now) for target in family]
-                pool = _pool(shelves, group, stock)
-                units = {cell: held.available for cell, held in pool.items()}
-                terms = _terms(group, shelves, pool)
-                result = numbers(shelves, units, terms)
-                desired.update(result.shown)
-                quotas.update(result.quotas)
-                if group.policy != Policy.SHARED:
-                    desired.update(_in_shadow(family, shelves, units, terms))
+        facts = _load(books, merchant_id, list(marks), targets)
+        stock = facts.stock
+        desired, quotas = _compute(targets, facts, now)
         # Where nobody divides units any more, holds may have all of them again.
         left = [cell for cell, held in stock.items() if held.quota is not None and cell not in quotas]
         quotas |= dict.fromkeys(books.undivided(left) if left else ())
@@ -79,6 +66,93 @@ def publish_batch(engine: Engine, *, merchant_id: int) -> Published:
         failpoint("publish.before_commit")
     stories = list(dict.fromkeys(story for mark in marks.values() for story in mark.correlation_ids))
     return Published(len(marks), len(changed), {desire.target.channel_id for desire in changed}, stories)
+
+
+class Foreseen(NamedTuple):
+    """What a level would be told in the end, and the least and the greatest on the way."""
+
+    target: Target
+    desired: int
+    least: int
+    greatest: int
+
+    @property
+    def desire(self) -> Desire:
+        """As the publisher would wish it."""
+        return Desire(self.target, self.desired)
+
+
+def foresee(engine: Engine, *, merchant_id: int, skus: Sequence[int]) -> list[Foreseen]:
+    """The levels of these SKUs that would be told another number, were every write confirmed. Reads, and locks nothing.
+
+    SKUs that share units must come together. Levels in shadow mode are told nothing.
+    """
+    now, books = engine.now(), engine.books
+    targets = books.load_targets(skus)
+    facts = _load(books, merchant_id, skus, targets)
+    rounds: list[dict[int, int | None]] = []
+    standing = targets
+    for _ in range(ROUNDS_AHEAD):
+        told, _quotas = _compute(standing, facts, now)
+        rounds.append(told)
+        following = [_as_told(target, told[target.level_id]) for target in standing]
+        if following == standing or not any(group.policy != Policy.SHARED for group in facts.groups.values()):
+            break
+        standing = following
+    found = []
+    for target in targets:
+        numbers_told = [number for told in rounds if (number := told[target.level_id]) is not None]
+        if target.is_shadow or not numbers_told or {*numbers_told} <= {target.desired}:
+            continue
+        found.append(Foreseen(target, numbers_told[-1], min(numbers_told), max(numbers_told)))
+    return found
+
+
+def _as_told(target: Target, told: int | None) -> Target:
+    """The level once its store has confirmed the number; one that is silent or in doubt stays as it is."""
+    if told is None or target.is_suspect or target.failing_since is not None:
+        return target
+    return target._replace(desired=told, shown=told, ceiling=max(0, told))
+
+
+class _Facts(NamedTuple):
+    """What decides the numbers, besides the levels themselves."""
+
+    groups: Mapping[int, Group]
+    parts: Mapping[int, Mapping[int, int]]
+    drawn_on: Mapping[int, Sequence[int]]
+    stock: Mapping[tuple[int, int], ShelfStock]
+    rules: Rules
+
+
+def _load(books: PublishBooks, merchant_id: int, skus: Sequence[int], targets: Sequence[Target]) -> _Facts:
+    groups = books.load_groups({target.group_id for target in targets if target.group_id is not None})
+    parts = books.load_parts(merchant_id, skus)
+    drawn_on = books.load_warehouses({target.store_location_id for target in targets})
+    stock = books.load_stock({sku for sku_parts in parts.values() for sku in sku_parts})
+    rules = books.load_rules({target.channel_id for target in targets}, skus)
+    return _Facts(groups, parts, drawn_on, stock, rules)
+
+
+def _compute(
+    targets: Sequence[Target], facts: _Facts, now: datetime
+) -> tuple[dict[int, int | None], dict[tuple[int, int], int | None]]:
+    """What each level should show, and what holds may still take of each stock level where units are divided."""
+    desired: dict[int, int | None] = dict.fromkeys((target.level_id for target in targets), None)
+    quotas: dict[tuple[int, int], int | None] = {}
+    for group_id, members in _by_group(targets, facts.drawn_on).items():
+        group = facts.groups[group_id]
+        for family in _families(members, facts.parts) if group.policy != Policy.SHARED else [members]:
+            shelves = [_shelf(target, group, facts.parts, facts.drawn_on, facts.rules, now) for target in family]
+            pool = _pool(shelves, group, facts.stock)
+            units = {cell: held.available for cell, held in pool.items()}
+            terms = _terms(group, shelves, pool)
+            result = numbers(shelves, units, terms)
+            desired.update(result.shown)
+            quotas.update(result.quotas)
+            if group.policy != Policy.SHARED:
+                desired.update(_in_shadow(family, shelves, units, terms))
+    return desired, quotas
 
 
 def _in_shadow(

@@ -20,9 +20,9 @@ from locations.publishing import most_specific, published
 from merchants import trail
 from merchants.models import ApiKey, User
 from sync import bigruns, blast, comparison, live
-from sync.blast import Kind, Run
+from sync.blast import Run
 from sync.comparison import Compared, Match, Reason
-from sync.models import HeldState, HoldKind, HoldState, PushHold, ShadowReport
+from sync.models import ShadowReport
 from sync.ports import Engine
 from sync.tables.pushing import CLAIM_LOCK
 from sync.tables.stock import load_bundles, lock_level_rows
@@ -169,7 +169,7 @@ def go_live(
         raise CannotSwitch(f"{first.writes} writes would be made first by now, not {expected}: look at them again.")
     sql.execute("UPDATE channels_channel SET is_shadow = false, shadow_since = NULL WHERE id = %s", [stored.pk])
     sql.execute("UPDATE sync_shadowwrite SET ended_at = now() WHERE channel_id = %s AND ended_at IS NULL", [stored.pk])
-    _confirm_first_run(stored, first, user, reason)
+    _confirm_first_run(stored, user, reason)
     _set_free(stored.pk)
     channel.refresh_from_db()
     states.tell_changed(channel)
@@ -185,34 +185,16 @@ def go_live(
     return first
 
 
-def _confirm_first_run(channel: Channel, first: FirstPushes, user: User | None, reason: str) -> None:
-    """What was shown and confirmed is not held once more: it is a run that was confirmed, written down as one."""
-    if first.run.changed == 0:
-        return
-    hold = PushHold.objects.create(
-        merchant_id=channel.merchant_id,
-        channel=channel,
-        kind=HoldKind.BIG_RUN,
-        state=HoldState.CONFIRMED,
-        reason="Going live: " + blast.in_words(first.run),
-        zeroed=first.run.zeroed,
-        changed=first.run.changed,
-        of_levels=first.run.of_levels,
-        created_by=user,
-        decided_by=user,
-        decided_at=_db_now(),
-        decision_reason=reason.strip()[:500],
-    )
-    sql.execute(
+def _confirm_first_run(channel: Channel, user: User | None, reason: str) -> None:
+    """What was shown and confirmed is not held once more."""
+    big = sql.rows(
         f"""
-        INSERT INTO sync_heldlevel (merchant_id, channel_id, listing_level_id, hold_id, state, kind, from_quantity,
-            to_quantity, sold_from, settled_at, cause)
-        SELECT %s, %s, id, %s, %s, CASE WHEN desired = 0 THEN %s ELSE %s END, shown, desired, now(), now(), 'Going live'
-        FROM ({_PUBLISHED}) level
+        SELECT id, shown, desired FROM ({_PUBLISHED}) level
         WHERE is_due AND shown > 0 AND (desired = 0 OR 2 * abs(desired - shown) > shown)
         """,  # noqa: S608  # a constant of this module
-        [channel.merchant_id, channel.pk, hold.pk, HeldState.CONFIRMED, Kind.ZERO, Kind.MUCH, channel.pk],
+        [channel.pk],
     )
+    bigruns.note_confirmed(channel, [bigruns.Change(*row) for row in big], why="Going live", user=user, reason=reason)
 
 
 def _set_free(channel_id: int) -> None:
@@ -255,11 +237,6 @@ def _record(
         after=after,
         reason=reason.strip(),
     )
-
-
-def _db_now() -> datetime:
-    [(now,)] = sql.rows("SELECT now()")
-    return now  # type: ignore[no-any-return]  # a row is of anything
 
 
 # --- the log of intended writes -------------------------------------------------------------------------------------

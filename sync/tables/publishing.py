@@ -47,7 +47,7 @@ class PublishTables:
         }
         if not wanted:
             return {}
-        families = _families(wanted)
+        families = families_of(wanted)
         free = {
             sku
             for (sku,) in sql.rows(
@@ -255,7 +255,7 @@ def _target(*row: Any) -> Target:
     return Target(*facts, velocity=velocity, failing_since=failing_since, is_shadow=is_shadow)  # type: ignore[misc]  # facts are not endless
 
 
-def _families(sku_ids: Collection[int]) -> dict[int, set[int]]:
+def families_of(sku_ids: Collection[int]) -> dict[int, set[int]]:
     """Of SKUs whose units are divided among stores: everything that shares components with them, themselves included."""
     families: dict[int, set[int]] = defaultdict(set)
     for origin, sku in sql.rows(

@@ -40,7 +40,9 @@ class _Open(NamedTuple):
     is_restored: bool
 
 
-class _Big(NamedTuple):
+class Big(NamedTuple):
+    """A big change that no sales explain."""
+
     desire: Desire
     kind: Kind
 
@@ -63,6 +65,12 @@ class RestraintTables:
         told |= _under_holds([desire for desire in wished if desire.target.level_id in kept], kept)
         told |= _watch(merchant_id, big, kept)
         return [desire._replace(desired=told[desire.target.level_id]) for desire in wished]
+
+
+def big_changes(wished: Sequence[Desire]) -> dict[int, list[Big]]:
+    """Those of the wishes that are big and unexplained, by channel; of levels that are watched or held already, none."""
+    kept = _open([desire.target.level_id for desire in wished])
+    return _unexplained([desire for desire in wished if desire.target.level_id not in kept and _looks_big(desire)])
 
 
 def _looks_big(desire: Desire) -> bool:
@@ -190,7 +198,7 @@ def sold_since(asked: Collection[tuple[int, int, datetime | None]]) -> dict[int,
 # --- what is new --------------------------------------------------------------------------------------------------
 
 
-def _watch(merchant_id: int, by_channel: Mapping[int, Sequence[_Big]], kept: Collection[int]) -> dict[int, int | None]:
+def _watch(merchant_id: int, by_channel: Mapping[int, Sequence[Big]], kept: Collection[int]) -> dict[int, int | None]:
     """Let few through, and have more watched; returns what the watched ones show meanwhile: what they were told before."""
     told: dict[int, int | None] = {}
     for channel_id, terms in sorted(_terms(by_channel).items()):
@@ -206,14 +214,14 @@ def _watch(merchant_id: int, by_channel: Mapping[int, Sequence[_Big]], kept: Col
     return told
 
 
-def _unexplained(fresh: Sequence[Desire]) -> dict[int, list[_Big]]:
+def _unexplained(fresh: Sequence[Desire]) -> dict[int, list[Big]]:
     sold = sold_since([(desire.target.level_id, desire.target.sku_id, None) for desire in fresh])
-    by_channel: dict[int, list[_Big]] = defaultdict(list)
+    by_channel: dict[int, list[Big]] = defaultdict(list)
     for desire in fresh:
         assert desire.desired is not None
         kind = blast.unexplained(desire.target.shown, desire.desired, sold.get(desire.target.level_id, 0))
         if kind is not None:
-            by_channel[desire.target.channel_id].append(_Big(desire, kind))
+            by_channel[desire.target.channel_id].append(Big(desire, kind))
     return by_channel
 
 
@@ -263,14 +271,14 @@ def _is_few(channel_id: int, level_ids: Collection[int], terms: Terms) -> bool:
     return not is_held and others + len(level_ids) < terms.levels
 
 
-def _is_let_through(big: _Big, let_through: Mapping[int, Sequence[tuple[int, int]]]) -> bool:
+def _is_let_through(big: Big, let_through: Mapping[int, Sequence[tuple[int, int]]]) -> bool:
     """Whether this number lies on the way of a change that was let through or confirmed."""
     wish = big.desire.desired
     assert wish is not None
     return any(min(change) <= wish <= max(change) for change in let_through.get(big.desire.target.level_id, ()))
 
 
-def _write(merchant_id: int, channel_id: int, new: Sequence[_Big], state: str) -> None:
+def _write(merchant_id: int, channel_id: int, new: Sequence[Big], state: str) -> None:
     sql.execute(
         """
         INSERT INTO sync_heldlevel (merchant_id, channel_id, listing_level_id, state, kind, from_quantity, to_quantity,
