@@ -322,7 +322,9 @@ class ReconcileRun(models.Model):
     started_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True, blank=True)
     orders_read = models.PositiveIntegerField(default=0, db_default=0)
-    orders_recovered = models.PositiveIntegerField("order versions read for the first time", default=0, db_default=0)
+    orders_recovered = models.PositiveIntegerField(
+        "orders unknown, or known in an older version", default=0, db_default=0
+    )
     levels_read = models.PositiveIntegerField(default=0, db_default=0)
     levels_suspect = models.PositiveIntegerField("levels found to differ", default=0, db_default=0)
     #: The listing whose levels were compared last: should the pass be cut short, the next begins behind it.

@@ -8,13 +8,14 @@ Somebody may cancel it, and an alarm is raised as soon as too much differs.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import structlog
 from django.db import transaction
+from django.db.models import F
 
 from channels import protocol, steering
 from channels.models import Channel
@@ -57,6 +58,15 @@ class Held:
     run: ReconcileRun
     token: uuid.UUID
     gives_way_at: datetime | None
+    #: Orders that nobody had told of before this poll.
+    unheard: set[str] = field(default_factory=set)
+
+    def note_orders(self, orders: Sequence[protocol.PolledOrder]) -> None:
+        """Count those of a page that nobody had told of, each once, before it is stored: afterwards they are known."""
+        new = differences.unheard_of(channel_id=self.channel.pk, orders=orders) - self.unheard
+        self.unheard |= new
+        ours = ReconcileRun.objects.filter(pk=self.run.pk, lease_token=self.token, state=RunState.RUNNING)
+        ours.update(orders_recovered=F("orders_recovered") + len(new))
 
     def advance(self, page: Compared) -> None:
         """Note a page: what differs, and how far the pass has come.
@@ -161,8 +171,8 @@ def work(
     try:
         if not held.run.has_orders:
             add_missing_levels(merchant_id=channel.merchant_id)
-            orders_read, orders_recovered = poll_orders(engine, channel=live.ref(channel))
-            held.save(has_orders=True, orders_read=orders_read, orders_recovered=orders_recovered)
+            orders_read, _ = poll_orders(engine, channel=live.ref(channel), on_page=held.note_orders)
+            held.save(has_orders=True, orders_read=orders_read)
         compare(held)
     except Halted as halt:
         if halt.rests_for is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from channels.protocol import Connector, LevelState
+from channels.protocol import Connector, LevelState, PolledOrder
 from sync import outage
 from sync.ports import ChannelRef, Differs, Engine, Reached, Seen
 from synctec.lib.failpoints import failpoint
@@ -22,8 +22,12 @@ POLLED_TOPIC = "orders/polled"
 REASON = "reconciliation differs"
 
 
-def poll_orders(engine: Engine, *, channel: ChannelRef) -> tuple[int, int]:
+def poll_orders(
+    engine: Engine, *, channel: ChannelRef, on_page: Callable[[Sequence[PolledOrder]], object] | None = None
+) -> tuple[int, int]:
     """Put orders changed since the watermark into the inbox; returns how many were read and how many were news.
+
+    `on_page` is told of each page before it is stored.
 
     Raises:
         ChannelError: the channel could not be asked to the end; what was stored so far stays.
@@ -34,7 +38,7 @@ def poll_orders(engine: Engine, *, channel: ChannelRef) -> tuple[int, int]:
     newest = watermark or began_at
     # No overlap with what was at rest: where more orders changed within it than one poll can read, none would get further.
     since = at_rest = cut_short_at or newest - engine.poll_overlap
-    read = recovered = 0
+    read = news = 0
     cursor: str | None = None
     while True:
         page = connector.read_orders_since(since, cursor=cursor)
@@ -45,16 +49,18 @@ def poll_orders(engine: Engine, *, channel: ChannelRef) -> tuple[int, int]:
         # read yet. How far the list was read, before it was to its end, is told by what has been at rest for a while.
         at_rest = max([at_rest, *(version for version in versions if version <= began_at - engine.poll_overlap)])
         reached = Reached(newest) if page.cursor is None else Reached(watermark, at_rest)
-        recovered += engine.books.store_orders(channel, POLLED_TOPIC, page.orders, reached, engine.now())
+        if on_page is not None:
+            on_page(page.orders)
+        news += engine.books.store_orders(channel, POLLED_TOPIC, page.orders, reached, engine.now())
         read += len(page.orders)
         cursor = page.cursor
         if cursor is None:
             break
     engine.books.orders_read(channel.channel_id, began_at)
     outage.answered(engine, channel)
-    if recovered:
+    if news:
         engine.channels.received(channel.merchant_id)
-    return read, recovered
+    return read, news
 
 
 class Compared(NamedTuple):

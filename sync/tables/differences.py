@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from channels.protocol import LevelState
+from channels.inbox import polled_id
+from channels.protocol import LevelState, PolledOrder
 from sync.ports import Differs
 from synctec.lib import sql
 
@@ -45,6 +46,34 @@ def note(*, run_id: int, differing: Sequence[Differs], now: datetime) -> int:
         """,
         [run_id, now, *(list(column) for column in zip(*differing, strict=True))],
     )
+
+
+def unheard_of(*, channel_id: int, orders: Sequence[PolledOrder]) -> set[str]:
+    """Those of the orders of which nothing is known in this version or a later one: neither their lines say so, nor was
+    it read before."""
+    return {
+        order_id
+        for (order_id,) in sql.rows(
+            """
+            SELECT DISTINCT told.order_id
+            FROM unnest(%s::text[], %s::timestamptz[], %s::text[]) AS told (order_id, version, polled_id)
+            WHERE NOT EXISTS (
+                    SELECT 1 FROM sync_orderline line
+                    WHERE line.channel_id = %s AND line.order_id = told.order_id AND coalesce(
+                        line.facts #>> '{says,-1,4}', line.facts #>> '{says,-1,3}')::timestamptz >= told.version)
+                AND NOT EXISTS (
+                    SELECT 1 FROM channels_inboxevent event
+                    WHERE event.channel_id = %s AND event.topic = 'orders/polled' AND event.webhook_id = told.polled_id)
+            """,
+            [
+                [order.order_id for order in orders],
+                [order.version for order in orders],
+                [polled_id(order) for order in orders],
+                channel_id,
+                channel_id,
+            ],
+        )
+    }
 
 
 def levels_of(channel_id: int) -> tuple[int, int, int]:

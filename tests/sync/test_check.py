@@ -449,6 +449,39 @@ def test_a_pass_counts_what_it_read_and_found(alder: Trade, north: Shop, store: 
     )
 
 
+def test_a_pass_counts_each_order_once_of_which_nothing_or_less_was_known(alder: Trade, north: Shop) -> None:
+    for order, at in ((70, 10), (71, 10), (72, 10)):
+        deliver(north, "orders/create", order_body(north, order, ("MUG", 1), at=at))
+    apply(alder)
+
+    class Paged(FakeChannel):
+        def read_orders_since(self, since: datetime, *, cursor: str | None) -> OrderPage:
+            half = len(self.orders) // 2
+            return OrderPage(tuple(self.orders[half:] if cursor else self.orders[:half]), None if cursor else "next")
+
+    def polled(order: int, at: float, units: int = 1) -> PolledOrder:
+        return PolledOrder(str(order), later(at), polled_body(north, order, "MUG", units, at=at))
+
+    store = Paged.of(north)
+    # Told of; told of in an older version; heard of from nobody; and that one again, changed while the list was read.
+    store.orders = [
+        polled(70, 10),
+        polled(71, 30, 2),
+        polled(77, 12),
+        polled(72, 10),
+        polled(77, 40, 2),
+        polled(78, 12),
+    ]
+
+    first = reconcile(engine(later(50), {north.channel: store}), channel=north.channel)
+    again = reconcile(engine(later(60), {north.channel: store}), channel=north.channel)
+
+    assert first is not None
+    assert again is not None
+    assert (first.orders_read, first.orders_recovered) == (6, 3)
+    assert (again.orders_read, again.orders_recovered) == (6, 0)
+
+
 def test_a_level_read_for_the_first_time_takes_the_reading_as_its_base(
     alder: Trade, north: Shop, store: FakeChannel
 ) -> None:
