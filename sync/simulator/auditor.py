@@ -7,7 +7,7 @@ has come to rest (`audit_end`). The first violation ends the run; it is named af
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sync.ports import DriftFound
 from sync.residue import sums
 from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
-from sync.simulator.stores import Order, Store
+from sync.simulator.stores import Store
 
 if TYPE_CHECKING:
     from sync.simulator.world import World
@@ -330,12 +330,13 @@ class Auditor:
         """What the stores' own orders have taken is what the books say they have taken."""
         books = self.world.books
         for store in self.world.stores:
-            for order in store.orders.values():
+            told = [order for order in store.deleted.values() if self.world.was_told(store, order)]
+            for order in (*store.orders.values(), *told):
                 for line in order.lines:
                     row = books.orders.get((store.channel_id, order.order_id), {}).get(
                         (store.channel_id, order.order_id, line.line_id)
                     )
-                    truth = _units_taken(order, line)
+                    truth = line.taken(order.refunds)
                     known = row.applied.taken if row is not None else 0
                     if truth != known:
                         self.blame("orders", f"{line.line_id} has taken {truth} units, the books say {known}")
@@ -345,7 +346,8 @@ class Auditor:
         """What the books say is available is what is on the shelf; sold beyond it is declared."""
         world, books = self.world, self.world.books
         late = self._late_writes()
-        by_hand, masked = any(store.edited for store in world.stores), world.hidden
+        by_hand = any(store.edited for store in world.stores) or bool(world.untold())
+        masked = world.hidden
         mistaken = self._mistaken(late)
         for sku, shelf in world.shelves.items():
             available = sum(row.available for row in books.stock.values() if row.sku_id == sku)
@@ -369,7 +371,8 @@ class Auditor:
 
     def _mistaken(self, late: list[PushRow]) -> Counter[int]:
         """By SKU, units that the books may miss although they are there: lowers that came true after they were given up and
-        were taken for losses by hand, and gains by hand, which are overwritten.
+        were taken for losses by hand, and gains by hand, which are overwritten. Whoever deletes an order before it is told of
+        makes both.
         """
         world = self.world
         mistaken: Counter[int] = Counter()
@@ -378,12 +381,29 @@ class Auditor:
         for drift in world.books.drifts:
             if drift.is_ambiguous and drift.action == "adopted":
                 mistaken[world.books.levels[drift.level_id].listing.sku_id or 0] += drift.expected - drift.actual
+        for store, item, location, units in self._moved_by_deleted():
+            level = world.books.level_of(store.channel_id, item, location)
+            found = sum(
+                abs(drift.actual - drift.expected) for drift in world.books.drifts if drift.level_id == level.id
+            )
+            for sku, quantity in store.by_item[item].recipe.items():
+                mistaken[sku] += quantity * min(units, found)
         if world.drawn.gains_by_hand:
             for store in world.stores:
                 for (item, _), change in store.edited.items():
                     for sku, units in store.by_item[item].recipe.items():
                         mistaken[sku] += units * max(0, change)
         return mistaken
+
+    def _moved_by_deleted(self) -> Iterator[tuple[Store, str, str, int]]:
+        """Units that deleted orders have moved at a counter, there and back: (store, item, location, units)."""
+        for store in self.world.stores:
+            moved: Counter[tuple[str, str]] = Counter()
+            for order in store.deleted.values():
+                for line in order.lines:
+                    moved[line.article.inventory_item_id, line.location_id] += line.moved(order.refunds)
+            for (item, location), units in moved.items():
+                yield store, item, location, units
 
     def undeclared_units(self) -> int:
         """Units sold beyond stock of which no shortage tells."""
@@ -449,6 +469,10 @@ class Auditor:
         alike = sums([push.from_quantity - push.to_quantity for push in refused])
         return any(units + ours in alike for ours in {0, *sums(applied)})
 
+    def is_in_doubt(self, level_id: int) -> bool:
+        """Whether there was a write to the level of which nobody could tell what became of it."""
+        return any(push.level.id == level_id and _is_doubtful(push) for push in self.world.books.pushes.values())
+
     def _may_be_misread(self, push: PushRow) -> bool:
         """A write of unknown outcome looks like a change by hand of the same size."""
         return push.batch.state == "unresolved"
@@ -464,8 +488,8 @@ class Auditor:
         self._repairs()
 
     def _repairs(self) -> None:
-        """A drift has a cause: somebody's hand on that very counter, or a write that came true after it was given up. One
-        that is called ambiguous has a write of which nobody could tell.
+        """A drift has a cause: somebody's hand on that very counter, an order deleted there, or a write that came true after
+        it was given up. One that is called ambiguous has a write of which nobody could tell.
         """
         books = self.world.books
         late = {push.level.id for push in self._late_writes()}
@@ -473,6 +497,8 @@ class Auditor:
             books.level_of(store.channel_id, item, location).id
             for store in self.world.stores
             for item, location in store.edited
+        } | {
+            books.level_of(store.channel_id, item, location).id for store, item, location, _ in self._moved_by_deleted()
         }
         for drift in books.drifts:
             says = f"level {drift.level_id}: {drift.expected} expected, {drift.actual} found, {drift.action}"
@@ -485,15 +511,15 @@ class Auditor:
         """Whether a write to the level had no answer, or was refused the second time, before the drift was seen."""
         return any(
             push.level.id == drift.level_id
-            and (
-                push.batch.state == "unresolved"
-                or (push.state != "confirmed" and push.batch.sent_at != push.batch.opened_at)
-            )
+            and _is_doubtful(push)
             # By a clock that was set back in between, what was earlier can seem later.
             and (push.batch.opened_at <= drift.found_at or self.world.drawn.clock_jumps)
             for push in self.world.books.pushes.values()
         )
 
 
-def _units_taken(order: Order, line: Any) -> int:
-    return int(line.ordered - line.removed - line.put_back(order.refunds))
+def _is_doubtful(push: PushRow) -> bool:
+    """Whether a write had no answer, or was refused the second time."""
+    return push.batch.state == "unresolved" or (
+        push.state != "confirmed" and push.batch.sent_at != push.batch.opened_at
+    )

@@ -243,7 +243,20 @@ class WatchedBooks(MemoryBooks):
         reached: Reached,
         now: datetime,
     ) -> int:
-        return self._by_itself(super().store_orders, channel, topic, orders, reached, now, is_flushed=True)
+        return self._by_itself(self._store_orders, channel, topic, orders, reached, now, is_flushed=True)
+
+    def _store_orders(
+        self,
+        channel: ChannelRef,
+        topic: str,
+        orders: Sequence[protocol.PolledOrder],
+        reached: Reached,
+        now: datetime,
+    ) -> int:
+        news = super().store_orders(channel, topic, orders, reached, now)
+        for order in orders:
+            self._world.hear(order.body)
+        return news
 
     def orders_read(self, channel_id: int, at: datetime) -> None:
         self._by_itself(super().orders_read, channel_id, at)

@@ -79,6 +79,7 @@ class Faults:
     refusals: tuple[Window, ...] = ()  # a store takes no write of one of its articles
     # people
     cancelled: float = 0.0  # of orders
+    deleted: float = 0.0  # of cancelled ones
     refunded: float = 0.0
     edited: float = 0.0
     shipped: float = 0.2
@@ -184,6 +185,7 @@ class Swarm:
             edited=rate(0.08),
             shipped=rate(0.5),
             losses_by_hand=rng.randrange(4) if self._is_there() else 0,
+            deleted=rate(1.0),
         )
         return replace(faults, gains_by_hand=rng.randrange(1, 4)) if gains_by_hand else faults
 

@@ -175,6 +175,13 @@ def _forget_cancellations(join: Any) -> Any:
     return forgetful
 
 
+def _give_back_deleted(effect: Any) -> Any:
+    def nothing_of_deleted(register: Register) -> Effect:
+        return Effect() if register.is_deleted else effect(register)
+
+    return nothing_of_deleted
+
+
 def _number_nothing(settle: Any) -> Any:
     def settle_under_one_key(line: Line, *rest: Any) -> None:
         line.postings = 0
@@ -391,6 +398,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("count order events as deltas", ((decide, "_settle", _count_again),)),
     Mutant("last arrival wins in the register", ((decide, "join", _forget_versions),)),
     Mutant("forget cancellations", ((decide, "join", _forget_cancellations),)),
+    Mutant("give back what a deleted order took", ((decide, "effect", _give_back_deleted),)),
     Mutant("count refunds by message, not by id", ((register, "_united", lambda _: lambda refunds: refunds),)),
     Mutant("post a line under the same ledger key again", ((decide, "_settle", _number_nothing),)),
     Mutant("leave a component out of a bundle", ((decide, "_recipe", _miss_a_component),), BUNDLED),

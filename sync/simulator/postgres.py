@@ -337,7 +337,10 @@ class TableBooks(Tables):
     ) -> int:
         for order in orders:
             self._world.remember(cast(Told, order.body))
-        return super().store_orders(channel, topic, orders, reached, now)
+        news = super().store_orders(channel, topic, orders, reached, now)
+        for order in orders:
+            self._world.hear(order.body)
+        return news
 
     # --- rows, as the auditor knows them --------------------------------------------------------------------------
 

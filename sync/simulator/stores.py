@@ -18,6 +18,7 @@ from channels.protocol import (
     LevelState,
     LevelTouched,
     LineState,
+    OrderDeleted,
     OrderPage,
     OrderState,
     OrderTouched,
@@ -92,6 +93,14 @@ class OrderLine:
     removed: int = 0
     shipped: int = 0
 
+    def taken(self, refunds: Sequence[RefundedUnits]) -> int:
+        """Units that the line has taken from the counter and not put back."""
+        return self.ordered - self.removed - self.put_back(refunds)
+
+    def moved(self, refunds: Sequence[RefundedUnits]) -> int:
+        """Units that it ever took from the counter or put back."""
+        return self.ordered + self.removed + self.put_back(refunds)
+
     def put_back(self, refunds: Sequence[RefundedUnits]) -> int:
         return sum(r.quantity for r in refunds if r.line_id == self.line_id and r.restock is not Restock.NONE)
 
@@ -149,6 +158,8 @@ class Store:
     counters: dict[Where, int] = field(default_factory=dict)
     changed_at: dict[Where, datetime] = field(default_factory=dict)
     orders: dict[str, Order] = field(default_factory=dict)
+    #: Orders that are gone for good: nobody can read them any more.
+    deleted: dict[str, Order] = field(default_factory=dict)
     #: What was answered under a key, and when (virtual seconds).
     answers: dict[str, tuple[float, WriteResult]] = field(default_factory=dict)
     #: Items that it takes no writes of.
@@ -182,7 +193,7 @@ class Store:
             needed[where] = needed.get(where, 0) + units
         if any(self.counters[where] < units for where, units in needed.items()):
             return None
-        order_id = f"{self.number}-{len(self.orders) + 1}"
+        order_id = f"{self.number}-{len(self.orders) + len(self.deleted) + 1}"
         lines = [
             OrderLine(f"{order_id}/{place}", article, location, units)
             for place, (article, location, units) in enumerate(wanted)
@@ -206,6 +217,12 @@ class Store:
             if left - unshipped:
                 self._refund(order, line, left - unshipped, Restock.NONE)
         self._changed(order, "orders/cancelled")
+
+    def delete(self, order: Order) -> None:
+        """Staff delete an order that was called off."""
+        if order.cancelled_at is not None:
+            self.deleted[order.order_id] = self.orders.pop(order.order_id)
+            self.send(self, "orders/delete", Told.of(f"delete {order.order_id}", OrderDeleted(order.order_id)))
 
     def refund(self, order: Order, line: OrderLine, units: int, restock: Restock) -> None:
         """Give money back for some units; they come back to the counter or not."""

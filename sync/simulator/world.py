@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.db import OperationalError
 
 from channels import protocol
-from channels.protocol import Restock
+from channels.protocol import OrderState, Restock
 from sync import apply, check, outage, publish, push, reconcile
 from sync.ports import ChannelRef, Engine
 from sync.residue import sums
@@ -141,6 +141,7 @@ class World:
         self.story = story
         self.scheduler = self.scheduler_type()
         self.people = random.Random(f"{seed}:people")
+        self.staff = random.Random(f"{seed}:staff")
         self.luck = random.Random(f"{seed}:luck")
         self.drawn = swarm.draw(
             setting.faults,
@@ -165,6 +166,8 @@ class World:
         self._ids = 0
         self.shelves: dict[int, Shelf] = {}
         self._losses: list[Loss] = []
+        #: What we were told of each order, by its id.
+        self._heard: dict[str, list[OrderState]] = defaultdict(list)
         self.stores: list[Store] = []
         self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self, self.tell)
         self.connectors: dict[int, StoreConnector] = {}
@@ -373,6 +376,8 @@ class World:
             happens, later, measure = people.random() < share, people.expovariate(1 / 40), people.random()
             if happens:
                 fates.append((later, what, measure))
+            if happens and what == "cancel" and self.staff.random() < drawn.deleted:
+                fates.append((later + self.staff.expovariate(1 / 40), "delete", measure))
         return fates
 
     def _shop(self, attempt: Attempt) -> None:
@@ -391,6 +396,8 @@ class World:
             store.ship(order)
         elif what == "cancel":
             store.cancel(order, restock=measure < 0.7)
+        elif what == "delete":
+            store.delete(order)
         elif what == "edit":
             self._edit(store, order, line, measure)
         else:
@@ -450,7 +457,8 @@ class World:
     @property
     def hidden(self) -> Counter[int]:
         """By SKU, units taken out by hand that no reading shows: under a write of the same size whose outcome nobody ever
-        told, or that was refused the second time, or where a raise took effect after its store had refused it.
+        told, or that was refused the second time, or where a raise took effect after its store had refused it. And units of
+        deleted orders that nobody told us of: of a bundle, which has no stock to take a loss from, or under such a write.
         """
         hidden: Counter[int] = Counter()
         late = self.auditor.late_raises() if self._losses else Counter()
@@ -464,7 +472,33 @@ class World:
                 units = loss.units
             for sku, quantity in loss.recipe.items() if units else ():
                 hidden[sku] += units * quantity
+        for level_id, line, units in self.untold():
+            if units > 0 and (line.article.is_bundle or self.auditor.is_in_doubt(level_id)):
+                for sku, quantity in line.article.recipe.items():
+                    hidden[sku] += units * quantity
         return hidden
+
+    def untold(self) -> list[tuple[int, OrderLine, int]]:
+        """Lines of deleted orders of whose end nobody has told us, nor will: by listing level, the units that they have taken
+        beyond what we know.
+        """
+        untold = []
+        for store in self.stores:
+            for order in store.deleted.values():
+                if not self.was_told(store, order):
+                    known = self.books.orders.get((store.channel_id, order.order_id), {})
+                    for line in order.lines:
+                        level = self.books.level_of(store.channel_id, line.article.inventory_item_id, line.location_id)
+                        row = known.get((store.channel_id, order.order_id, line.line_id))
+                        taken = row.applied.taken if row is not None else 0
+                        untold.append((level.id, line, line.taken(order.refunds) - taken))
+        return untold
+
+    def was_told(self, store: Store, order: Order) -> bool:
+        """Whether the newest state of the order has reached us, and no other under the same version."""
+        newest = [state for state in self._heard[order.order_id] if state.version == order.version]
+        truth = store.state(order)
+        return bool(newest) and all(replace(state, read_at=None) == truth for state in newest)
 
     def promises_about(self, sku: int) -> bool:
         """Whether `split` promises that none of this SKU are oversold in this run."""
@@ -766,12 +800,20 @@ class World:
         if faults.killed and self.luck.random() < faults.killed / 2:
             return False  # the process died before it had stored anything
         is_news = self.books.receive_webhook(store.channel_id, topic, webhook_id, told)
+        self.hear(told)
         if is_news and not (faults.bell_lost and self.luck.random() < faults.bell_lost):
             self.ring("apply", MERCHANT)
         if faults.commit_unknown and self.luck.random() < faults.commit_unknown:
             return False  # stored, and yet the answer was never sent, or never arrived
         self.auditor.acknowledged.append((store.channel_id, topic, webhook_id))
         return True
+
+    def hear(self, told: bytes) -> None:
+        """A message is in the inbox, and so on the disk."""
+        assert isinstance(told, Told)
+        for event in told.events:
+            if isinstance(event, OrderState):
+                self._heard[event.order_id].append(event)
 
     # --- the database -----------------------------------------------------------------------------------------------
 

@@ -124,6 +124,47 @@ class TestOrdersWithTheSameArticleTwice:
         assert not world.auditor.violations
 
 
+class TestDeletedOrders:
+    def test_what_they_took_stays_taken_and_nobody_can_read_them(self, opened: Callable[..., World]) -> None:
+        world = opened()
+        store = world.stores[0]
+        order = store.buy([(store.articles[0], "l0", 2)])
+        assert order is not None
+        pass_by(world, 30.0)
+
+        store.cancel(order, restock=False)
+        store.delete(order)
+        world.rest()
+
+        assert not store.orders_since(simulated.EPOCH, None).orders
+        assert shown(world, 1) == [3, 5]
+        assert not world.auditor.violations
+
+    def test_only_those_that_were_called_off_can_be_deleted(self, opened: Callable[..., World]) -> None:
+        world = opened()
+        store = world.stores[0]
+        order = store.buy([(store.articles[0], "l0", 1)])
+        assert order is not None
+
+        store.delete(order)
+
+        assert list(store.orders.values()) == [order]
+
+    def test_one_that_nobody_told_of_looks_like_a_change_by_hand(self, opened: Callable[..., World]) -> None:
+        world = opened(faults=Faults(webhook_lost=1.0))
+        store = world.stores[0]
+        order = store.buy([(store.articles[0], "l0", 2)])
+        assert order is not None
+        store.cancel(order, restock=False)
+        store.delete(order)
+
+        world.rest()
+
+        assert [(drift.action, drift.expected, drift.actual) for drift in world.books.drifts] == [("adopted", 5, 3)]
+        assert shown(world, 1) == [3, 5]
+        assert not world.auditor.violations
+
+
 def test_a_write_that_was_throttled_may_have_been_executed(opened: Callable[..., World]) -> None:
     world = opened(faults=Faults(throttled=1.0))
     store, connector = world.stores[0], world.connectors[1]
