@@ -85,6 +85,18 @@ class SimulatedBooks(Books, Protocol):
 
     def set_channel_state(self, channel_id: int, state: str) -> None: ...
 
+    def map_listing(self, listing_id: int, sku_id: int | None) -> None:
+        """Map a listing to a SKU, or to none, with all that follows from it; a commit of its own."""
+        ...
+
+    def delete_listing(self, listing_id: int) -> None:
+        """It is known that the variant is deleted; a commit of its own."""
+        ...
+
+    def take_up_placeable_lines(self) -> int:
+        """What was set aside just when it was mapped."""
+        ...
+
     def crash(self) -> None:
         """The database dies, and comes back later."""
         ...
@@ -115,7 +127,7 @@ class WatchedBooks(MemoryBooks):
             merchant, id=GROUP, policy=setting.policy, guard_units=setting.guard_units, warehouses=[WAREHOUSE]
         )
         for sku in recipes:
-            self.add_sku(merchant, id=sku)
+            self.add_sku(merchant, id=sku, code=f"SKU-{sku}")
         for sku, recipe in recipes.items():
             if sku not in shelves:
                 for component, units in recipe.items():
@@ -126,7 +138,9 @@ class WatchedBooks(MemoryBooks):
                 self.add_rule(store.channel_id, Rule(buffer_units=setting.buffer))
             location = self.add_location(store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE])
             for sku, article in zip(recipes, store.articles, strict=True):
-                listing = self.add_listing(store.channel_id, sku, article.variant_id, article.inventory_item_id)
+                listing = self.add_listing(
+                    store.channel_id, sku, article.variant_id, article.inventory_item_id, remote_sku=article.code
+                )
                 self.add_level(listing, location, base=0, desired=0)
         self.open_stock(merchant, {(sku, WAREHOUSE): shelf.initial for sku, shelf in shelves.items()}, self._now())
         self.mark_all()
@@ -234,6 +248,18 @@ class WatchedBooks(MemoryBooks):
 
     def claim_suspects(self, channel_id: int, limit: int, lease: timedelta) -> list[Due]:
         return self._by_itself(super().claim_suspects, channel_id, limit, lease)
+
+    def map_listing(self, listing_id: int, sku_id: int | None) -> None:
+        with self.transaction(waits_for_disk=True):
+            super().map_listing(listing_id, sku_id)
+
+    def delete_listing(self, listing_id: int) -> None:
+        with self.transaction(waits_for_disk=True):
+            super().delete_listing(listing_id)
+
+    def take_up_placeable_lines(self) -> int:
+        with self.transaction():
+            return super().take_up_placeable_lines()
 
     def store_orders(
         self,

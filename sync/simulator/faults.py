@@ -77,6 +77,8 @@ class Faults:
     throttles: tuple[Window, ...] = ()
     clock_jumps: tuple[Jump, ...] = ()  # back; ahead by more than a second: outside the promise
     refusals: tuple[Window, ...] = ()  # a store takes no write of one of its articles
+    unmapped: tuple[Window, ...] = ()  # a listing of a store is mapped to no SKU
+    variants_deleted: tuple[Window, ...] = ()  # a store deletes an article; after the window we know it
     # people
     cancelled: float = 0.0  # of orders
     deleted: float = 0.0  # of cancelled ones
@@ -186,6 +188,8 @@ class Swarm:
             shipped=rate(0.5),
             losses_by_hand=rng.randrange(4) if self._is_there() else 0,
             deleted=rate(1.0),
+            unmapped=self._several(2, lambda: rng.uniform(5, 120)),
+            variants_deleted=self._several(2, lambda: rng.uniform(0.2, 60)),
         )
         return replace(faults, gains_by_hand=rng.randrange(1, 4)) if gains_by_hand else faults
 

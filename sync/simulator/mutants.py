@@ -190,6 +190,14 @@ def _number_nothing(settle: Any) -> Any:
     return settle_under_one_key
 
 
+def _take_up_nothing(_: Any) -> Any:
+    def take_up(self: WatchedBooks, *waits: object) -> int:
+        del self, waits
+        return 0
+
+    return take_up
+
+
 def _miss_a_component(recipe: Any) -> Any:
     def shortened(line: Line, world: Any) -> Mapping[int, int]:
         parts: Mapping[int, int] = recipe(line, world)
@@ -401,6 +409,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("give back what a deleted order took", ((decide, "effect", _give_back_deleted),)),
     Mutant("count refunds by message, not by id", ((register, "_united", lambda _: lambda refunds: refunds),)),
     Mutant("post a line under the same ledger key again", ((decide, "_settle", _number_nothing),)),
+    Mutant(
+        "drop what waits for a mapping",
+        ((WatchedBooks, "_take_up", _take_up_nothing), (WatchedBooks, "take_up_placeable_lines", _take_up_nothing)),
+    ),
     Mutant("leave a component out of a bundle", ((decide, "_recipe", _miss_a_component),), BUNDLED),
     Mutant("write no shortages", ((WatchedBooks, "_make_shortage", _declare_nothing),)),
     Mutant("book what level webhooks show", ((WatchedBooks, "write_level_changes", _believe_webhooks),)),

@@ -30,7 +30,7 @@ import psycopg
 import psycopg.sql
 from django.db import connection
 
-from channels import inbox, protocol
+from channels import inbox, onboarding, protocol
 from channels.models import Channel, ChannelKind, ChannelState, Listing, ListingLevel, StoreLocation
 from inventory import ledger
 from inventory.models import BomLine, Sku, SkuKind, Warehouse
@@ -59,8 +59,8 @@ from sync.simulator.run import Result, Summary, run_many
 from sync.simulator.scheduler import EPOCH, Scheduler
 from sync.simulator.stores import Shelf, Store, Told
 from sync.simulator.world import MERCHANT, Setting, World
-from sync.sweep import sweep
-from sync.tables import Tables, propagation
+from sync.sweep import sweep, take_up_placeable_lines
+from sync.tables import Tables, propagation, upkeep
 from synctec.lib import sql
 from synctec.local.stack import LocalStack
 
@@ -304,6 +304,21 @@ class TableBooks(Tables):
         sql.execute("UPDATE channels_channel SET state = %s WHERE id = %s", [state, channel_id])
         propagation.mark_groups_dirty(channel_id, self._world.clock())
 
+    def map_listing(self, listing_id: int, sku_id: int | None) -> None:
+        with self.transaction(waits_for_disk=True):
+            map_listing(listing_id, sku_id, self._world.clock(), self._world.new_id())
+
+    def delete_listing(self, listing_id: int) -> None:
+        with self.transaction(waits_for_disk=True):
+            delete_listing(listing_id, self._world.clock(), self._world.new_id())
+
+    def take_up_placeable_lines(self) -> int:
+        self._world.ask_database()
+        self._set_clock()
+        taken = take_up_placeable_lines()
+        self._read.clear()
+        return taken
+
     def open_work(self) -> Iterable[tuple[str, int]]:
         self._set_clock()
         found = sweep(now=self._world.clock())
@@ -413,6 +428,35 @@ for _name in dir(Tables):
 # --- writing and reading rows -------------------------------------------------------------------------------------
 
 
+def map_listing(listing_id: int, sku_id: int | None, now: datetime, correlation_id: uuid.UUID) -> None:
+    """As `channels.mapping` and what hangs itself on it (`sync.hooks`), at a moment and with an id that are given."""
+    listing = Listing.objects.select_related("sku").get(pk=listing_id)
+    before = listing.sku_id
+    mark_dirty = partial(upkeep.mark_dirty, merchant_id=listing.merchant_id, correlation_id=correlation_id, now=now)
+    if before == sku_id:
+        return
+    Listing.objects.filter(pk=listing_id).update(sku_id=sku_id)
+    upkeep.add_missing_levels(merchant_id=listing.merchant_id)
+    upkeep.withdraw_unmapped(listing_ids=[listing_id])
+    if sku_id is not None:
+        onboarding.doubt_levels([listing_id], reason="mapped")
+        mark_dirty(sku_ids=[sku_id])
+        codes = {listing.remote_sku, Sku.objects.get(pk=sku_id).code} - {""}
+        waits = {f"variant {listing.remote_variant_id}", *(f"SKU {code}" for code in codes)}
+        upkeep.take_up(waits={(listing.channel_id, wait) for wait in waits})
+    if before is not None:
+        mark_dirty(sku_ids=[before])
+
+
+def delete_listing(listing_id: int, now: datetime, correlation_id: uuid.UUID) -> None:
+    """As `sync.catalogue` does when a store says so."""
+    listing = Listing.objects.get(pk=listing_id)
+    if Listing.objects.filter(pk=listing_id, deleted_at=None).update(deleted_at=now) and listing.sku_id is not None:
+        upkeep.mark_dirty(
+            merchant_id=listing.merchant_id, sku_ids=[listing.sku_id], correlation_id=correlation_id, now=now
+        )
+
+
 def _configure(
     setting: Setting, shelves: Mapping[int, Shelf], recipes: Mapping[int, Mapping[int, int]], stores: Sequence[Store]
 ) -> None:
@@ -455,6 +499,7 @@ def _configure(
                 sku_id=sku,
                 remote_variant_id=article.variant_id,
                 inventory_item_id=article.inventory_item_id,
+                remote_sku=article.code,
                 **mine,
             )
             for sku, article in zip(recipes, store.articles, strict=True)
@@ -511,7 +556,8 @@ def _read_channels() -> tuple[dict[int, LevelRow], dict[uuid.UUID, BatchRow], di
         """
         SELECT level.id, level.channel_id, level.next_push_at, is_stocked, base, order_effects, pushed, version, desired,
             suspect_since, suspect_reason, suspect_available, held, held_at_id AS held_at, listing_id, level.merchant_id,
-            listing.sku_id, listing.remote_variant_id, listing.inventory_item_id, place.id AS place_id, place.remote_id
+            listing.sku_id, listing.remote_variant_id, listing.inventory_item_id, listing.deleted_at, place.id AS place_id,
+            place.remote_id
         FROM channels_listinglevel level
         JOIN channels_listing listing ON listing.id = level.listing_id
         JOIN channels_storelocation place ON place.id = level.store_location_id
@@ -520,6 +566,7 @@ def _read_channels() -> tuple[dict[int, LevelRow], dict[uuid.UUID, BatchRow], di
     ):
         merchant, sku, variant, item = map(row.pop, ("merchant_id", "sku_id", "remote_variant_id", "inventory_item_id"))
         listing = ListingRow(row.pop("listing_id"), merchant, row["channel_id"], sku, variant, item)
+        listing.deleted_at = row.pop("deleted_at")
         place = LocationRow(row.pop("place_id"), row["channel_id"], row.pop("remote_id"), None, 1.0, (WAREHOUSE,))
         levels[row["id"]] = LevelRow(listing=listing, location=place, **row)
     columns = "id, channel_id, lease_token, next_attempt_at, created_at AS opened_at, sent_at, state"

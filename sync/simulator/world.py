@@ -27,8 +27,8 @@ from sync.residue import sums
 from sync.simulator import faults as swarm
 from sync.simulator.auditor import Auditor
 from sync.simulator.books import SimulatedBooks, WatchedBooks
-from sync.simulator.faults import Faults
-from sync.simulator.memory.rows import PushRow
+from sync.simulator.faults import Faults, Window
+from sync.simulator.memory.rows import ListingRow, PushRow
 from sync.simulator.scheduler import EPOCH, Killed, Scheduler, Task
 from sync.simulator.stores import Article, Order, OrderLine, Shelf, Store, Told
 from sync.simulator.wire import StoreConnector, Wire
@@ -60,6 +60,8 @@ COMMIT_SECONDS = 0.002
 AUDIT_LAG = timedelta(seconds=25)
 POLL_OVERLAP = timedelta(seconds=60)
 REAUTHORIZED_SECONDS = 20.0
+#: What staff could not save they save again.
+TRIED_AGAIN_SECONDS = 2.0
 POOLS = {"apply": 3, "push": 3, "check": 2}
 POLICIES = ("shared", "guard", "split")
 
@@ -166,6 +168,8 @@ class World:
         self._ids = 0
         self.shelves: dict[int, Shelf] = {}
         self._losses: list[Loss] = []
+        #: Writes that had not taken effect when a listing was mapped again, by their keys.
+        self._overtaken: set[str] = set()
         #: What we were told of each order, by its id.
         self._heard: dict[str, list[OrderState]] = defaultdict(list)
         self.stores: list[Store] = []
@@ -211,7 +215,7 @@ class World:
         errors = random.Random(f"{self.seed}:clocks")
         for number in range(setting.stores):
             articles = [
-                Article(f"v{number}-{sku}", f"i{number}-{sku}", recipe, sku > setting.skus)
+                Article(f"v{number}-{sku}", f"i{number}-{sku}", sku, recipe, sku > setting.skus)
                 for sku, recipe in recipes.items()
             ]
             store = Store(
@@ -335,6 +339,12 @@ class World:
         for window in self.drawn.refusals:
             at(start + window.start, "refused", self._set_refused, window.which, True)
             at(start + window.start + window.seconds, "taken again", self._set_refused, window.which, False)
+        for window in self.drawn.unmapped:
+            at(start + window.start, "unmapped", self._unmap, window)
+            at(start + window.start + window.seconds, "mapped again", self._map_again, window)
+        for window in self.drawn.variants_deleted:
+            at(start + window.start, "variant deleted", self._delete_variant, window)
+            at(start + window.start + window.seconds, "deletion known", self._know_deleted, window)
         if self.setting.faults != "none":
             for store in self.stores:
                 first = self.luck.uniform(0, RECONCILE_SECONDS)
@@ -417,11 +427,88 @@ class World:
         self.tell("by hand", store.number, lambda: f"{article.inventory_item_id} {change:+d}")
         where = (article.inventory_item_id, f"l{store.number}")
         level = self.books.level_of(store.channel_id, *where)
-        before = store.counters[where]
+        before = store.counters.get(where, 0)
         store.edit_by_hand(where, change)
-        if store.counters[where] < before:
-            now = self.clock()
-            self._losses.append(Loss(now, level.id, before - store.counters[where], article.recipe, level.open_push))
+        lost = before - store.counters.get(where, 0)
+        if lost > 0:
+            self._losses.append(Loss(self.clock(), level.id, lost, article.recipe, level.open_push))
+
+    def _listing_in(self, window: Window) -> tuple[Store, Article, ListingRow]:
+        """Which listing such a window is about."""
+        store = self.stores[window.which]
+        article = store.articles[int(window.start * 1000) % len(store.articles)]
+        level = self.books.level_of(store.channel_id, article.inventory_item_id, f"l{store.number}")
+        return store, article, level.listing
+
+    def _unmap(self, window: Window) -> None:
+        """Staff map a listing to no SKU; while that fails they try again."""
+        store, article, listing = self._listing_in(window)
+        if self.is_healed or listing.sku_id is None:
+            return
+        if self._configure(lambda: self.books.map_listing(listing.id, None)):
+            self.tell("unmapped", store.number, lambda: article.inventory_item_id)
+            store.unmap(article, self._unknown(store, article))
+        else:
+            self.scheduler.after(TRIED_AGAIN_SECONDS, "unmapped", self._unmap, window)
+
+    def _map_again(self, window: Window) -> None:
+        store, article, listing = self._listing_in(window)
+        if listing.sku_id is not None:
+            return
+        if self._configure(lambda: self.books.map_listing(listing.id, article.sku_id)):
+            self.tell("mapped again", store.number, lambda: article.inventory_item_id)
+            store.map_again(article)
+            effects = {key for other in self.stores for key in other.effects}
+            self._overtaken |= {
+                str(push.batch.id)
+                for push in self.books.pushes.values()
+                if push.state != "confirmed" and str(push.batch.id) not in effects
+            }
+            self.ring("publish", MERCHANT)
+            self.ring("apply", MERCHANT)
+        else:
+            self.scheduler.after(TRIED_AGAIN_SECONDS, "mapped again", self._map_again, window)
+
+    def _delete_variant(self, window: Window) -> None:
+        store, article, _ = self._listing_in(window)
+        self.tell("variant deleted", store.number, lambda: article.inventory_item_id)
+        store.delete_variant(article, self._unknown(store, article))
+
+    def _unknown(self, store: Store, article: Article) -> int:
+        """Units of an article that its store has sold, or lost by somebody's hand, and that are not booked yet."""
+        level = self.books.level_of(store.channel_id, article.inventory_item_id, f"l{store.number}")
+        unknown = sum(loss.units for loss in self._losses if loss.level_id == level.id)
+        for drift in self.books.drifts:
+            if drift.level_id == level.id and drift.action == "adopted":
+                unknown = max(0, unknown - max(0, drift.expected - drift.actual))
+        for order in (*store.orders.values(), *store.deleted.values()):
+            known = self.books.orders.get((store.channel_id, order.order_id), {})
+            for line in order.lines:
+                if line.article is article:
+                    row = known.get((store.channel_id, order.order_id, line.line_id))
+                    unknown += max(0, line.taken(order.refunds) - (row.applied.taken if row is not None else 0))
+        return unknown
+
+    def _know_deleted(self, window: Window) -> None:
+        """A message, or the daily reading of the catalogue, has told of it."""
+        store, article, listing = self._listing_in(window)
+        if listing.deleted_at is not None:
+            return
+        if self._configure(lambda: self.books.delete_listing(listing.id)):
+            self.tell("deletion known", store.number, lambda: article.inventory_item_id)
+            self.ring("publish", MERCHANT)
+        else:
+            self.scheduler.after(TRIED_AGAIN_SECONDS, "deletion known", self._know_deleted, window)
+
+    def _configure(self, change: Callable[[], object]) -> bool:
+        """Whether a change of the configuration was made: it takes the web server and the database."""
+        if self.hub_is_down:
+            return False
+        try:
+            change()
+        except OperationalError:
+            return False
+        return True
 
     def _heal(self) -> None:
         """Everything works from now on; what is under way still arrives."""
@@ -429,6 +516,10 @@ class World:
         self.faults = self.wire.faults = self.drawn.healed()
         self._set_database(False)
         self._set_hub(False)
+        for window in self.drawn.unmapped:
+            self._map_again(window)
+        for window in self.drawn.variants_deleted:
+            self._know_deleted(window)
         self.tell("healed", 0, lambda: "")
         self.passes = dict.fromkeys(self.connectors, 0)
 
@@ -470,10 +561,13 @@ class World:
                 units = loss.units if is_alike else units
             if self._looks_like_lowers(loss):
                 units = loss.units
+            if self.books.levels[loss.level_id].listing.deleted_at is not None:
+                units = loss.units  # nobody can read the level any more
             for sku, quantity in loss.recipe.items() if units else ():
                 hidden[sku] += units * quantity
         for level_id, line, units in self.untold():
-            if units > 0 and (line.article.is_bundle or self.auditor.is_in_doubt(level_id)):
+            is_gone = self.books.levels[level_id].listing.deleted_at is not None
+            if units > 0 and (line.article.is_bundle or is_gone or self.auditor.is_in_doubt(level_id)):
                 for sku, quantity in line.article.recipe.items():
                     hidden[sku] += units * quantity
         return hidden
@@ -504,6 +598,19 @@ class World:
         """Whether `split` promises that none of this SKU are oversold in this run."""
         drawn, ahead = self.drawn, self.setting.clock_ahead
         return not drawn.gains_by_hand and not drawn.stopped_long and not ahead and not self.hidden[sku]
+
+    def granted_twice(self, sku: int) -> int:
+        """Units of a SKU by which writes have raised counters after a listing was mapped again whose units they had given to
+        others.
+        """
+        if not self._overtaken:
+            return 0
+        late = self._overtaken & {key for store in self.stores for key in store.effects}
+        return sum(
+            self.recipes[push.level.listing.sku_id].get(sku, 0) * max(0, push.to_quantity - push.from_quantity)
+            for push in self.books.pushes.values()
+            if str(push.batch.id) in late and push.level.listing.sku_id is not None
+        )
 
     def _is_as_much_as(self, loss: Loss, writes: Sequence[int]) -> bool:
         """Whether the loss, alone or with others of its level, is as much as some of the writes: a reading cannot tell."""
@@ -626,6 +733,7 @@ class World:
         try:
             self.books.mind_clock()
             self.books.end_doubts()
+            self.books.take_up_placeable_lines()
         except OperationalError:
             return  # the next sweep is not far
         for what, key in self.books.open_work():

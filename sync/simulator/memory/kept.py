@@ -41,7 +41,7 @@ class BooksBroken(AssertionError):
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     row: tuple(column.name for column in fields(row))
-    for row in (ChannelRow, LevelRow, StockRow, ShortageRow, EventRow, BatchRow, PushRow)
+    for row in (ChannelRow, ListingRow, LevelRow, StockRow, ShortageRow, EventRow, BatchRow, PushRow)
 }
 _VALUES: dict[type, Callable[[Any], tuple[Any, ...]]] = {row: attrgetter(*names) for row, names in _FIELDS.items()}
 
@@ -168,6 +168,12 @@ class Kept:
         rows.append(row)
         if self._undo is not None:
             self._undo.append((rows.remove, row))
+
+    def _remove_from(self, rows: list[T], row: T) -> None:
+        place = rows.index(row)
+        del rows[place]
+        if self._undo is not None:
+            self._undo.append((rows.insert, place, row))
 
     def _id(self, table: str) -> int:
         return next(self._ids[table])

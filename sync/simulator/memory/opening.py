@@ -186,16 +186,6 @@ class OpeningMemory(StockMemory):
         self._divided = {}
         return listing.id
 
-    def map_listing(self, listing_id: int, sku_id: int | None) -> None:
-        """Make the listing another SKU's."""
-        listing = self.listings[listing_id]
-        if listing.sku_id is not None:
-            self._listings_of[listing.sku_id].remove(listing)
-        listing.sku_id = sku_id
-        if sku_id is not None:
-            self._listings_of[sku_id].append(listing)
-        self._divided = {}
-
     def add_level(
         self,
         listing_id: int,
