@@ -7,7 +7,7 @@ has come to rest (`audit_end`). The first violation ends the run; it is named af
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -214,18 +214,19 @@ class Auditor:
 
     # --- by the truth, at all times ---------------------------------------------------------------------------------
 
-    def offered_too_much(self, sku: int, excess: int) -> None:
-        """Stores offer more units than there are."""
-        if self.world.setting.policy != "split" or self.violations or not self.world.promises_about(sku):
+    def offered_too_much(self, place: tuple[int, int], excess: int) -> None:
+        """Stores offer more units of a SKU than there are at their site."""
+        if self.world.setting.policy != "split" or self.violations or not self.world.promises_about(place):
             return
-        shelf = self.world.shelves[sku]
-        if excess > shelf.tolerated + shelf.doubled + self.world.granted_twice(sku):
-            available = sum(row.available for row in self.world.books.stock.values() if row.sku_id == sku)
+        sku, site = place
+        shelf = self.world.shelves[place]
+        if excess > shelf.tolerated + shelf.doubled + self.world.granted_twice(place):
+            available = sum(row.available for row in self._stock_at(place))
             offers = [
                 f"{item} {units}"
                 for store in self.world.stores
                 for (item, _), units in store.counters.items()
-                if units and sku in store.by_item[item].recipe
+                if units and store.site == site and sku in store.by_item[item].recipe
             ]
             self.blame(
                 "split",
@@ -267,15 +268,63 @@ class Auditor:
 
     def _unpublished(self) -> str:
         """Units that no store offers although they are there: nothing would ever offer them."""
-        available: Counter[int] = Counter()
-        for row in self.world.books.stock.values():
-            available[row.sku_id] += row.available
+        return next(filter(None, map(self._unpublished_at, range(len(self.world.sites)))), "")
+
+    def _unpublished_at(self, site: int) -> str:
+        """Of the stores of one site."""
+        world = self.world
+        stores = {store.channel_id: store for store in world.stores if store.site == site}
+        available: dict[int, Counter[int]] = defaultdict(Counter)  # by warehouse and SKU
+        for row in world.books.stock.values():
+            if row.warehouse_id in world.sites[site]:
+                available[row.warehouse_id][row.sku_id] += row.available
+        levels = [
+            level
+            for level in world.books.levels.values()
+            if level.channel_id in stores and level.listing.deleted_at is None
+        ]
+        if len(world.sites[site]) > 1:
+            offers = [(level.listing.sku_id or 0, stores[level.channel_id], level.desired or 0) for level in levels]
+            return self._unpublished_among(offers, available)
         shown: dict[int, list[int]] = defaultdict(list)
-        for level in self.world.books.levels.values():
-            if level.listing.deleted_at is None:
-                shown[level.listing.sku_id or 0].append(level.desired or 0)
-        told = (self._unpublished_of(family, available, shown) for family in self.world.families)
+        for level in levels:
+            shown[level.listing.sku_id or 0].append(level.desired or 0)
+        [there] = available.values()
+        told = (self._unpublished_of(family, there, shown) for family in world.families)
         return next(filter(None, told), "")
+
+    def _unpublished_among(
+        self, offers: Sequence[tuple[int, Store, int]], available: Mapping[int, Mapping[int, int]]
+    ) -> str:
+        """Where stores draw on several warehouses: what is offered by each is `(SKU, store, units)`."""
+        setting, recipes = self.world.setting, self.world.recipes
+        for sku, store, units in offers:
+            most = _most(recipes[sku], store, available)
+            if setting.policy == "shared" and units != max(0, most - setting.buffer):
+                return f"SKU {sku}: {most} available to store {store.number}, which should show {units}"
+            if units > max(0, most - setting.buffer):
+                return f"SKU {sku}: {most} available to store {store.number}, which should show {units}"
+        if setting.policy == "shared" or setting.buffer or setting.bundles:
+            return ""  # of bundles nobody tells from which warehouse they are promised
+        for sku in recipes:
+            drawn = {frozenset(store.warehouses) for other, store, _ in offers if other == sku}
+            left = {
+                union: sum(available[warehouse][sku] for warehouse in union)
+                - sum(units for other, store, units in offers if other == sku and union.issuperset(store.warehouses))
+                for union in _unions(drawn)
+            }
+            if setting.policy == "guard" and min(left.values(), default=0) < 0:
+                continue  # some of it is shared
+            for store in (store for other, store, _ in offers if other == sku):
+                if all(units > 0 for union, units in left.items() if union.issuperset(store.warehouses)):
+                    return f"SKU {sku}: store {store.number} could offer one more, nobody does; {left} left"
+        return ""
+
+    def _stock_at(self, place: tuple[int, int]) -> list[StockRow]:
+        """The stock levels of a SKU at a site."""
+        sku, site = place
+        warehouses = self.world.sites[site]
+        return [row for row in self.world.books.stock.values() if row.sku_id == sku and row.warehouse_id in warehouses]
 
     def _unpublished_of(self, family: Collection[int], available: Counter[int], shown: dict[int, list[int]]) -> str:
         """Of SKUs that share components."""
@@ -347,18 +396,20 @@ class Auditor:
 
     def _pool(self) -> None:
         """What the books say is available is what is on the shelf; sold beyond it is declared."""
-        world, books = self.world, self.world.books
-        late = self._late_writes()
+        world, late = self.world, self._late_writes()
         by_hand = any(store.edited for store in world.stores) or bool(world.untold())
         masked = world.hidden
         mistaken = self._mistaken(late)
-        for sku, shelf in world.shelves.items():
-            available = sum(row.available for row in books.stock.values() if row.sku_id == sku)
+        for place, shelf in world.shelves.items():
+            sku, _ = place
+            available = sum(row.available for row in self._stock_at(place))
             # A unit taken out by hand just after a late raise leaves the number that was expected: no reading shows it.
             raised = sum(
-                push.to_quantity - push.from_quantity for push in late if by_hand and push.level.listing.sku_id == sku
+                push.to_quantity - push.from_quantity
+                for push in late
+                if by_hand and world.place_of(push.level.listing.sku_id or 0, push.level.id) == place
             )
-            most, least = shelf.left + max(0, raised) + masked[sku], shelf.left - mistaken[sku]
+            most, least = shelf.left + max(0, raised) + masked[place], shelf.left - mistaken[place]
             if not least <= available <= most and not world.setting.clock_ahead:
                 self.blame(
                     "pool",
@@ -368,34 +419,36 @@ class Auditor:
         if undeclared:
             self.blame("undeclared", f"{undeclared} units were sold beyond stock without a shortage")
         if world.setting.policy == "split":
-            for sku, shelf in world.shelves.items():
-                if shelf.oversold > shelf.excused + world.granted_twice(sku) and world.promises_about(sku):
-                    self.blame("split", f"SKU {sku}: {shelf.oversold} units were sold beyond stock")
+            for place, shelf in world.shelves.items():
+                if shelf.oversold > shelf.excused + world.granted_twice(place) and world.promises_about(place):
+                    self.blame("split", f"SKU {place[0]}: {shelf.oversold} units were sold beyond stock")
 
-    def _mistaken(self, late: list[PushRow]) -> Counter[int]:
-        """By SKU, units that the books may miss although they are there: lowers that came true after they were given up and
-        were taken for losses by hand, and gains by hand, which are overwritten. Whoever deletes an order before it is told of
-        makes both.
+    def _mistaken(self, late: list[PushRow]) -> Counter[tuple[int, int]]:
+        """By SKU and site, units that the books may miss although they are there: lowers that came true after they were given
+        up and were taken for losses by hand, and gains by hand, which are overwritten. Whoever deletes an order before it is
+        told of makes both.
         """
         world = self.world
-        mistaken: Counter[int] = Counter()
+        mistaken: Counter[tuple[int, int]] = Counter()
         for push in late:
-            mistaken[push.level.listing.sku_id or 0] += max(0, push.from_quantity - push.to_quantity)
+            place = world.place_of(push.level.listing.sku_id or 0, push.level.id)
+            mistaken[place] += max(0, push.from_quantity - push.to_quantity)
         for drift in world.books.drifts:
             if drift.is_ambiguous and drift.action == "adopted":
-                mistaken[world.books.levels[drift.level_id].listing.sku_id or 0] += drift.expected - drift.actual
+                place = world.place_of(world.books.levels[drift.level_id].listing.sku_id or 0, drift.level_id)
+                mistaken[place] += drift.expected - drift.actual
         for store, item, location, units in self._moved_by_deleted():
             level = world.books.level_of(store.channel_id, item, location)
             found = sum(
                 abs(drift.actual - drift.expected) for drift in world.books.drifts if drift.level_id == level.id
             )
             for sku, quantity in store.by_item[item].recipe.items():
-                mistaken[sku] += quantity * min(units, found)
+                mistaken[sku, store.site] += quantity * min(units, found)
         if world.drawn.gains_by_hand:
             for store in world.stores:
                 for (item, _), change in store.edited.items():
                     for sku, units in store.by_item[item].recipe.items():
-                        mistaken[sku] += units * max(0, change)
+                        mistaken[sku, store.site] += units * max(0, change)
         return mistaken
 
     def _moved_by_deleted(self) -> Iterator[tuple[Store, str, str, int]]:
@@ -410,15 +463,15 @@ class Auditor:
 
     def undeclared_units(self) -> int:
         """Units sold beyond stock of which no shortage tells."""
-        books, hidden = self.world.books, self.world.hidden
+        hidden = self.world.hidden
         undeclared = 0
-        for sku, shelf in self.world.shelves.items():
-            shortages = [shortage for row in books.stock.values() if row.sku_id == sku for shortage in row.shortages]
+        for place, shelf in self.world.shelves.items():
+            shortages = [shortage for row in self._stock_at(place) for shortage in row.shortages]
             still_open = sum(shortage.quantity - shortage.covered for shortage in shortages)
             declared = sum(shortage.quantity for shortage in shortages)
             lacking = max(0, -shelf.left)
             undeclared += max(
-                0, lacking - still_open - hidden[sku], shelf.oversold - shelf.repaid - declared - hidden[sku]
+                0, lacking - still_open - hidden[place], shelf.oversold - shelf.repaid - declared - hidden[place]
             )
         return undeclared
 
@@ -519,6 +572,23 @@ class Auditor:
             and (push.batch.opened_at <= drift.found_at or self.world.drawn.clock_jumps)
             for push in self.world.books.pushes.values()
         )
+
+
+def _most(recipe: Mapping[int, int], store: Store, available: Mapping[int, Mapping[int, int]]) -> int:
+    """How many a store could sell of something, if no other sold any: made in one warehouse each, and not beyond the sum."""
+    there = [available[warehouse] for warehouse in store.warehouses]
+    together = min(max(0, sum(units[sku] for units in there)) // each for sku, each in recipe.items())
+    if sum(recipe.values()) == 1:
+        return together
+    return min(together, sum(min(max(0, units[sku]) // each for sku, each in recipe.items()) for units in there))
+
+
+def _unions(sets: Iterable[frozenset[int]]) -> set[frozenset[int]]:
+    """The sets and whatever they make together."""
+    unions: set[frozenset[int]] = set()
+    for one in sets:
+        unions |= {one, *(one | other for other in unions)}
+    return unions
 
 
 def _is_doubtful(push: PushRow) -> bool:

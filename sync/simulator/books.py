@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channels import protocol
 from locations.publishing import Rule
+from locations.routing import Routing
 from sync.decide import LineKey, Verdict
 from sync.ports import Batch, Books, ChannelRef, Claimed, DriftFound, Due, OrderKey, Reached
 from sync.simulator.memory import MemoryBooks
 from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
 from sync.simulator.scheduler import EPOCH
-from sync.simulator.stores import Shelf, Store, Told
+from sync.simulator.stores import Store, Told
 
 if TYPE_CHECKING:
     from sync.simulator.world import Setting, World
 
-WAREHOUSE = 1
 GROUP = 1
 #: PostgreSQL writes what waits for nobody to the disk this often (wal_writer_delay, at most three of them).
 FLUSH_SECONDS = 0.6
@@ -60,11 +60,12 @@ class SimulatedBooks(Books, Protocol):
     def open(
         self,
         setting: Setting,
-        shelves: Mapping[int, Shelf],
+        stock: Mapping[tuple[int, int], int],
         recipes: Mapping[int, Mapping[int, int]],
         stores: Sequence[Store],
+        routing: Routing,
     ) -> None:
-        """Fill in the merchant's configuration and the opening stock, and have every SKU published."""
+        """Fill in the merchant's configuration and the opening stock, by SKU and warehouse; have every SKU published."""
         ...
 
     def open_work(self) -> Iterable[tuple[str, int]]:
@@ -116,33 +117,43 @@ class WatchedBooks(MemoryBooks):
     def open(
         self,
         setting: Setting,
-        shelves: Mapping[int, Shelf],
+        stock: Mapping[tuple[int, int], int],
         recipes: Mapping[int, Mapping[int, int]],
         stores: Sequence[Store],
+        routing: Routing,
     ) -> None:
         """Fill in the merchant's configuration and the opening stock."""
         merchant = self.add_merchant(id=1)
-        self.add_warehouse(merchant, id=WAREHOUSE)
+        warehouses = sorted({warehouse for _, warehouse in stock})
+        for warehouse in warehouses:
+            self.add_warehouse(merchant, id=warehouse)
         self.add_group(
-            merchant, id=GROUP, policy=setting.policy, guard_units=setting.guard_units, warehouses=[WAREHOUSE]
+            merchant,
+            id=GROUP,
+            policy=setting.policy,
+            guard_units=setting.guard_units,
+            warehouses=warehouses,
+            routing=routing,
         )
         for sku in recipes:
             self.add_sku(merchant, id=sku, code=f"SKU-{sku}")
         for sku, recipe in recipes.items():
-            if sku not in shelves:
+            if sku not in recipe:
                 for component, units in recipe.items():
                     self.add_bom_line(sku, component, units)
         for store in stores:
             self.add_channel(merchant, id=store.channel_id, kind="simulated", orders_counted_from=EPOCH)
             if setting.buffer:
                 self.add_rule(store.channel_id, Rule(buffer_units=setting.buffer))
-            location = self.add_location(store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE])
+            location = self.add_location(
+                store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=store.warehouses
+            )
             for sku, article in zip(recipes, store.articles, strict=True):
                 listing = self.add_listing(
                     store.channel_id, sku, article.variant_id, article.inventory_item_id, remote_sku=article.code
                 )
                 self.add_level(listing, location, base=0, desired=0)
-        self.open_stock(merchant, {(sku, WAREHOUSE): shelf.initial for sku, shelf in shelves.items()}, self._now())
+        self.open_stock(merchant, stock, self._now())
         self.mark_all()
 
     def mark_all(self) -> None:

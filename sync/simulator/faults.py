@@ -79,6 +79,8 @@ class Faults:
     refusals: tuple[Window, ...] = ()  # a store takes no write of one of its articles
     unmapped: tuple[Window, ...] = ()  # a listing of a store is mapped to no SKU
     variants_deleted: tuple[Window, ...] = ()  # a store deletes an article; after the window we know it
+    #: In so many warehouses the stock is, and from one or more of them each store sells.
+    warehouses: int = 1
     # people
     cancelled: float = 0.0  # of orders
     deleted: float = 0.0  # of cancelled ones
@@ -190,6 +192,7 @@ class Swarm:
             deleted=rate(1.0),
             unmapped=self._several(2, lambda: rng.uniform(5, 120)),
             variants_deleted=self._several(2, lambda: rng.uniform(0.2, 60)),
+            warehouses=rng.choice((2, 3)) if rng.random() < 0.35 * self.scale else 1,
         )
         return replace(faults, gains_by_hand=rng.randrange(1, 4)) if gains_by_hand else faults
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from channels.protocol import PolledOrder, QuantityChange, RowOutcome, WriteResult
 from inventory.ledger import Entry, OpenShortage
+from locations import publishing
 from locations.publishing import Numbers
 from sync import check, decide, publish, register
 from sync.decide import Level, Line
@@ -206,6 +207,14 @@ def _miss_a_component(recipe: Any) -> Any:
     return shortened
 
 
+def _route_no_remainder(route: Any) -> Any:
+    def route_what_is_there(units: int, warehouses: Sequence[int], available: Mapping[int, int]) -> dict[int, int]:
+        there = sum(max(0, available.get(warehouse, 0)) for warehouse in warehouses)
+        return dict(route(min(units, there), warehouses, available)) if there else {}
+
+    return route_what_is_there
+
+
 def _declare_nothing(_: Any) -> Any:
     def make_no_shortage(self: WatchedBooks, made: OpenShortage, now: datetime) -> None:
         del self, made, now
@@ -275,6 +284,10 @@ def _audit_at_once(_: Any) -> Any:
 
 def _divide_nothing(_: Any) -> Any:
     return lambda shelves, group: {}
+
+
+def _bound_each_alone(_: Any) -> Any:
+    return lambda sets: list(dict.fromkeys(sets))
 
 
 def _show_nothing(numbers: Any) -> Any:
@@ -396,6 +409,7 @@ def _no_overlap(_: Any) -> Any:
 BUSY = (Setting(policy="shared", stores=2), Setting(policy="split", stores=2))
 GUARDED = (Setting(policy="guard", guard_units=10),)
 EVERY_POLICY = tuple(Setting(policy=policy) for policy in POLICIES)
+SCATTERED = (Setting(policy="split", warehouses=3), Setting(policy="shared", warehouses=3))
 BUNDLED = (Setting(policy="shared", bundles=2), Setting(policy="split", bundles=2))
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -414,6 +428,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ((WatchedBooks, "_take_up", _take_up_nothing), (WatchedBooks, "take_up_placeable_lines", _take_up_nothing)),
     ),
     Mutant("leave a component out of a bundle", ((decide, "_recipe", _miss_a_component),), BUNDLED),
+    Mutant("book no more of a sale than there is", ((decide, "route", _route_no_remainder),), SCATTERED),
     Mutant("write no shortages", ((WatchedBooks, "_make_shortage", _declare_nothing),)),
     Mutant("book what level webhooks show", ((WatchedBooks, "write_level_changes", _believe_webhooks),)),
     Mutant("forget that own orders move the counter", ((WatchedBooks, "write_order_effects", _forget_own_orders),)),
@@ -422,8 +437,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("take three times what is missing out of the pool", ((check, "judge", _lose_thrice),)),
     Mutant("call every difference ambiguous", ((check, "judge", _doubt_everything),)),
     Mutant("divide nothing under guard", ((publish, "_thresholds", _divide_nothing),), GUARDED),
+    Mutant(
+        "bound no union of warehouses",
+        ((publishing, "_unions", _bound_each_alone),),
+        (Setting(policy="split", warehouses=3, stores=3),),
+    ),
     Mutant("offer nothing", ((publish, "numbers", _show_nothing),), EVERY_POLICY),
     Mutant("keep a unit back", ((publish, "numbers", _keep_one_back),), EVERY_POLICY),
+    Mutant("keep a unit back in one of several warehouses", ((publish, "numbers", _keep_one_back),), SCATTERED),
     Mutant("write without compare-and-set", ((Store, "write", _overwrite),)),
     Mutant("take a new key for a repeated write", ((WatchedBooks, "claim_repeat", _new_key_each_time),)),
     Mutant("take stale for done", ((StoreConnector, "write_quantities", _take_stale_for_done),)),

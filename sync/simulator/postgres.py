@@ -37,13 +37,14 @@ from inventory.models import BomLine, Sku, SkuKind, Warehouse
 from inventory.stock import on_change, open_stock
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule
 from locations.models import Mapping as Cell
+from locations.routing import Routing
 from merchants.models import Merchant
 from sync import invariants
 from sync.decide import Envelope, LineKey, Taken
 from sync.ports import ChannelRef, DriftFound, OrderKey, Reached
 from sync.register import Effect, Register
 from sync.simulator.auditor import Auditor
-from sync.simulator.books import GROUP, WAREHOUSE
+from sync.simulator.books import GROUP
 from sync.simulator.memory.rows import (
     BatchRow,
     EventRow,
@@ -57,7 +58,7 @@ from sync.simulator.memory.rows import (
 )
 from sync.simulator.run import Result, Summary, run_many
 from sync.simulator.scheduler import EPOCH, Scheduler
-from sync.simulator.stores import Shelf, Store, Told
+from sync.simulator.stores import Store, Told
 from sync.simulator.world import MERCHANT, Setting, World
 from sync.sweep import sweep, take_up_placeable_lines
 from sync.tables import Tables, propagation, upkeep
@@ -277,20 +278,17 @@ class TableBooks(Tables):
     def open(
         self,
         setting: Setting,
-        shelves: Mapping[int, Shelf],
+        stock: Mapping[tuple[int, int], int],
         recipes: Mapping[int, Mapping[int, int]],
         stores: Sequence[Store],
+        routing: Routing,
     ) -> None:
         """The merchant's configuration and opening stock, in an empty database and on a connection without a past."""
         self.crash()
         self._set_clock()
         sql.execute("TRUNCATE merchants_merchant RESTART IDENTITY CASCADE")
-        _configure(setting, shelves, recipes, stores)
-        open_stock(
-            merchant_id=MERCHANT,
-            quantities={(sku, WAREHOUSE): shelf.initial for sku, shelf in shelves.items()},
-            now=self._world.clock(),
-        )
+        _configure(setting, sorted({warehouse for _, warehouse in stock}), recipes, stores, routing)
+        open_stock(merchant_id=MERCHANT, quantities=stock, now=self._world.clock())
         now = self._world.clock()
         self.mark_dirty(MERCHANT, {sku: (uuid.UUID(int=sku), now) for sku in recipes})
 
@@ -458,21 +456,28 @@ def delete_listing(listing_id: int, now: datetime, correlation_id: uuid.UUID) ->
 
 
 def _configure(
-    setting: Setting, shelves: Mapping[int, Shelf], recipes: Mapping[int, Mapping[int, int]], stores: Sequence[Store]
+    setting: Setting,
+    warehouses: Sequence[int],
+    recipes: Mapping[int, Mapping[int, int]],
+    stores: Sequence[Store],
+    routing: Routing,
 ) -> None:
-    """One merchant with one warehouse and one group of all stores; every number as the other tier has it."""
+    """One merchant with one group of all warehouses and stores; every number as the other tier has it."""
     mine = {"merchant": Merchant.objects.create(pk=MERCHANT, name="Alder", slug="alder")}
-    Warehouse.objects.create(pk=WAREHOUSE, code="MAIN", name="Main", **mine)
-    LocationGroup.objects.create(pk=GROUP, name="All", policy=setting.policy, guard_units=setting.guard_units, **mine)
-    GroupWarehouse.objects.create(group_id=GROUP, warehouse_id=WAREHOUSE, **mine)
+    LocationGroup.objects.create(
+        pk=GROUP, name="All", policy=setting.policy, guard_units=setting.guard_units, routing=routing, **mine
+    )
+    for warehouse in warehouses:
+        Warehouse.objects.create(pk=warehouse, code=f"W{warehouse}", name=f"Warehouse {warehouse}", **mine)
+        GroupWarehouse.objects.create(group_id=GROUP, warehouse_id=warehouse, **mine)
     Sku.objects.bulk_create(
-        Sku(pk=sku, code=f"SKU-{sku}", kind=SkuKind.STOCKED if sku in shelves else SkuKind.BUNDLE, **mine)
-        for sku in recipes
+        Sku(pk=sku, code=f"SKU-{sku}", kind=SkuKind.STOCKED if sku in recipe else SkuKind.BUNDLE, **mine)
+        for sku, recipe in recipes.items()
     )
     BomLine.objects.bulk_create(
         BomLine(bundle_id=sku, component_id=component, quantity=units, **mine)
         for sku, recipe in recipes.items()
-        if sku not in shelves
+        if sku not in recipe
         for component, units in recipe.items()
     )
     for store in stores:
@@ -492,7 +497,8 @@ def _configure(
             pk=store.channel_id, channel=channel, remote_id=f"l{store.number}", name="Here", **mine
         )
         GroupLocation.objects.create(group_id=GROUP, store_location=place, **mine)
-        Cell.objects.create(group_id=GROUP, store_location=place, warehouse_id=WAREHOUSE, **mine)
+        for priority, warehouse in enumerate(store.warehouses, 1):
+            Cell.objects.create(group_id=GROUP, store_location=place, warehouse_id=warehouse, priority=priority, **mine)
         listings = Listing.objects.bulk_create(
             Listing(
                 channel=channel,
@@ -567,7 +573,7 @@ def _read_channels() -> tuple[dict[int, LevelRow], dict[uuid.UUID, BatchRow], di
         merchant, sku, variant, item = map(row.pop, ("merchant_id", "sku_id", "remote_variant_id", "inventory_item_id"))
         listing = ListingRow(row.pop("listing_id"), merchant, row["channel_id"], sku, variant, item)
         listing.deleted_at = row.pop("deleted_at")
-        place = LocationRow(row.pop("place_id"), row["channel_id"], row.pop("remote_id"), None, 1.0, (WAREHOUSE,))
+        place = LocationRow(row.pop("place_id"), row["channel_id"], row.pop("remote_id"), None, 1.0, ())
         levels[row["id"]] = LevelRow(listing=listing, location=place, **row)
     columns = "id, channel_id, lease_token, next_attempt_at, created_at AS opened_at, sent_at, state"
     batches = {row["id"]: BatchRow(**row) for row in _rows(f"SELECT {columns} FROM channels_pushbatch ORDER BY id")}

@@ -57,7 +57,7 @@ class Told(bytes):
 
 @dataclass(slots=True)
 class Shelf:
-    """The truth about one stocked SKU, over all stores."""
+    """The truth about one stocked SKU in warehouses that hang together, over all stores that draw on them."""
 
     initial: int
     #: Units there and not sold; below zero where units were sold that nobody has.
@@ -182,6 +182,9 @@ class Store:
     remembers: float = 86_400.0
     orders_per_page: int = 50
     tells_location: bool = True
+    #: The warehouses it sells from, by priority, and which of those that hang together they are.
+    warehouses: tuple[int, ...] = (1,)
+    site: int = 0
 
     counters: dict[Where, int] = field(default_factory=dict)
     changed_at: dict[Where, datetime] = field(default_factory=dict)

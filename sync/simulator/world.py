@@ -11,16 +11,18 @@ from __future__ import annotations
 import random
 import uuid
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import ClassVar
 
 from django.db import OperationalError
 
 from channels import protocol
 from channels.protocol import OrderState, Restock
+from locations.routing import Routing
 from sync import apply, check, outage, publish, push, reconcile
 from sync.ports import ChannelRef, Engine
 from sync.residue import sums
@@ -34,6 +36,8 @@ from sync.simulator.stores import Article, Order, OrderLine, Shelf, Store, Told
 from sync.simulator.wire import StoreConnector, Wire
 from synctec.lib import failpoints, ids
 from synctec.lib.clock import READ_AGAIN_SECONDS
+
+Where = tuple[int, int]  # SKU, and a warehouse or a site
 
 KIND = "simulated"
 MERCHANT = 1
@@ -80,6 +84,8 @@ class Setting:
     guard_units: int | None = None
     #: Units that every channel keeps back.
     buffer: int = 0
+    #: None: one, and with faults as the seed draws it.
+    warehouses: int | None = None
     #: Outside the promise: a merchant raises counters by hand; processes sleep longer than a request can be valid; the
     #: database's clock is set ahead.
     gains_by_hand: bool = False
@@ -166,7 +172,9 @@ class World:
         self.holders: dict[str, tuple[int, float]] = {}
         self._tokens = 0
         self._ids = 0
-        self.shelves: dict[int, Shelf] = {}
+        #: Warehouses that hang together by the stores that draw on them; and by SKU and place among these, what is there.
+        self.sites: list[frozenset[int]] = []
+        self.shelves: dict[Where, Shelf] = {}
         self._losses: list[Loss] = []
         #: Writes that had not taken effect when a listing was mapped again, by their keys.
         self._overtaken: set[str] = set()
@@ -203,12 +211,21 @@ class World:
     def _fill(self) -> None:
         """Stock, stores and the books about them."""
         setting = self.setting
-        units = max(1, setting.shoppers // (2 * setting.skus))
-        for sku in range(1, setting.skus + 1):
-            self.shelves[sku] = Shelf(initial=units, left=units)
-        recipes = {sku: {sku: 1} for sku in self.shelves}
+        places = random.Random(f"{self.seed}:places")
+        warehouses = setting.warehouses or self.drawn.warehouses
+        matrix = _matrix(setting.stores, warehouses, places)
+        routing = places.choice(list(Routing)) if warehouses > 1 else Routing.PRIORITY
+        self.sites = _sites(matrix)
+        stock = _stock(setting, warehouses, places)
+        for (sku, warehouse), units in stock.items():
+            site = next(number for number, site in enumerate(self.sites) if warehouse in site)
+            shelf = self.shelves.setdefault((sku, site), Shelf(0, 0))
+            shelf.initial += units
+            shelf.left += units
+        skus = list(range(1, setting.skus + 1))
+        recipes = {sku: {sku: 1} for sku in skus}
         for place in range(setting.bundles):
-            parts = self.people.sample(list(self.shelves), min(len(self.shelves), self.people.randint(1, 2)))
+            parts = self.people.sample(skus, min(len(skus), self.people.randint(1, 2)))
             recipes[setting.skus + 1 + place] = {sku: self.people.randint(1, 2) for sku in sorted(parts)}
         self.recipes = recipes
         self.families = _families(recipes)
@@ -218,16 +235,19 @@ class World:
                 Article(f"v{number}-{sku}", f"i{number}-{sku}", sku, recipe, sku > setting.skus)
                 for sku, recipe in recipes.items()
             ]
+            site = next(place for place, site in enumerate(self.sites) if matrix[number][0] in site)
             store = Store(
                 number=number,
                 channel_id=number + 1,
-                shelves=self.shelves,
+                shelves={sku: shelf for (sku, where), shelf in self.shelves.items() if where == site},
+                warehouses=matrix[number],
+                site=site,
                 articles=articles,
                 clock=self._clock,
                 epoch=EPOCH,
                 send=self.wire.send,
                 index_lag=self._index_lag,
-                offers_too_much=self._offers_too_much,
+                offers_too_much=partial(self._offers_too_much, site),
                 tell=self._counter_teller(number),
                 clock_error=errors.uniform(-1, 1) * self.drawn.store_clock_error,
                 keeps_refusals=self.drawn.keeps_refusals,
@@ -241,7 +261,7 @@ class World:
             self.stores.append(store)
             self.connectors[store.channel_id] = StoreConnector(self.wire, store, self.step)
             self.refs[store.channel_id] = ChannelRef(store.channel_id, MERCHANT, KIND)
-        self.books.open(setting, self.shelves, recipes, self.stores)
+        self.books.open(setting, stock, recipes, self.stores, routing)
 
     def _clock(self) -> float:
         return self.scheduler.time
@@ -268,8 +288,8 @@ class World:
             return None
         return lambda says: self.tell("counter", number, lambda: says)
 
-    def _offers_too_much(self, sku: int, excess: int) -> None:
-        self.auditor.offered_too_much(sku, excess)
+    def _offers_too_much(self, site: int, sku: int, excess: int) -> None:
+        self.auditor.offered_too_much((sku, site), excess)
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -545,13 +565,17 @@ class World:
         if self.auditor.is_clean:
             self.auditor.blame("convergence", self.unrest or "never at rest")
 
+    def place_of(self, sku: int, level_id: int) -> Where:
+        """Where the units of a SKU are that a listing level sells."""
+        return sku, self.stores[self.books.levels[level_id].channel_id - 1].site
+
     @property
-    def hidden(self) -> Counter[int]:
-        """By SKU, units taken out by hand that no reading shows: under a write of the same size whose outcome nobody ever
-        told, or that was refused the second time, or where a raise took effect after its store had refused it. And units of
-        deleted orders that nobody told us of: of a bundle, which has no stock to take a loss from, or under such a write.
+    def hidden(self) -> Counter[Where]:
+        """By SKU and site, units taken out by hand that no reading shows: under a write of the same size whose outcome nobody
+        ever told, or that was refused the second time, or where a raise took effect after its store had refused it. And units
+        of deleted orders that nobody told us of: of a bundle, which has no stock to take a loss from, or under such a write.
         """
-        hidden: Counter[int] = Counter()
+        hidden: Counter[Where] = Counter()
         late = self.auditor.late_raises() if self._losses else Counter()
         for loss in self._losses:
             units = min(loss.units, late[loss.level_id])
@@ -564,12 +588,12 @@ class World:
             if self.books.levels[loss.level_id].listing.deleted_at is not None:
                 units = loss.units  # nobody can read the level any more
             for sku, quantity in loss.recipe.items() if units else ():
-                hidden[sku] += units * quantity
+                hidden[self.place_of(sku, loss.level_id)] += units * quantity
         for level_id, line, units in self.untold():
             is_gone = self.books.levels[level_id].listing.deleted_at is not None
             if units > 0 and (line.article.is_bundle or is_gone or self.auditor.is_in_doubt(level_id)):
                 for sku, quantity in line.article.recipe.items():
-                    hidden[sku] += units * quantity
+                    hidden[self.place_of(sku, level_id)] += units * quantity
         return hidden
 
     def untold(self) -> list[tuple[int, OrderLine, int]]:
@@ -594,18 +618,19 @@ class World:
         truth = store.state(order)
         return bool(newest) and all(replace(state, read_at=None) == truth for state in newest)
 
-    def promises_about(self, sku: int) -> bool:
-        """Whether `split` promises that none of this SKU are oversold in this run."""
+    def promises_about(self, place: Where) -> bool:
+        """Whether `split` promises that none of a SKU are oversold at a site in this run."""
         drawn, ahead = self.drawn, self.setting.clock_ahead
-        return not drawn.gains_by_hand and not drawn.stopped_long and not ahead and not self.hidden[sku]
+        return not drawn.gains_by_hand and not drawn.stopped_long and not ahead and not self.hidden[place]
 
-    def granted_twice(self, sku: int) -> int:
-        """Units of a SKU by which writes have raised counters after a listing was mapped again whose units they had given to
-        others.
+    def granted_twice(self, place: Where) -> int:
+        """Units of a SKU at a site by which writes raised counters after a listing was mapped again, whose units they had
+        given to others.
         """
         if not self._overtaken:
             return 0
-        late = self._overtaken & {key for store in self.stores for key in store.effects}
+        sku, site = place
+        late = self._overtaken & {key for store in self.stores if store.site == site for key in store.effects}
         return sum(
             self.recipes[push.level.listing.sku_id].get(sku, 0) * max(0, push.to_quantity - push.from_quantity)
             for push in self.books.pushes.values()
@@ -952,6 +977,34 @@ class World:
         if self.story is not None:
             task = self.scheduler.running
             self.story.append(f"{self.scheduler.time:9.3f} {task.name if task else '-':8} {label} {value} {what()}")
+
+
+def _matrix(stores: int, warehouses: int, rng: random.Random) -> list[tuple[int, ...]]:
+    """By store, the warehouses that it sells from, by priority. Each is some store's."""
+    matrix = [tuple(rng.sample(range(1, warehouses + 1), rng.randint(1, warehouses))) for _ in range(stores)]
+    forgotten = set(range(1, warehouses + 1)).difference(*matrix)
+    return [matrix[0] + tuple(sorted(forgotten)), *matrix[1:]]
+
+
+def _sites(matrix: Iterable[tuple[int, ...]]) -> list[frozenset[int]]:
+    """Warehouses that hang together by the stores that draw on them."""
+    sites: list[frozenset[int]] = []
+    for warehouses in matrix:
+        near = [site for site in sites if not site.isdisjoint(warehouses)]
+        sites = [site for site in sites if site not in near]
+        sites.append(frozenset(warehouses).union(*near))
+    return sites
+
+
+def _stock(setting: Setting, warehouses: int, rng: random.Random) -> dict[Where, int]:
+    """Units by SKU and warehouse."""
+    units = max(1, setting.shoppers // (2 * setting.skus))
+    stock: dict[Where, int] = {}
+    for sku in range(1, setting.skus + 1):
+        weights = [rng.uniform(0.1, 1) for _ in range(warehouses)]
+        found = Counter(rng.choices(range(1, warehouses + 1), weights, k=units))
+        stock |= {(sku, warehouse): found[warehouse] for warehouse in range(1, warehouses + 1)}
+    return stock
 
 
 def _families(recipes: Mapping[int, Mapping[int, int]]) -> list[set[int]]:

@@ -204,7 +204,7 @@ class TestListings:
         assert shown(world, 1)[0] == 5 == mine + 2
 
         world._map_again(self.window)
-        shelf = world.shelves[1]
+        shelf = world.shelves[1, 0]
         assert (shelf.excess, shelf.doubled) == (mine, mine)
         world.rest()
 
