@@ -176,8 +176,10 @@ class World:
         self.sites: list[frozenset[int]] = []
         self.shelves: dict[Where, Shelf] = {}
         self._losses: list[Loss] = []
-        #: Writes that had not taken effect when a listing was mapped again, by their keys.
-        self._overtaken: set[str] = set()
+        #: Writes of its SKU that had not taken effect when a listing was mapped again; and raises that were to be written
+        #: then: by listing level to what, and behind which push.
+        self._overtaken: set[int] = set()
+        self._still_wished: dict[int, tuple[int, int]] = {}
         #: What we were told of each order, by its id.
         self._heard: dict[str, list[OrderState]] = defaultdict(list)
         self.stores: list[Store] = []
@@ -478,16 +480,26 @@ class World:
         if self._configure(lambda: self.books.map_listing(listing.id, article.sku_id)):
             self.tell("mapped again", store.number, lambda: article.inventory_item_id)
             store.map_again(article)
-            effects = {key for other in self.stores for key in other.effects}
-            self._overtaken |= {
-                str(push.batch.id)
-                for push in self.books.pushes.values()
-                if push.state != "confirmed" and str(push.batch.id) not in effects
-            }
+            self._note_overtaken(article)
             self.ring("publish", MERCHANT)
             self.ring("apply", MERCHANT)
         else:
             self.scheduler.after(TRIED_AGAIN_SECONDS, "mapped again", self._map_again, window)
+
+    def _note_overtaken(self, article: Article) -> None:
+        effects = {key for store in self.stores for key in store.effects}
+        newest = max(self.books.pushes, default=0)
+        related = {sku for sku, recipe in self.recipes.items() if recipe.keys() & article.recipe.keys()}
+        self._overtaken |= {
+            write.id
+            for write in self.books.pushes.values()
+            if write.level.listing.sku_id in related
+            and write.state != "confirmed"
+            and str(write.batch.id) not in effects
+        }
+        for level in self.books.levels.values():
+            if level.listing.sku_id in related and level.desired is not None and level.desired > level.reported:
+                self._still_wished[level.id] = level.desired, newest
 
     def _delete_variant(self, window: Window) -> None:
         store, article, _ = self._listing_in(window)
@@ -627,15 +639,17 @@ class World:
         """Units of a SKU at a site by which writes raised counters after a listing was mapped again, whose units they had
         given to others.
         """
-        if not self._overtaken:
-            return 0
         sku, site = place
-        late = self._overtaken & {key for store in self.stores if store.site == site for key in store.effects}
+        done = {key for store in self.stores if store.site == site for key in store.effects}
         return sum(
             self.recipes[push.level.listing.sku_id].get(sku, 0) * max(0, push.to_quantity - push.from_quantity)
             for push in self.books.pushes.values()
-            if str(push.batch.id) in late and push.level.listing.sku_id is not None
+            if str(push.batch.id) in done and push.level.listing.sku_id is not None and self._is_overtaken(push)
         )
+
+    def _is_overtaken(self, push: PushRow) -> bool:
+        wished, newest = self._still_wished.get(push.level.id, (0, 0))
+        return push.id in self._overtaken or (push.id > newest and push.to_quantity <= wished)
 
     def _is_as_much_as(self, loss: Loss, writes: Sequence[int]) -> bool:
         """Whether the loss, alone or with others of its level, is as much as some of the writes: a reading cannot tell."""
