@@ -356,6 +356,7 @@ class Auditor:
         self._orders()
         self._pool()
         self._keys()
+        self._stops()
         self._rates()
         if self.world.books.broken:
             self.blame("constraint", self.world.books.broken[0])
@@ -490,6 +491,16 @@ class Auditor:
             if push.state == "confirmed" and push.batch.id not in applied and not self._may_be_misread(push):
                 self.blame("confirmed is applied", f"push {push.id} never took effect")
                 return
+
+    def _stops(self) -> None:
+        """While the kill switch is on no write is begun, nor one asked for again."""
+        if self.world.drawn.clock_jumps:
+            return  # moments tell nothing then
+        for began_at, ended_at in self.world.stopped:
+            for push in self.world.books.pushes.values():
+                if ended_at is not None and began_at < push.batch.sent_at < ended_at:
+                    self.blame("kill switch", f"push {push.id} was sent at {push.batch.sent_at}")
+                    return
 
     def _late_writes(self) -> list[PushRow]:
         """Writes that took effect after their store refused them, or told nothing: they look like changes by hand."""

@@ -94,6 +94,10 @@ class SimulatedBooks(Books, Protocol):
         """It is known that the variant is deleted; a commit of its own."""
         ...
 
+    def stop_writing(self, merchant_id: int, *, is_on: bool) -> None:
+        """The kill switch is put on, or off again; a commit of its own."""
+        ...
+
     def take_up_placeable_lines(self) -> int:
         """What was set aside just when it was mapped."""
         ...
@@ -267,6 +271,10 @@ class WatchedBooks(MemoryBooks):
     def delete_listing(self, listing_id: int) -> None:
         with self.transaction(waits_for_disk=True):
             super().delete_listing(listing_id)
+
+    def stop_writing(self, merchant_id: int, *, is_on: bool) -> None:
+        with self.transaction(waits_for_disk=True):
+            super().stop_writing(merchant_id, is_on=is_on)
 
     def take_up_placeable_lines(self) -> int:
         with self.transaction():

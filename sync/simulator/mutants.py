@@ -364,6 +364,13 @@ def _trust_nothing_shown(_: Any) -> Any:
     return ceiling
 
 
+def _write_on(_: Any) -> Any:
+    def stop_writing(self: WatchedBooks, merchant_id: int, *, is_on: bool) -> None:
+        del self, merchant_id, is_on
+
+    return stop_writing
+
+
 def _open_two(_: Any) -> Any:
     def fence_nobody(self: WatchedBooks, batch: Batch, state: str, error: str, next_attempt: timedelta | None) -> bool:
         row = self.batches[batch.id]
@@ -450,6 +457,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("take stale for done", ((StoreConnector, "write_quantities", _take_stale_for_done),)),
     Mutant("forget that a request may still be executed", ((WatchedBooks, "give_back", _forget_doubts),)),
     Mutant("raise without waiting for the lowering", ((WatchedBooks, "_ceiling", _trust_nothing_shown),)),
+    Mutant("write although the kill switch is on", ((WatchedBooks, "stop_writing", _write_on),)),
     Mutant("answer for a batch that is another's by now", ((WatchedBooks, "fence", _open_two),)),
     Mutant("send before the intention is on the disk", ((WatchedBooks, "transaction", _flush_nothing),)),
     Mutant("sweep nothing", ((World, "_sweep", _sweep_nothing),)),

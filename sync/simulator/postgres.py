@@ -30,7 +30,7 @@ import psycopg
 import psycopg.sql
 from django.db import connection
 
-from channels import inbox, onboarding, protocol
+from channels import inbox, onboarding, protocol, steering, writing
 from channels.models import Channel, ChannelKind, ChannelState, Listing, ListingLevel, StoreLocation
 from inventory import ledger
 from inventory.models import BomLine, Sku, SkuKind, Warehouse
@@ -107,7 +107,7 @@ def virtual_database() -> Iterator[None]:
     usual = {name: settings[name] for name in ("NAME", "CONN_MAX_AGE")}
     address = {"host": settings["HOST"], "port": settings["PORT"], "user": settings["USER"]}
     server = psycopg.connect(dbname="postgres", password=settings["PASSWORD"], autocommit=True, **address)
-    hooks: tuple[list[Any], ...] = (inbox.on_received, on_change)
+    hooks: tuple[list[Any], ...] = (inbox.on_received, on_change, steering.on_reconcile)
     hanging = [hook.copy() for hook in hooks]
     connection.close()
     with server:
@@ -310,6 +310,10 @@ class TableBooks(Tables):
         with self.transaction(waits_for_disk=True):
             delete_listing(listing_id, self._world.clock(), self._world.new_id())
 
+    def stop_writing(self, merchant_id: int, *, is_on: bool) -> None:
+        with self.transaction(waits_for_disk=True):
+            stop_writing(merchant_id, self._world.clock(), is_on=is_on)
+
     def take_up_placeable_lines(self) -> int:
         self._world.ask_database()
         self._set_clock()
@@ -444,6 +448,15 @@ def map_listing(listing_id: int, sku_id: int | None, now: datetime, correlation_
         upkeep.take_up(waits={(listing.channel_id, wait) for wait in waits})
     if before is not None:
         mark_dirty(sku_ids=[before])
+
+
+def stop_writing(merchant_id: int, now: datetime, *, is_on: bool) -> None:
+    """The kill switch (`channels.writing`)."""
+    merchant = Merchant.objects.get(pk=merchant_id)
+    if is_on:
+        writing.stop(merchant=merchant, user=None, reason="to see what happens")
+    else:
+        writing.resume(merchant=merchant, user=None, now=now)
 
 
 def delete_listing(listing_id: int, now: datetime, correlation_id: uuid.UUID) -> None:

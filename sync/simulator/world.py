@@ -175,6 +175,8 @@ class World:
         #: Warehouses that hang together by the stores that draw on them; and by SKU and place among these, what is there.
         self.sites: list[frozenset[int]] = []
         self.shelves: dict[Where, Shelf] = {}
+        #: When the kill switch was put on, and off again.
+        self.stopped: list[tuple[datetime, datetime | None]] = []
         self._losses: list[Loss] = []
         #: Writes of its SKU that had not taken effect when a listing was mapped again; and raises that were to be written
         #: then: by listing level to what, and behind which push.
@@ -361,6 +363,9 @@ class World:
         for window in self.drawn.refusals:
             at(start + window.start, "refused", self._set_refused, window.which, True)
             at(start + window.start + window.seconds, "taken again", self._set_refused, window.which, False)
+        for window in self.drawn.stops:
+            at(start + window.start, "stop", self._stop_writing)
+            at(start + window.start + window.seconds, "go on", self._write_again)
         for window in self.drawn.unmapped:
             at(start + window.start, "unmapped", self._unmap, window)
             at(start + window.start + window.seconds, "mapped again", self._map_again, window)
@@ -532,6 +537,28 @@ class World:
         else:
             self.scheduler.after(TRIED_AGAIN_SECONDS, "deletion known", self._know_deleted, window)
 
+    def _stop_writing(self) -> None:
+        """The kill switch; while that fails it is tried again."""
+        if self.is_healed or self.stopped:
+            return
+        if self._configure(lambda: self.books.stop_writing(MERCHANT, is_on=True)):
+            self.tell("stopped writing", 0, lambda: "")
+            self.stopped.append((self.clock(), None))
+        else:
+            self.scheduler.after(TRIED_AGAIN_SECONDS, "stop", self._stop_writing)
+
+    def _write_again(self) -> None:
+        if not self.stopped or self.stopped[-1][1] is not None:
+            return
+        began_at, _ = self.stopped[-1]
+        if self._configure(lambda: self.books.stop_writing(MERCHANT, is_on=False)):
+            self.tell("writes again", 0, lambda: "")
+            self.stopped[-1] = (began_at, self.clock())
+            for channel_id in self.connectors:
+                self.ring("reconcile", channel_id)
+        else:
+            self.scheduler.after(TRIED_AGAIN_SECONDS, "go on", self._write_again)
+
     def _configure(self, change: Callable[[], object]) -> bool:
         """Whether a change of the configuration was made: it takes the web server and the database."""
         if self.hub_is_down:
@@ -548,6 +575,7 @@ class World:
         self.faults = self.wire.faults = self.drawn.healed()
         self._set_database(False)
         self._set_hub(False)
+        self._write_again()
         for window in self.drawn.unmapped:
             self._map_again(window)
         for window in self.drawn.variants_deleted:

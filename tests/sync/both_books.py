@@ -144,6 +144,8 @@ class Side:
     switch: Callable[[int, bool], object]
     #: (channel, are they paused): a reconciliation was alarming, or a clean one followed.
     pause_raises: Callable[[int, bool], object]
+    #: Is it on: the kill switch.
+    stop_writing: Callable[[bool], object]
     #: (listing, SKU): somebody maps it, or to none.
     map_listing: Callable[[int, int | None], object]
     #: A store has said that a variant is deleted.
@@ -348,6 +350,7 @@ def _in_tables(clock: Clock, groups: Groups) -> Side:
         _set_clock,
         _switch_in_tables,
         _pause_raises_in_tables,
+        lambda is_on: postgres.stop_writing(MERCHANT, clock.now, is_on=is_on),
         lambda listing, sku: postgres.map_listing(listing, sku, clock.now, uuid.uuid4()),
         lambda listing: postgres.delete_listing(listing, clock.now, uuid.uuid4()),
         take_up_placeable_lines,
@@ -580,6 +583,7 @@ def _in_memory(clock: Clock, groups: Groups) -> Side:
         lambda now: None,
         lambda warehouse, is_on: books.switch_warehouse(warehouse, is_on=is_on),
         lambda channel, is_paused: books.pause_raises(channel, is_paused=is_paused),
+        lambda is_on: books.stop_writing(MERCHANT, is_on=is_on),
         books.map_listing,
         books.delete_listing,
         books.take_up_placeable_lines,

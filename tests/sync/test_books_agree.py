@@ -459,6 +459,15 @@ def switches(life: Life, engine: Engine, dice: random.Random) -> object:
     return None
 
 
+def stops_writing(life: Life, engine: Engine, dice: random.Random) -> object:
+    """The kill switch is put on, and off again when all pushers have looked for work."""
+    life.side.stop_writing(True)
+    try:
+        return [push.push_channel(engine, channel=_ref(channel), max_batches=3) for channel in CHANNELS]
+    finally:
+        life.side.stop_writing(False)
+
+
 def maps(life: Life, engine: Engine, dice: random.Random) -> object:
     """A listing is mapped to no SKU, to its own or to another; seldom its variant is deleted."""
     listing = dice.choice(list(LISTINGS))
@@ -630,7 +639,18 @@ OUTSIDE: tuple[Callable[[History, random.Random], None], ...] = (
 )
 ENGINE: tuple[Callable[[Life, Engine, random.Random], object], ...] = (
     *(applies, applies, applies, publishes, publishes, pushes, pushes, checks, checks, polls, compares, goes_round),
-    *(goes_round, asks_what_is_divided, puts_off, gives_back, rests, switches, maps, takes_up, breaks_a_rule),
+    *(
+        goes_round,
+        asks_what_is_divided,
+        puts_off,
+        gives_back,
+        rests,
+        switches,
+        stops_writing,
+        maps,
+        takes_up,
+        breaks_a_rule,
+    ),
 )
 
 

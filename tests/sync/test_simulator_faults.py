@@ -238,6 +238,21 @@ class TestListings:
         assert world.stores[0].unmapped == {"i0-1": 0}
 
 
+def test_the_kill_switch_stops_all_writes_until_it_is_off(opened: Callable[..., World]) -> None:
+    world = opened()
+    world._stop_writing()
+    buy_both(world, 1)
+    pass_by(world, 60.0)
+    while_stopped = shown(world, 0)
+
+    world._write_again()
+    world.rest()
+
+    assert while_stopped == [5, 5]
+    assert shown(world, 0) == [4, 4]
+    assert not world.auditor.violations
+
+
 def test_a_write_that_was_throttled_may_have_been_executed(opened: Callable[..., World]) -> None:
     world = opened(faults=Faults(throttled=1.0))
     store, connector = world.stores[0], world.connectors[1]

@@ -76,6 +76,8 @@ class Kept:
         self.batches: dict[uuid.UUID, BatchRow] = {}
         self.pushes: dict[int, PushRow] = {}
         self.closed_warehouses: set[int] = set()
+        #: The merchants whose kill switch is on.
+        self.stopped_merchants: set[int] = set()
         self.drifts: list[DriftFound] = []
         self.marks: dict[int, dict[int, list[tuple[uuid.UUID, datetime]]]] = defaultdict(dict)
 
