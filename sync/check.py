@@ -125,9 +125,12 @@ def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[in
             judgement = _judge(engine, locked, read, edits, orders_read_at)
             drawn_on = places[locked.level_id]
             place = _place(locked, judgement, drawn_on, available)
-            if place is None:
+            if place is None or locked.sku_id is None:
                 # Not mapped to any stock: nothing of ours is missing.
                 judgement = replace(judgement, hold=0, asked=0)
+            if locked.sku_id is None and judgement.residue < 0:
+                # Its orders wait for a mapping, and would take what is missing once more: then it is read again.
+                judgement = replace(judgement, ruling=Ruling.EXPLAINED, residue=0)
             if judgement.push_applied is not None:
                 _settle_push(engine, locked, judgement.push_applied)
             taken = _entries(locked, judgement, place, drawn_on, available, correlation_id, now)

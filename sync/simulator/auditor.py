@@ -7,7 +7,7 @@ has come to rest (`audit_end`). The first violation ends the run; it is named af
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sync.ports import DriftFound
 from sync.residue import sums
 from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
-from sync.simulator.stores import Order, Store
+from sync.simulator.stores import Store
 
 if TYPE_CHECKING:
     from sync.simulator.world import World
@@ -209,21 +209,24 @@ class Auditor:
         return [place for place, _ in (before, now) if place is not None]
 
     def _event(self, event: EventRow, before: tuple[Any, ...]) -> None:
-        if before[_STATE] != "pending":
+        if before[_STATE] != "pending" and event.state != "pending":  # taken up again is another matter
             self.blame("event settled once", f"event {event.envelope.event_id} was settled before")
 
     # --- by the truth, at all times ---------------------------------------------------------------------------------
 
-    def offered_too_much(self, sku: int, excess: int) -> None:
-        """Stores offer more units than there are."""
-        if self.world.setting.policy == "split" and self.world.promises_about(sku) and not self.violations:
-            shelf = self.world.shelves[sku]
-            available = sum(row.available for row in self.world.books.stock.values() if row.sku_id == sku)
+    def offered_too_much(self, place: tuple[int, int], excess: int) -> None:
+        """Stores offer more units of a SKU than there are at their site."""
+        if self.world.setting.policy != "split" or self.violations or not self.world.promises_about(place):
+            return
+        sku, site = place
+        shelf = self.world.shelves[place]
+        if excess > shelf.tolerated + shelf.doubled + self.world.granted_twice(place):
+            available = sum(row.available for row in self._stock_at(place))
             offers = [
                 f"{item} {units}"
                 for store in self.world.stores
                 for (item, _), units in store.counters.items()
-                if units and sku in store.by_item[item].recipe
+                if units and store.site == site and sku in store.by_item[item].recipe
             ]
             self.blame(
                 "split",
@@ -265,14 +268,63 @@ class Auditor:
 
     def _unpublished(self) -> str:
         """Units that no store offers although they are there: nothing would ever offer them."""
-        available: Counter[int] = Counter()
-        for row in self.world.books.stock.values():
-            available[row.sku_id] += row.available
+        return next(filter(None, map(self._unpublished_at, range(len(self.world.sites)))), "")
+
+    def _unpublished_at(self, site: int) -> str:
+        """Of the stores of one site."""
+        world = self.world
+        stores = {store.channel_id: store for store in world.stores if store.site == site}
+        available: dict[int, Counter[int]] = defaultdict(Counter)  # by warehouse and SKU
+        for row in world.books.stock.values():
+            if row.warehouse_id in world.sites[site]:
+                available[row.warehouse_id][row.sku_id] += row.available
+        levels = [
+            level
+            for level in world.books.levels.values()
+            if level.channel_id in stores and level.listing.deleted_at is None
+        ]
+        if len(world.sites[site]) > 1:
+            offers = [(level.listing.sku_id or 0, stores[level.channel_id], level.desired or 0) for level in levels]
+            return self._unpublished_among(offers, available)
         shown: dict[int, list[int]] = defaultdict(list)
-        for level in self.world.books.levels.values():
+        for level in levels:
             shown[level.listing.sku_id or 0].append(level.desired or 0)
-        told = (self._unpublished_of(family, available, shown) for family in self.world.families)
+        [there] = available.values()
+        told = (self._unpublished_of(family, there, shown) for family in world.families)
         return next(filter(None, told), "")
+
+    def _unpublished_among(
+        self, offers: Sequence[tuple[int, Store, int]], available: Mapping[int, Mapping[int, int]]
+    ) -> str:
+        """Where stores draw on several warehouses: what is offered by each is `(SKU, store, units)`."""
+        setting, recipes = self.world.setting, self.world.recipes
+        for sku, store, units in offers:
+            most = _most(recipes[sku], store, available)
+            if setting.policy == "shared" and units != max(0, most - setting.buffer):
+                return f"SKU {sku}: {most} available to store {store.number}, which should show {units}"
+            if units > max(0, most - setting.buffer):
+                return f"SKU {sku}: {most} available to store {store.number}, which should show {units}"
+        if setting.policy == "shared" or setting.buffer or setting.bundles:
+            return ""  # of bundles nobody tells from which warehouse they are promised
+        for sku in recipes:
+            drawn = {frozenset(store.warehouses) for other, store, _ in offers if other == sku}
+            left = {
+                union: sum(available[warehouse][sku] for warehouse in union)
+                - sum(units for other, store, units in offers if other == sku and union.issuperset(store.warehouses))
+                for union in _unions(drawn)
+            }
+            if setting.policy == "guard" and min(left.values(), default=0) < 0:
+                continue  # some of it is shared
+            for store in (store for other, store, _ in offers if other == sku):
+                if all(units > 0 for union, units in left.items() if union.issuperset(store.warehouses)):
+                    return f"SKU {sku}: store {store.number} could offer one more, nobody does; {left} left"
+        return ""
+
+    def _stock_at(self, place: tuple[int, int]) -> list[StockRow]:
+        """The stock levels of a SKU at a site."""
+        sku, site = place
+        warehouses = self.world.sites[site]
+        return [row for row in self.world.books.stock.values() if row.sku_id == sku and row.warehouse_id in warehouses]
 
     def _unpublished_of(self, family: Collection[int], available: Counter[int], shown: dict[int, list[int]]) -> str:
         """Of SKUs that share components."""
@@ -290,7 +342,7 @@ class Auditor:
             return ""
         for sku in family:
             packed = min(max(0, available[part]) // units for part, units in recipes[sku].items())
-            if set(shown[sku]) != {max(0, packed - buffer)}:
+            if set(shown[sku]) - {max(0, packed - buffer)}:
                 return f"SKU {sku}: {packed} available, stores should show {shown[sku]}"
             if policy == "guard" and threshold is not None and 0 < packed <= threshold:
                 return f"SKU {sku}: {packed} available and not divided, at a threshold of {threshold}"
@@ -304,6 +356,7 @@ class Auditor:
         self._orders()
         self._pool()
         self._keys()
+        self._stops()
         self._rates()
         if self.world.books.broken:
             self.blame("constraint", self.world.books.broken[0])
@@ -330,12 +383,13 @@ class Auditor:
         """What the stores' own orders have taken is what the books say they have taken."""
         books = self.world.books
         for store in self.world.stores:
-            for order in store.orders.values():
+            told = [order for order in store.deleted.values() if self.world.was_told(store, order)]
+            for order in (*store.orders.values(), *told):
                 for line in order.lines:
                     row = books.orders.get((store.channel_id, order.order_id), {}).get(
                         (store.channel_id, order.order_id, line.line_id)
                     )
-                    truth = _units_taken(order, line)
+                    truth = line.taken(order.refunds)
                     known = row.applied.taken if row is not None else 0
                     if truth != known:
                         self.blame("orders", f"{line.line_id} has taken {truth} units, the books say {known}")
@@ -343,17 +397,20 @@ class Auditor:
 
     def _pool(self) -> None:
         """What the books say is available is what is on the shelf; sold beyond it is declared."""
-        world, books = self.world, self.world.books
-        late = self._late_writes()
-        by_hand, masked = any(store.edited for store in world.stores), world.hidden
+        world, late = self.world, self._late_writes()
+        by_hand = any(store.edited for store in world.stores) or bool(world.untold())
+        masked = world.hidden
         mistaken = self._mistaken(late)
-        for sku, shelf in world.shelves.items():
-            available = sum(row.available for row in books.stock.values() if row.sku_id == sku)
+        for place, shelf in world.shelves.items():
+            sku, _ = place
+            available = sum(row.available for row in self._stock_at(place))
             # A unit taken out by hand just after a late raise leaves the number that was expected: no reading shows it.
             raised = sum(
-                push.to_quantity - push.from_quantity for push in late if by_hand and push.level.listing.sku_id == sku
+                push.to_quantity - push.from_quantity
+                for push in late
+                if by_hand and world.place_of(push.level.listing.sku_id or 0, push.level.id) == place
             )
-            most, least = shelf.left + max(0, raised) + masked[sku], shelf.left - mistaken[sku]
+            most, least = shelf.left + max(0, raised) + masked[place], shelf.left - mistaken[place]
             if not least <= available <= most and not world.setting.clock_ahead:
                 self.blame(
                     "pool",
@@ -363,39 +420,59 @@ class Auditor:
         if undeclared:
             self.blame("undeclared", f"{undeclared} units were sold beyond stock without a shortage")
         if world.setting.policy == "split":
-            for sku, shelf in world.shelves.items():
-                if shelf.oversold and world.promises_about(sku):
-                    self.blame("split", f"SKU {sku}: {shelf.oversold} units were sold beyond stock")
+            for place, shelf in world.shelves.items():
+                if shelf.oversold > shelf.excused + world.granted_twice(place) and world.promises_about(place):
+                    self.blame("split", f"SKU {place[0]}: {shelf.oversold} units were sold beyond stock")
 
-    def _mistaken(self, late: list[PushRow]) -> Counter[int]:
-        """By SKU, units that the books may miss although they are there: lowers that came true after they were given up and
-        were taken for losses by hand, and gains by hand, which are overwritten.
+    def _mistaken(self, late: list[PushRow]) -> Counter[tuple[int, int]]:
+        """By SKU and site, units that the books may miss although they are there: lowers that came true after they were given
+        up and were taken for losses by hand, and gains by hand, which are overwritten. Whoever deletes an order before it is
+        told of makes both.
         """
         world = self.world
-        mistaken: Counter[int] = Counter()
+        mistaken: Counter[tuple[int, int]] = Counter()
         for push in late:
-            mistaken[push.level.listing.sku_id or 0] += max(0, push.from_quantity - push.to_quantity)
+            place = world.place_of(push.level.listing.sku_id or 0, push.level.id)
+            mistaken[place] += max(0, push.from_quantity - push.to_quantity)
         for drift in world.books.drifts:
             if drift.is_ambiguous and drift.action == "adopted":
-                mistaken[world.books.levels[drift.level_id].listing.sku_id or 0] += drift.expected - drift.actual
+                place = world.place_of(world.books.levels[drift.level_id].listing.sku_id or 0, drift.level_id)
+                mistaken[place] += drift.expected - drift.actual
+        for store, item, location, units in self._moved_by_deleted():
+            level = world.books.level_of(store.channel_id, item, location)
+            found = sum(
+                abs(drift.actual - drift.expected) for drift in world.books.drifts if drift.level_id == level.id
+            )
+            for sku, quantity in store.by_item[item].recipe.items():
+                mistaken[sku, store.site] += quantity * min(units, found)
         if world.drawn.gains_by_hand:
             for store in world.stores:
                 for (item, _), change in store.edited.items():
                     for sku, units in store.by_item[item].recipe.items():
-                        mistaken[sku] += units * max(0, change)
+                        mistaken[sku, store.site] += units * max(0, change)
         return mistaken
+
+    def _moved_by_deleted(self) -> Iterator[tuple[Store, str, str, int]]:
+        """Units that deleted orders have moved at a counter, there and back: (store, item, location, units)."""
+        for store in self.world.stores:
+            moved: Counter[tuple[str, str]] = Counter()
+            for order in store.deleted.values():
+                for line in order.lines:
+                    moved[line.article.inventory_item_id, line.location_id] += line.moved(order.refunds)
+            for (item, location), units in moved.items():
+                yield store, item, location, units
 
     def undeclared_units(self) -> int:
         """Units sold beyond stock of which no shortage tells."""
-        books, hidden = self.world.books, self.world.hidden
+        hidden = self.world.hidden
         undeclared = 0
-        for sku, shelf in self.world.shelves.items():
-            shortages = [shortage for row in books.stock.values() if row.sku_id == sku for shortage in row.shortages]
+        for place, shelf in self.world.shelves.items():
+            shortages = [shortage for row in self._stock_at(place) for shortage in row.shortages]
             still_open = sum(shortage.quantity - shortage.covered for shortage in shortages)
             declared = sum(shortage.quantity for shortage in shortages)
             lacking = max(0, -shelf.left)
             undeclared += max(
-                0, lacking - still_open - hidden[sku], shelf.oversold - shelf.repaid - declared - hidden[sku]
+                0, lacking - still_open - hidden[place], shelf.oversold - shelf.repaid - declared - hidden[place]
             )
         return undeclared
 
@@ -414,6 +491,16 @@ class Auditor:
             if push.state == "confirmed" and push.batch.id not in applied and not self._may_be_misread(push):
                 self.blame("confirmed is applied", f"push {push.id} never took effect")
                 return
+
+    def _stops(self) -> None:
+        """While the kill switch is on no write is begun, nor one asked for again."""
+        if self.world.drawn.clock_jumps:
+            return  # moments tell nothing then
+        for began_at, ended_at in self.world.stopped:
+            for push in self.world.books.pushes.values():
+                if ended_at is not None and began_at < push.batch.sent_at < ended_at:
+                    self.blame("kill switch", f"push {push.id} was sent at {push.batch.sent_at}")
+                    return
 
     def _late_writes(self) -> list[PushRow]:
         """Writes that took effect after their store refused them, or told nothing: they look like changes by hand."""
@@ -449,6 +536,10 @@ class Auditor:
         alike = sums([push.from_quantity - push.to_quantity for push in refused])
         return any(units + ours in alike for ours in {0, *sums(applied)})
 
+    def is_in_doubt(self, level_id: int) -> bool:
+        """Whether there was a write to the level of which nobody could tell what became of it."""
+        return any(push.level.id == level_id and _is_doubtful(push) for push in self.world.books.pushes.values())
+
     def _may_be_misread(self, push: PushRow) -> bool:
         """A write of unknown outcome looks like a change by hand of the same size."""
         return push.batch.state == "unresolved"
@@ -464,8 +555,8 @@ class Auditor:
         self._repairs()
 
     def _repairs(self) -> None:
-        """A drift has a cause: somebody's hand on that very counter, or a write that came true after it was given up. One
-        that is called ambiguous has a write of which nobody could tell.
+        """A drift has a cause: somebody's hand on that very counter, an order deleted there, or a write that came true after
+        it was given up. One that is called ambiguous has a write of which nobody could tell.
         """
         books = self.world.books
         late = {push.level.id for push in self._late_writes()}
@@ -473,6 +564,8 @@ class Auditor:
             books.level_of(store.channel_id, item, location).id
             for store in self.world.stores
             for item, location in store.edited
+        } | {
+            books.level_of(store.channel_id, item, location).id for store, item, location, _ in self._moved_by_deleted()
         }
         for drift in books.drifts:
             says = f"level {drift.level_id}: {drift.expected} expected, {drift.actual} found, {drift.action}"
@@ -485,15 +578,32 @@ class Auditor:
         """Whether a write to the level had no answer, or was refused the second time, before the drift was seen."""
         return any(
             push.level.id == drift.level_id
-            and (
-                push.batch.state == "unresolved"
-                or (push.state != "confirmed" and push.batch.sent_at != push.batch.opened_at)
-            )
+            and _is_doubtful(push)
             # By a clock that was set back in between, what was earlier can seem later.
             and (push.batch.opened_at <= drift.found_at or self.world.drawn.clock_jumps)
             for push in self.world.books.pushes.values()
         )
 
 
-def _units_taken(order: Order, line: Any) -> int:
-    return int(line.ordered - line.removed - line.put_back(order.refunds))
+def _most(recipe: Mapping[int, int], store: Store, available: Mapping[int, Mapping[int, int]]) -> int:
+    """How many a store could sell of something, if no other sold any: made in one warehouse each, and not beyond the sum."""
+    there = [available[warehouse] for warehouse in store.warehouses]
+    together = min(max(0, sum(units[sku] for units in there)) // each for sku, each in recipe.items())
+    if sum(recipe.values()) == 1:
+        return together
+    return min(together, sum(min(max(0, units[sku]) // each for sku, each in recipe.items()) for units in there))
+
+
+def _unions(sets: Iterable[frozenset[int]]) -> set[frozenset[int]]:
+    """The sets and whatever they make together."""
+    unions: set[frozenset[int]] = set()
+    for one in sets:
+        unions |= {one, *(one | other for other in unions)}
+    return unions
+
+
+def _is_doubtful(push: PushRow) -> bool:
+    """Whether a write had no answer, or was refused the second time."""
+    return push.batch.state == "unresolved" or (
+        push.state != "confirmed" and push.batch.sent_at != push.batch.opened_at
+    )

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channels import protocol
 from locations.publishing import Rule
+from locations.routing import Routing
 from sync.decide import LineKey, Verdict
 from sync.ports import Batch, Books, ChannelRef, Claimed, DriftFound, Due, OrderKey, Reached
 from sync.simulator.memory import MemoryBooks
 from sync.simulator.memory.rows import EventRow, LevelRow, LineRow, PushRow, StockRow
 from sync.simulator.scheduler import EPOCH
-from sync.simulator.stores import Shelf, Store, Told
+from sync.simulator.stores import Store, Told
 
 if TYPE_CHECKING:
     from sync.simulator.world import Setting, World
 
-WAREHOUSE = 1
 GROUP = 1
 #: PostgreSQL writes what waits for nobody to the disk this often (wal_writer_delay, at most three of them).
 FLUSH_SECONDS = 0.6
@@ -60,11 +60,12 @@ class SimulatedBooks(Books, Protocol):
     def open(
         self,
         setting: Setting,
-        shelves: Mapping[int, Shelf],
+        stock: Mapping[tuple[int, int], int],
         recipes: Mapping[int, Mapping[int, int]],
         stores: Sequence[Store],
+        routing: Routing,
     ) -> None:
-        """Fill in the merchant's configuration and the opening stock, and have every SKU published."""
+        """Fill in the merchant's configuration and the opening stock, by SKU and warehouse; have every SKU published."""
         ...
 
     def open_work(self) -> Iterable[tuple[str, int]]:
@@ -85,6 +86,22 @@ class SimulatedBooks(Books, Protocol):
 
     def set_channel_state(self, channel_id: int, state: str) -> None: ...
 
+    def map_listing(self, listing_id: int, sku_id: int | None) -> None:
+        """Map a listing to a SKU, or to none, with all that follows from it; a commit of its own."""
+        ...
+
+    def delete_listing(self, listing_id: int) -> None:
+        """It is known that the variant is deleted; a commit of its own."""
+        ...
+
+    def stop_writing(self, merchant_id: int, *, is_on: bool) -> None:
+        """The kill switch is put on, or off again; a commit of its own."""
+        ...
+
+    def take_up_placeable_lines(self) -> int:
+        """What was set aside just when it was mapped."""
+        ...
+
     def crash(self) -> None:
         """The database dies, and comes back later."""
         ...
@@ -104,31 +121,43 @@ class WatchedBooks(MemoryBooks):
     def open(
         self,
         setting: Setting,
-        shelves: Mapping[int, Shelf],
+        stock: Mapping[tuple[int, int], int],
         recipes: Mapping[int, Mapping[int, int]],
         stores: Sequence[Store],
+        routing: Routing,
     ) -> None:
         """Fill in the merchant's configuration and the opening stock."""
         merchant = self.add_merchant(id=1)
-        self.add_warehouse(merchant, id=WAREHOUSE)
+        warehouses = sorted({warehouse for _, warehouse in stock})
+        for warehouse in warehouses:
+            self.add_warehouse(merchant, id=warehouse)
         self.add_group(
-            merchant, id=GROUP, policy=setting.policy, guard_units=setting.guard_units, warehouses=[WAREHOUSE]
+            merchant,
+            id=GROUP,
+            policy=setting.policy,
+            guard_units=setting.guard_units,
+            warehouses=warehouses,
+            routing=routing,
         )
         for sku in recipes:
-            self.add_sku(merchant, id=sku)
+            self.add_sku(merchant, id=sku, code=f"SKU-{sku}")
         for sku, recipe in recipes.items():
-            if sku not in shelves:
+            if sku not in recipe:
                 for component, units in recipe.items():
                     self.add_bom_line(sku, component, units)
         for store in stores:
             self.add_channel(merchant, id=store.channel_id, kind="simulated", orders_counted_from=EPOCH)
             if setting.buffer:
                 self.add_rule(store.channel_id, Rule(buffer_units=setting.buffer))
-            location = self.add_location(store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=[WAREHOUSE])
+            location = self.add_location(
+                store.channel_id, f"l{store.number}", group_id=GROUP, warehouses=store.warehouses
+            )
             for sku, article in zip(recipes, store.articles, strict=True):
-                listing = self.add_listing(store.channel_id, sku, article.variant_id, article.inventory_item_id)
+                listing = self.add_listing(
+                    store.channel_id, sku, article.variant_id, article.inventory_item_id, remote_sku=article.code
+                )
                 self.add_level(listing, location, base=0, desired=0)
-        self.open_stock(merchant, {(sku, WAREHOUSE): shelf.initial for sku, shelf in shelves.items()}, self._now())
+        self.open_stock(merchant, stock, self._now())
         self.mark_all()
 
     def mark_all(self) -> None:
@@ -235,6 +264,22 @@ class WatchedBooks(MemoryBooks):
     def claim_suspects(self, channel_id: int, limit: int, lease: timedelta) -> list[Due]:
         return self._by_itself(super().claim_suspects, channel_id, limit, lease)
 
+    def map_listing(self, listing_id: int, sku_id: int | None) -> None:
+        with self.transaction(waits_for_disk=True):
+            super().map_listing(listing_id, sku_id)
+
+    def delete_listing(self, listing_id: int) -> None:
+        with self.transaction(waits_for_disk=True):
+            super().delete_listing(listing_id)
+
+    def stop_writing(self, merchant_id: int, *, is_on: bool) -> None:
+        with self.transaction(waits_for_disk=True):
+            super().stop_writing(merchant_id, is_on=is_on)
+
+    def take_up_placeable_lines(self) -> int:
+        with self.transaction():
+            return super().take_up_placeable_lines()
+
     def store_orders(
         self,
         channel: ChannelRef,
@@ -243,7 +288,20 @@ class WatchedBooks(MemoryBooks):
         reached: Reached,
         now: datetime,
     ) -> int:
-        return self._by_itself(super().store_orders, channel, topic, orders, reached, now, is_flushed=True)
+        return self._by_itself(self._store_orders, channel, topic, orders, reached, now, is_flushed=True)
+
+    def _store_orders(
+        self,
+        channel: ChannelRef,
+        topic: str,
+        orders: Sequence[protocol.PolledOrder],
+        reached: Reached,
+        now: datetime,
+    ) -> int:
+        news = super().store_orders(channel, topic, orders, reached, now)
+        for order in orders:
+            self._world.hear(order.body)
+        return news
 
     def orders_read(self, channel_id: int, at: datetime) -> None:
         self._by_itself(super().orders_read, channel_id, at)

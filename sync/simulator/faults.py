@@ -77,8 +77,14 @@ class Faults:
     throttles: tuple[Window, ...] = ()
     clock_jumps: tuple[Jump, ...] = ()  # back; ahead by more than a second: outside the promise
     refusals: tuple[Window, ...] = ()  # a store takes no write of one of its articles
+    stops: tuple[Window, ...] = ()  # the kill switch is on: nothing is written to any store
+    unmapped: tuple[Window, ...] = ()  # a listing of a store is mapped to no SKU
+    variants_deleted: tuple[Window, ...] = ()  # a store deletes an article; after the window we know it
+    #: In so many warehouses the stock is, and from one or more of them each store sells.
+    warehouses: int = 1
     # people
     cancelled: float = 0.0  # of orders
+    deleted: float = 0.0  # of cancelled ones
     refunded: float = 0.0
     edited: float = 0.0
     shipped: float = 0.2
@@ -184,6 +190,11 @@ class Swarm:
             edited=rate(0.08),
             shipped=rate(0.5),
             losses_by_hand=rng.randrange(4) if self._is_there() else 0,
+            deleted=rate(1.0),
+            unmapped=self._several(2, lambda: rng.uniform(5, 120)),
+            variants_deleted=self._several(2, lambda: rng.uniform(0.2, 60)),
+            warehouses=rng.choice((2, 3)) if rng.random() < 0.35 * self.scale else 1,
+            stops=self._several(1, lambda: rng.uniform(5, 60)) if rng.random() < 0.5 else (),
         )
         return replace(faults, gains_by_hand=rng.randrange(1, 4)) if gains_by_hand else faults
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from channels.protocol import PolledOrder, QuantityChange, RowOutcome, WriteResult
 from inventory.ledger import Entry, OpenShortage
+from locations import publishing
 from locations.publishing import Numbers
 from sync import check, decide, publish, register
 from sync.decide import Level, Line
@@ -175,6 +176,13 @@ def _forget_cancellations(join: Any) -> Any:
     return forgetful
 
 
+def _give_back_deleted(effect: Any) -> Any:
+    def nothing_of_deleted(register: Register) -> Effect:
+        return Effect() if register.is_deleted else effect(register)
+
+    return nothing_of_deleted
+
+
 def _number_nothing(settle: Any) -> Any:
     def settle_under_one_key(line: Line, *rest: Any) -> None:
         line.postings = 0
@@ -183,12 +191,28 @@ def _number_nothing(settle: Any) -> Any:
     return settle_under_one_key
 
 
+def _take_up_nothing(_: Any) -> Any:
+    def take_up(self: WatchedBooks, *waits: object) -> int:
+        del self, waits
+        return 0
+
+    return take_up
+
+
 def _miss_a_component(recipe: Any) -> Any:
     def shortened(line: Line, world: Any) -> Mapping[int, int]:
         parts: Mapping[int, int] = recipe(line, world)
         return dict(list(parts.items())[:1])
 
     return shortened
+
+
+def _route_no_remainder(route: Any) -> Any:
+    def route_what_is_there(units: int, warehouses: Sequence[int], available: Mapping[int, int]) -> dict[int, int]:
+        there = sum(max(0, available.get(warehouse, 0)) for warehouse in warehouses)
+        return dict(route(min(units, there), warehouses, available)) if there else {}
+
+    return route_what_is_there
 
 
 def _declare_nothing(_: Any) -> Any:
@@ -260,6 +284,10 @@ def _audit_at_once(_: Any) -> Any:
 
 def _divide_nothing(_: Any) -> Any:
     return lambda shelves, group: {}
+
+
+def _bound_each_alone(_: Any) -> Any:
+    return lambda sets: list(dict.fromkeys(sets))
 
 
 def _show_nothing(numbers: Any) -> Any:
@@ -336,6 +364,13 @@ def _trust_nothing_shown(_: Any) -> Any:
     return ceiling
 
 
+def _write_on(_: Any) -> Any:
+    def stop_writing(self: WatchedBooks, merchant_id: int, *, is_on: bool) -> None:
+        del self, merchant_id, is_on
+
+    return stop_writing
+
+
 def _open_two(_: Any) -> Any:
     def fence_nobody(self: WatchedBooks, batch: Batch, state: str, error: str, next_attempt: timedelta | None) -> bool:
         row = self.batches[batch.id]
@@ -381,6 +416,7 @@ def _no_overlap(_: Any) -> Any:
 BUSY = (Setting(policy="shared", stores=2), Setting(policy="split", stores=2))
 GUARDED = (Setting(policy="guard", guard_units=10),)
 EVERY_POLICY = tuple(Setting(policy=policy) for policy in POLICIES)
+SCATTERED = (Setting(policy="split", warehouses=3), Setting(policy="shared", warehouses=3))
 BUNDLED = (Setting(policy="shared", bundles=2), Setting(policy="split", bundles=2))
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -391,9 +427,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("count order events as deltas", ((decide, "_settle", _count_again),)),
     Mutant("last arrival wins in the register", ((decide, "join", _forget_versions),)),
     Mutant("forget cancellations", ((decide, "join", _forget_cancellations),)),
+    Mutant("give back what a deleted order took", ((decide, "effect", _give_back_deleted),)),
     Mutant("count refunds by message, not by id", ((register, "_united", lambda _: lambda refunds: refunds),)),
     Mutant("post a line under the same ledger key again", ((decide, "_settle", _number_nothing),)),
+    Mutant(
+        "drop what waits for a mapping",
+        ((WatchedBooks, "_take_up", _take_up_nothing), (WatchedBooks, "take_up_placeable_lines", _take_up_nothing)),
+    ),
     Mutant("leave a component out of a bundle", ((decide, "_recipe", _miss_a_component),), BUNDLED),
+    Mutant("book no more of a sale than there is", ((decide, "route", _route_no_remainder),), SCATTERED),
     Mutant("write no shortages", ((WatchedBooks, "_make_shortage", _declare_nothing),)),
     Mutant("book what level webhooks show", ((WatchedBooks, "write_level_changes", _believe_webhooks),)),
     Mutant("forget that own orders move the counter", ((WatchedBooks, "write_order_effects", _forget_own_orders),)),
@@ -402,13 +444,20 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("take three times what is missing out of the pool", ((check, "judge", _lose_thrice),)),
     Mutant("call every difference ambiguous", ((check, "judge", _doubt_everything),)),
     Mutant("divide nothing under guard", ((publish, "_thresholds", _divide_nothing),), GUARDED),
+    Mutant(
+        "bound no union of warehouses",
+        ((publishing, "_unions", _bound_each_alone),),
+        (Setting(policy="split", warehouses=3, stores=3),),
+    ),
     Mutant("offer nothing", ((publish, "numbers", _show_nothing),), EVERY_POLICY),
     Mutant("keep a unit back", ((publish, "numbers", _keep_one_back),), EVERY_POLICY),
+    Mutant("keep a unit back in one of several warehouses", ((publish, "numbers", _keep_one_back),), SCATTERED),
     Mutant("write without compare-and-set", ((Store, "write", _overwrite),)),
     Mutant("take a new key for a repeated write", ((WatchedBooks, "claim_repeat", _new_key_each_time),)),
     Mutant("take stale for done", ((StoreConnector, "write_quantities", _take_stale_for_done),)),
     Mutant("forget that a request may still be executed", ((WatchedBooks, "give_back", _forget_doubts),)),
     Mutant("raise without waiting for the lowering", ((WatchedBooks, "_ceiling", _trust_nothing_shown),)),
+    Mutant("write although the kill switch is on", ((WatchedBooks, "stop_writing", _write_on),)),
     Mutant("answer for a batch that is another's by now", ((WatchedBooks, "fence", _open_two),)),
     Mutant("send before the intention is on the disk", ((WatchedBooks, "transaction", _flush_nothing),)),
     Mutant("sweep nothing", ((World, "_sweep", _sweep_nothing),)),

@@ -30,20 +30,21 @@ import psycopg
 import psycopg.sql
 from django.db import connection
 
-from channels import inbox, protocol
+from channels import inbox, onboarding, protocol, steering, writing
 from channels.models import Channel, ChannelKind, ChannelState, Listing, ListingLevel, StoreLocation
 from inventory import ledger
 from inventory.models import BomLine, Sku, SkuKind, Warehouse
 from inventory.stock import on_change, open_stock
 from locations.models import GroupLocation, GroupWarehouse, LocationGroup, PublishingRule
 from locations.models import Mapping as Cell
+from locations.routing import Routing
 from merchants.models import Merchant
 from sync import invariants
 from sync.decide import Envelope, LineKey, Taken
 from sync.ports import ChannelRef, DriftFound, OrderKey, Reached
 from sync.register import Effect, Register
 from sync.simulator.auditor import Auditor
-from sync.simulator.books import GROUP, WAREHOUSE
+from sync.simulator.books import GROUP
 from sync.simulator.memory.rows import (
     BatchRow,
     EventRow,
@@ -57,10 +58,10 @@ from sync.simulator.memory.rows import (
 )
 from sync.simulator.run import Result, Summary, run_many
 from sync.simulator.scheduler import EPOCH, Scheduler
-from sync.simulator.stores import Shelf, Store, Told
+from sync.simulator.stores import Store, Told
 from sync.simulator.world import MERCHANT, Setting, World
-from sync.sweep import sweep
-from sync.tables import Tables, propagation
+from sync.sweep import sweep, take_up_placeable_lines
+from sync.tables import Tables, propagation, upkeep
 from synctec.lib import sql
 from synctec.local.stack import LocalStack
 
@@ -106,7 +107,7 @@ def virtual_database() -> Iterator[None]:
     usual = {name: settings[name] for name in ("NAME", "CONN_MAX_AGE")}
     address = {"host": settings["HOST"], "port": settings["PORT"], "user": settings["USER"]}
     server = psycopg.connect(dbname="postgres", password=settings["PASSWORD"], autocommit=True, **address)
-    hooks: tuple[list[Any], ...] = (inbox.on_received, on_change)
+    hooks: tuple[list[Any], ...] = (inbox.on_received, on_change, steering.on_reconcile)
     hanging = [hook.copy() for hook in hooks]
     connection.close()
     with server:
@@ -277,20 +278,17 @@ class TableBooks(Tables):
     def open(
         self,
         setting: Setting,
-        shelves: Mapping[int, Shelf],
+        stock: Mapping[tuple[int, int], int],
         recipes: Mapping[int, Mapping[int, int]],
         stores: Sequence[Store],
+        routing: Routing,
     ) -> None:
         """The merchant's configuration and opening stock, in an empty database and on a connection without a past."""
         self.crash()
         self._set_clock()
         sql.execute("TRUNCATE merchants_merchant RESTART IDENTITY CASCADE")
-        _configure(setting, shelves, recipes, stores)
-        open_stock(
-            merchant_id=MERCHANT,
-            quantities={(sku, WAREHOUSE): shelf.initial for sku, shelf in shelves.items()},
-            now=self._world.clock(),
-        )
+        _configure(setting, sorted({warehouse for _, warehouse in stock}), recipes, stores, routing)
+        open_stock(merchant_id=MERCHANT, quantities=stock, now=self._world.clock())
         now = self._world.clock()
         self.mark_dirty(MERCHANT, {sku: (uuid.UUID(int=sku), now) for sku in recipes})
 
@@ -303,6 +301,25 @@ class TableBooks(Tables):
         self._set_clock()
         sql.execute("UPDATE channels_channel SET state = %s WHERE id = %s", [state, channel_id])
         propagation.mark_groups_dirty(channel_id, self._world.clock())
+
+    def map_listing(self, listing_id: int, sku_id: int | None) -> None:
+        with self.transaction(waits_for_disk=True):
+            map_listing(listing_id, sku_id, self._world.clock(), self._world.new_id())
+
+    def delete_listing(self, listing_id: int) -> None:
+        with self.transaction(waits_for_disk=True):
+            delete_listing(listing_id, self._world.clock(), self._world.new_id())
+
+    def stop_writing(self, merchant_id: int, *, is_on: bool) -> None:
+        with self.transaction(waits_for_disk=True):
+            stop_writing(merchant_id, self._world.clock(), is_on=is_on)
+
+    def take_up_placeable_lines(self) -> int:
+        self._world.ask_database()
+        self._set_clock()
+        taken = take_up_placeable_lines()
+        self._read.clear()
+        return taken
 
     def open_work(self) -> Iterable[tuple[str, int]]:
         self._set_clock()
@@ -337,7 +354,10 @@ class TableBooks(Tables):
     ) -> int:
         for order in orders:
             self._world.remember(cast(Told, order.body))
-        return super().store_orders(channel, topic, orders, reached, now)
+        news = super().store_orders(channel, topic, orders, reached, now)
+        for order in orders:
+            self._world.hear(order.body)
+        return news
 
     # --- rows, as the auditor knows them --------------------------------------------------------------------------
 
@@ -410,22 +430,67 @@ for _name in dir(Tables):
 # --- writing and reading rows -------------------------------------------------------------------------------------
 
 
+def map_listing(listing_id: int, sku_id: int | None, now: datetime, correlation_id: uuid.UUID) -> None:
+    """As `channels.mapping` and what hangs itself on it (`sync.hooks`), at a moment and with an id that are given."""
+    listing = Listing.objects.select_related("sku").get(pk=listing_id)
+    before = listing.sku_id
+    mark_dirty = partial(upkeep.mark_dirty, merchant_id=listing.merchant_id, correlation_id=correlation_id, now=now)
+    if before == sku_id:
+        return
+    Listing.objects.filter(pk=listing_id).update(sku_id=sku_id)
+    upkeep.add_missing_levels(merchant_id=listing.merchant_id)
+    upkeep.withdraw_unmapped(listing_ids=[listing_id])
+    if sku_id is not None:
+        onboarding.doubt_levels([listing_id], reason="mapped")
+        mark_dirty(sku_ids=[sku_id])
+        codes = {listing.remote_sku, Sku.objects.get(pk=sku_id).code} - {""}
+        waits = {f"variant {listing.remote_variant_id}", *(f"SKU {code}" for code in codes)}
+        upkeep.take_up(waits={(listing.channel_id, wait) for wait in waits})
+    if before is not None:
+        mark_dirty(sku_ids=[before])
+
+
+def stop_writing(merchant_id: int, now: datetime, *, is_on: bool) -> None:
+    """The kill switch (`channels.writing`)."""
+    merchant = Merchant.objects.get(pk=merchant_id)
+    if is_on:
+        writing.stop(merchant=merchant, user=None, reason="to see what happens")
+    else:
+        writing.resume(merchant=merchant, user=None, now=now)
+
+
+def delete_listing(listing_id: int, now: datetime, correlation_id: uuid.UUID) -> None:
+    """As `sync.catalogue` does when a store says so."""
+    listing = Listing.objects.get(pk=listing_id)
+    if Listing.objects.filter(pk=listing_id, deleted_at=None).update(deleted_at=now) and listing.sku_id is not None:
+        upkeep.mark_dirty(
+            merchant_id=listing.merchant_id, sku_ids=[listing.sku_id], correlation_id=correlation_id, now=now
+        )
+
+
 def _configure(
-    setting: Setting, shelves: Mapping[int, Shelf], recipes: Mapping[int, Mapping[int, int]], stores: Sequence[Store]
+    setting: Setting,
+    warehouses: Sequence[int],
+    recipes: Mapping[int, Mapping[int, int]],
+    stores: Sequence[Store],
+    routing: Routing,
 ) -> None:
-    """One merchant with one warehouse and one group of all stores; every number as the other tier has it."""
+    """One merchant with one group of all warehouses and stores; every number as the other tier has it."""
     mine = {"merchant": Merchant.objects.create(pk=MERCHANT, name="Alder", slug="alder")}
-    Warehouse.objects.create(pk=WAREHOUSE, code="MAIN", name="Main", **mine)
-    LocationGroup.objects.create(pk=GROUP, name="All", policy=setting.policy, guard_units=setting.guard_units, **mine)
-    GroupWarehouse.objects.create(group_id=GROUP, warehouse_id=WAREHOUSE, **mine)
+    LocationGroup.objects.create(
+        pk=GROUP, name="All", policy=setting.policy, guard_units=setting.guard_units, routing=routing, **mine
+    )
+    for warehouse in warehouses:
+        Warehouse.objects.create(pk=warehouse, code=f"W{warehouse}", name=f"Warehouse {warehouse}", **mine)
+        GroupWarehouse.objects.create(group_id=GROUP, warehouse_id=warehouse, **mine)
     Sku.objects.bulk_create(
-        Sku(pk=sku, code=f"SKU-{sku}", kind=SkuKind.STOCKED if sku in shelves else SkuKind.BUNDLE, **mine)
-        for sku in recipes
+        Sku(pk=sku, code=f"SKU-{sku}", kind=SkuKind.STOCKED if sku in recipe else SkuKind.BUNDLE, **mine)
+        for sku, recipe in recipes.items()
     )
     BomLine.objects.bulk_create(
         BomLine(bundle_id=sku, component_id=component, quantity=units, **mine)
         for sku, recipe in recipes.items()
-        if sku not in shelves
+        if sku not in recipe
         for component, units in recipe.items()
     )
     for store in stores:
@@ -445,13 +510,15 @@ def _configure(
             pk=store.channel_id, channel=channel, remote_id=f"l{store.number}", name="Here", **mine
         )
         GroupLocation.objects.create(group_id=GROUP, store_location=place, **mine)
-        Cell.objects.create(group_id=GROUP, store_location=place, warehouse_id=WAREHOUSE, **mine)
+        for priority, warehouse in enumerate(store.warehouses, 1):
+            Cell.objects.create(group_id=GROUP, store_location=place, warehouse_id=warehouse, priority=priority, **mine)
         listings = Listing.objects.bulk_create(
             Listing(
                 channel=channel,
                 sku_id=sku,
                 remote_variant_id=article.variant_id,
                 inventory_item_id=article.inventory_item_id,
+                remote_sku=article.code,
                 **mine,
             )
             for sku, article in zip(recipes, store.articles, strict=True)
@@ -508,7 +575,8 @@ def _read_channels() -> tuple[dict[int, LevelRow], dict[uuid.UUID, BatchRow], di
         """
         SELECT level.id, level.channel_id, level.next_push_at, is_stocked, base, order_effects, pushed, version, desired,
             suspect_since, suspect_reason, suspect_available, held, held_at_id AS held_at, listing_id, level.merchant_id,
-            listing.sku_id, listing.remote_variant_id, listing.inventory_item_id, place.id AS place_id, place.remote_id
+            listing.sku_id, listing.remote_variant_id, listing.inventory_item_id, listing.deleted_at, place.id AS place_id,
+            place.remote_id
         FROM channels_listinglevel level
         JOIN channels_listing listing ON listing.id = level.listing_id
         JOIN channels_storelocation place ON place.id = level.store_location_id
@@ -517,7 +585,8 @@ def _read_channels() -> tuple[dict[int, LevelRow], dict[uuid.UUID, BatchRow], di
     ):
         merchant, sku, variant, item = map(row.pop, ("merchant_id", "sku_id", "remote_variant_id", "inventory_item_id"))
         listing = ListingRow(row.pop("listing_id"), merchant, row["channel_id"], sku, variant, item)
-        place = LocationRow(row.pop("place_id"), row["channel_id"], row.pop("remote_id"), None, 1.0, (WAREHOUSE,))
+        listing.deleted_at = row.pop("deleted_at")
+        place = LocationRow(row.pop("place_id"), row["channel_id"], row.pop("remote_id"), None, 1.0, ())
         levels[row["id"]] = LevelRow(listing=listing, location=place, **row)
     columns = "id, channel_id, lease_token, next_attempt_at, created_at AS opened_at, sent_at, state"
     batches = {row["id"]: BatchRow(**row) for row in _rows(f"SELECT {columns} FROM channels_pushbatch ORDER BY id")}

@@ -142,7 +142,7 @@ def run_one(setting: Setting, seed: int, *, story: list[str] | None = None, tier
         digest=world.scheduler.digest,
         seconds=time.process_time() - began,
         units_sold=sum(shelf.sold for shelf in world.shelves.values()),
-        oversold_units=sum(shelf.oversold for shelf in world.shelves.values()),
+        oversold_units=sum(max(0, shelf.oversold - shelf.excused) for shelf in world.shelves.values()),
         declared_units=sum(shortage.quantity for row in books.stock.values() for shortage in row.shortages),
         undeclared_units=auditor.undeclared_units() if found is None or found.invariant == "undeclared" else 0,
         webhooks=world.wire.sent,

@@ -18,6 +18,7 @@ from channels.protocol import (
     LevelState,
     LevelTouched,
     LineState,
+    OrderDeleted,
     OrderPage,
     OrderState,
     OrderTouched,
@@ -56,7 +57,7 @@ class Told(bytes):
 
 @dataclass(slots=True)
 class Shelf:
-    """The truth about one stocked SKU, over all stores."""
+    """The truth about one stocked SKU in warehouses that hang together, over all stores that draw on them."""
 
     initial: int
     #: Units there and not sold; below zero where units were sold that nobody has.
@@ -65,10 +66,31 @@ class Shelf:
     offered: int = 0
     sold: int = 0
     oversold: int = 0
+    #: Of them, while stores offered more than there was through no fault of a policy.
+    excused: int = 0
     #: Units put back by cancellations, refunds and edits while nothing was left: they make up for what was oversold.
     repaid: int = 0
-    #: Units that counters offer beyond what is left, and whom to tell when they grow more.
+    #: Units that counters offer beyond what is left.
     excess: int = 0
+    #: So many of them are no fault of a policy: units that left a listing which was unmapped or deleted, before anybody knew
+    #: of them; and units that others were given of one that was mapped again, until the excess has gone.
+    tolerated: int = 0
+    doubled: int = 0
+    #: How many units that was in all.
+    excusable: int = 0
+
+    def tolerate(self, units: int) -> None:
+        self.tolerated += units
+        self.excusable += max(0, units)
+
+    def sell(self, units: int) -> None:
+        self.left -= units
+        self.sold += units
+        lacking = min(units, max(0, -self.left))
+        self.oversold += lacking
+        if self.excusable:
+            most = min(self.tolerated + self.doubled, self.excusable + self.repaid - self.excused)
+            self.excused += max(0, min(lacking, most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +99,13 @@ class Article:
 
     variant_id: str
     inventory_item_id: str
+    sku_id: int
     recipe: Mapping[int, int]
     is_bundle: bool
+
+    @property
+    def code(self) -> str:
+        return f"SKU-{self.sku_id}"
 
 
 @dataclass(slots=True)
@@ -91,6 +118,16 @@ class OrderLine:
     ordered: int
     removed: int = 0
     shipped: int = 0
+    #: Units sold while the listing was unmapped: none of the shelf's until it is mapped again.
+    astray: int = 0
+
+    def taken(self, refunds: Sequence[RefundedUnits]) -> int:
+        """Units that the line has taken from the counter and not put back."""
+        return self.ordered - self.removed - self.put_back(refunds)
+
+    def moved(self, refunds: Sequence[RefundedUnits]) -> int:
+        """Units that it ever took from the counter or put back."""
+        return self.ordered + self.removed + self.put_back(refunds)
 
     def put_back(self, refunds: Sequence[RefundedUnits]) -> int:
         return sum(r.quantity for r in refunds if r.line_id == self.line_id and r.restock is not Restock.NONE)
@@ -145,10 +182,15 @@ class Store:
     remembers: float = 86_400.0
     orders_per_page: int = 50
     tells_location: bool = True
+    #: The warehouses it sells from, by priority, and which of those that hang together they are.
+    warehouses: tuple[int, ...] = (1,)
+    site: int = 0
 
     counters: dict[Where, int] = field(default_factory=dict)
     changed_at: dict[Where, datetime] = field(default_factory=dict)
     orders: dict[str, Order] = field(default_factory=dict)
+    #: Orders that are gone for good: nobody can read them any more.
+    deleted: dict[str, Order] = field(default_factory=dict)
     #: What was answered under a key, and when (virtual seconds).
     answers: dict[str, tuple[float, WriteResult]] = field(default_factory=dict)
     #: Items that it takes no writes of.
@@ -157,6 +199,9 @@ class Store:
     effects: dict[str, int] = field(default_factory=dict)
     written: int = 0
     by_item: dict[str, Article] = field(default_factory=dict)
+    #: Items whose listings are mapped to no SKU just now: whatever the store offers of them is not the shelf's. And the units
+    #: of them that nobody knew of when that began.
+    unmapped: dict[str, int] = field(default_factory=dict)
     #: Units changed by hand, by (item, location).
     edited: dict[Where, int] = field(default_factory=dict)
 
@@ -180,9 +225,9 @@ class Store:
         for article, place, units in wanted:
             where = (article.inventory_item_id, place)
             needed[where] = needed.get(where, 0) + units
-        if any(self.counters[where] < units for where, units in needed.items()):
+        if any(self.counters.get(where, 0) < units for where, units in needed.items()):
             return None
-        order_id = f"{self.number}-{len(self.orders) + 1}"
+        order_id = f"{self.number}-{len(self.orders) + len(self.deleted) + 1}"
         lines = [
             OrderLine(f"{order_id}/{place}", article, location, units)
             for place, (article, location, units) in enumerate(wanted)
@@ -207,6 +252,12 @@ class Store:
                 self._refund(order, line, left - unshipped, Restock.NONE)
         self._changed(order, "orders/cancelled")
 
+    def delete(self, order: Order) -> None:
+        """Staff delete an order that was called off."""
+        if order.cancelled_at is not None:
+            self.deleted[order.order_id] = self.orders.pop(order.order_id)
+            self.send(self, "orders/delete", Told.of(f"delete {order.order_id}", OrderDeleted(order.order_id)))
+
     def refund(self, order: Order, line: OrderLine, units: int, restock: Restock) -> None:
         """Give money back for some units; they come back to the counter or not."""
         left = line.left(order.refunds)
@@ -224,7 +275,7 @@ class Store:
         """Staff add units to a line or take some out."""
         where = (line.article.inventory_item_id, line.location_id)
         left = line.left(order.refunds) - line.shipped
-        if order.cancelled_at is not None or (change > 0 and self.counters[where] < change) or -change > left:
+        if order.cancelled_at is not None or (change > 0 and self.counters.get(where, 0) < change) or -change > left:
             return
         if change > 0:
             line.ordered += change
@@ -236,7 +287,7 @@ class Store:
 
     def add_line(self, order: Order, article: Article, location_id: str, units: int) -> None:
         """Staff add something else to an order, or more of the same in a line of its own."""
-        if order.cancelled_at is not None or self.counters[(article.inventory_item_id, location_id)] < units:
+        if order.cancelled_at is not None or self.counters.get((article.inventory_item_id, location_id), 0) < units:
             return
         line = OrderLine(f"{order.order_id}/{len(order.lines)}", article, location_id, units)
         order.lines.append(line)
@@ -253,14 +304,46 @@ class Store:
 
     def edit_by_hand(self, where: Where, change: int) -> None:
         """The merchant changes the counter, and with it the shelf: units are gone, or found."""
-        change = max(change, -self.counters[where])
+        change = max(change, -self.counters.get(where, 0))
         article = self.by_item[where[0]]
-        if change and not article.is_bundle:
+        if change and not article.is_bundle and where[0] not in self.unmapped:
             self.edited[where] = self.edited.get(where, 0) + change
             for sku, units in article.recipe.items():
                 self.shelves[sku].left += units * change
             self._count(where, change)
             self._tell_level(where)
+
+    def delete_variant(self, article: Article, unknown: int) -> None:
+        """Staff delete an article: nobody can buy it, count it or write to it any more. Its units are where they are, and
+        will be given to others, with those that were sold here and that nobody knows of yet.
+        """
+        self._tolerate(article, unknown)
+        for where in [where for where in self.counters if where[0] == article.inventory_item_id]:
+            self._count(where, -self.counters[where])
+            del self.counters[where], self.changed_at[where]
+
+    def unmap(self, article: Article, unknown: int) -> None:
+        """From now on what the store offers of an article is not the shelf's, nor what left it and nobody knows of yet."""
+        self._tolerate(article, unknown)
+        self._offer(article, -self._offered(article))
+        self.unmapped[article.inventory_item_id] = unknown
+
+    def map_again(self, article: Article) -> None:
+        """It is the shelf's again, and so is what was sold of it meanwhile. Others may have been given the same units."""
+        self._tolerate(article, -self.unmapped.pop(article.inventory_item_id))
+        lines = [line for order in (*self.orders.values(), *self.deleted.values()) for line in order.lines]
+        sold = sum(line.astray for line in lines if line.article is article)
+        for line in lines:
+            if line.article is article:
+                line.astray = 0
+        for sku, units in article.recipe.items():
+            shelf = self.shelves[sku]
+            offered = units * self._offered(article)
+            shelf.doubled += offered + units * sold + max(0, shelf.excess)
+            shelf.excusable += offered + units * sold
+            shelf.sell(units * sold)
+            shelf.offered += offered
+            self._compare(sku)
 
     # --- what it answers ------------------------------------------------------------------------------------------
 
@@ -276,24 +359,26 @@ class Store:
             if self.keeps_refusals:
                 self.answers[key] = self.clock(), result
             return result
+        self.effects[key] = self.effects.get(key, 0) + 1
         for row in changes:
             where = (row.inventory_item_id, row.location_id)
             self._count(where, row.to_quantity - row.from_quantity)
             self._tell_level(where)
         self.written += len(changes)
-        self.effects[key] = self.effects.get(key, 0) + 1
         result = WriteResult((DONE,) * len(changes), now)
         self.answers[key] = self.clock(), result
         return result
 
     def _errors(self, changes: Sequence[QuantityChange]) -> tuple[RowResult, ...] | None:
         """What is wrong with the rows; None: nothing is."""
-        if self.refused:
-            blamed = [row.inventory_item_id in self.refused for row in changes]
-            if any(blamed) and self.hides_refusals and len(changes) > 1:
-                return (NAMELESS,) * len(changes)
-            if any(blamed):
-                return tuple(REFUSED if is_blamed else UNTOUCHED for is_blamed in blamed)
+        blamed = [
+            row.inventory_item_id in self.refused or (row.inventory_item_id, row.location_id) not in self.counters
+            for row in changes
+        ]
+        if any(blamed) and self.hides_refusals and len(changes) > 1:
+            return (NAMELESS,) * len(changes)
+        if any(blamed):
+            return tuple(REFUSED if is_blamed else UNTOUCHED for is_blamed in blamed)
         stale = [self.counters[(row.inventory_item_id, row.location_id)] != row.from_quantity for row in changes]
         return tuple(STALE if is_stale else UNTOUCHED for is_stale in stale) if any(stale) else None
 
@@ -328,23 +413,26 @@ class Store:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _take(self, line: OrderLine, units: int) -> None:
-        for sku, each in line.article.recipe.items():
-            shelf = self.shelves[sku]
-            shelf.left -= each * units
-            shelf.sold += each * units
-            shelf.oversold += min(each * units, max(0, -shelf.left))
         where = (line.article.inventory_item_id, line.location_id)
+        if where[0] in self.unmapped:
+            line.astray += units
+        else:
+            for sku, each in line.article.recipe.items():
+                self.shelves[sku].sell(each * units)
         self._count(where, -units)
         self._tell_level(where)
 
     def _give_back(self, line: OrderLine, units: int) -> None:
+        astray = min(units, line.astray)
+        line.astray -= astray
         for sku, each in line.article.recipe.items():
             shelf = self.shelves[sku]
-            shelf.repaid += min(each * units, max(0, -shelf.left))
-            shelf.left += each * units
+            shelf.repaid += min(each * (units - astray), max(0, -shelf.left))
+            shelf.left += each * (units - astray)
         where = (line.article.inventory_item_id, line.location_id)
-        self._count(where, units)
-        self._tell_level(where)
+        if where in self.counters:
+            self._count(where, units)
+            self._tell_level(where)
 
     def _refund(self, order: Order, line: OrderLine, units: int, restock: Restock) -> RefundedUnits:
         made = RefundedUnits(
@@ -361,13 +449,32 @@ class Store:
         self.changed_at[where] = self.now()
         if self.tell is not None:
             self.tell(f"{where[0]} {change:+d} = {self.counters[where]}")
-        for sku, units in self.by_item[where[0]].recipe.items():
-            shelf = self.shelves[sku]
-            shelf.offered += units * change
-            excess = shelf.offered - max(0, shelf.left)
-            if excess > max(0, shelf.excess):
-                self.offers_too_much(sku, excess)
-            shelf.excess = excess
+        if where[0] not in self.unmapped:
+            self._offer(self.by_item[where[0]], change)
+
+    def _offer(self, article: Article, change: int) -> None:
+        for sku, units in article.recipe.items():
+            self.shelves[sku].offered += units * change
+            self._compare(sku)
+
+    def _compare(self, sku: int) -> None:
+        """Whether the stores offer no more than is left, or no more than before."""
+        shelf = self.shelves[sku]
+        excess = shelf.offered - shelf.left
+        if excess > max(0, shelf.excess) and excess > shelf.tolerated + shelf.doubled:
+            self.offers_too_much(sku, excess)
+        shelf.excess = excess
+        shelf.doubled = min(shelf.doubled, max(0, excess - shelf.tolerated))
+
+    def _tolerate(self, article: Article, more: int) -> None:
+        for sku, units in article.recipe.items():
+            self.shelves[sku].tolerate(units * more)
+
+    def _offered(self, article: Article) -> int:
+        return sum(units for (item, _), units in self.counters.items() if item == article.inventory_item_id)
+
+    def _is_listed(self, line: OrderLine) -> bool:
+        return (line.article.inventory_item_id, line.location_id) in self.counters
 
     def _changed(self, order: Order, topic: str) -> None:
         if order.listed_from <= self.clock():
@@ -405,8 +512,9 @@ class Store:
             lines=tuple(
                 LineState(
                     line_id=line.line_id,
-                    variant_id=line.article.variant_id,
-                    sku="",
+                    # Of a variant that was deleted since, only its SKU is told.
+                    variant_id=line.article.variant_id if self._is_listed(line) else "",
+                    sku=line.article.code,
                     ordered=line.ordered,
                     current=line.left(order.refunds),
                     shipped=line.shipped,

@@ -10,30 +10,34 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import ClassVar
 
 from django.db import OperationalError
 
 from channels import protocol
-from channels.protocol import Restock
+from channels.protocol import OrderState, Restock
+from locations.routing import Routing
 from sync import apply, check, outage, publish, push, reconcile
 from sync.ports import ChannelRef, Engine
 from sync.residue import sums
 from sync.simulator import faults as swarm
 from sync.simulator.auditor import Auditor
 from sync.simulator.books import SimulatedBooks, WatchedBooks
-from sync.simulator.faults import Faults
-from sync.simulator.memory.rows import PushRow
+from sync.simulator.faults import Faults, Window
+from sync.simulator.memory.rows import ListingRow, PushRow
 from sync.simulator.scheduler import EPOCH, Killed, Scheduler, Task
 from sync.simulator.stores import Article, Order, OrderLine, Shelf, Store, Told
 from sync.simulator.wire import StoreConnector, Wire
 from synctec.lib import failpoints, ids
 from synctec.lib.clock import READ_AGAIN_SECONDS
+
+Where = tuple[int, int]  # SKU, and a warehouse or a site
 
 KIND = "simulated"
 MERCHANT = 1
@@ -60,6 +64,8 @@ COMMIT_SECONDS = 0.002
 AUDIT_LAG = timedelta(seconds=25)
 POLL_OVERLAP = timedelta(seconds=60)
 REAUTHORIZED_SECONDS = 20.0
+#: What staff could not save they save again.
+TRIED_AGAIN_SECONDS = 2.0
 POOLS = {"apply": 3, "push": 3, "check": 2}
 POLICIES = ("shared", "guard", "split")
 
@@ -78,6 +84,8 @@ class Setting:
     guard_units: int | None = None
     #: Units that every channel keeps back.
     buffer: int = 0
+    #: None: one, and with faults as the seed draws it.
+    warehouses: int | None = None
     #: Outside the promise: a merchant raises counters by hand; processes sleep longer than a request can be valid; the
     #: database's clock is set ahead.
     gains_by_hand: bool = False
@@ -141,6 +149,7 @@ class World:
         self.story = story
         self.scheduler = self.scheduler_type()
         self.people = random.Random(f"{seed}:people")
+        self.staff = random.Random(f"{seed}:staff")
         self.luck = random.Random(f"{seed}:luck")
         self.drawn = swarm.draw(
             setting.faults,
@@ -163,8 +172,18 @@ class World:
         self.holders: dict[str, tuple[int, float]] = {}
         self._tokens = 0
         self._ids = 0
-        self.shelves: dict[int, Shelf] = {}
+        #: Warehouses that hang together by the stores that draw on them; and by SKU and place among these, what is there.
+        self.sites: list[frozenset[int]] = []
+        self.shelves: dict[Where, Shelf] = {}
+        #: When the kill switch was put on, and off again.
+        self.stopped: list[tuple[datetime, datetime | None]] = []
         self._losses: list[Loss] = []
+        #: Writes of its SKU that had not taken effect when a listing was mapped again; and raises that were to be written
+        #: then: by listing level to what, and behind which push.
+        self._overtaken: set[int] = set()
+        self._still_wished: dict[int, tuple[int, int]] = {}
+        #: What we were told of each order, by its id.
+        self._heard: dict[str, list[OrderState]] = defaultdict(list)
         self.stores: list[Store] = []
         self.wire = Wire(self.scheduler, random.Random(f"{seed}:wire"), self.faults, self, self.tell)
         self.connectors: dict[int, StoreConnector] = {}
@@ -196,31 +215,43 @@ class World:
     def _fill(self) -> None:
         """Stock, stores and the books about them."""
         setting = self.setting
-        units = max(1, setting.shoppers // (2 * setting.skus))
-        for sku in range(1, setting.skus + 1):
-            self.shelves[sku] = Shelf(initial=units, left=units)
-        recipes = {sku: {sku: 1} for sku in self.shelves}
+        places = random.Random(f"{self.seed}:places")
+        warehouses = setting.warehouses or self.drawn.warehouses
+        matrix = _matrix(setting.stores, warehouses, places)
+        routing = places.choice(list(Routing)) if warehouses > 1 else Routing.PRIORITY
+        self.sites = _sites(matrix)
+        stock = _stock(setting, warehouses, places)
+        for (sku, warehouse), units in stock.items():
+            site = next(number for number, site in enumerate(self.sites) if warehouse in site)
+            shelf = self.shelves.setdefault((sku, site), Shelf(0, 0))
+            shelf.initial += units
+            shelf.left += units
+        skus = list(range(1, setting.skus + 1))
+        recipes = {sku: {sku: 1} for sku in skus}
         for place in range(setting.bundles):
-            parts = self.people.sample(list(self.shelves), min(len(self.shelves), self.people.randint(1, 2)))
+            parts = self.people.sample(skus, min(len(skus), self.people.randint(1, 2)))
             recipes[setting.skus + 1 + place] = {sku: self.people.randint(1, 2) for sku in sorted(parts)}
         self.recipes = recipes
         self.families = _families(recipes)
         errors = random.Random(f"{self.seed}:clocks")
         for number in range(setting.stores):
             articles = [
-                Article(f"v{number}-{sku}", f"i{number}-{sku}", recipe, sku > setting.skus)
+                Article(f"v{number}-{sku}", f"i{number}-{sku}", sku, recipe, sku > setting.skus)
                 for sku, recipe in recipes.items()
             ]
+            site = next(place for place, site in enumerate(self.sites) if matrix[number][0] in site)
             store = Store(
                 number=number,
                 channel_id=number + 1,
-                shelves=self.shelves,
+                shelves={sku: shelf for (sku, where), shelf in self.shelves.items() if where == site},
+                warehouses=matrix[number],
+                site=site,
                 articles=articles,
                 clock=self._clock,
                 epoch=EPOCH,
                 send=self.wire.send,
                 index_lag=self._index_lag,
-                offers_too_much=self._offers_too_much,
+                offers_too_much=partial(self._offers_too_much, site),
                 tell=self._counter_teller(number),
                 clock_error=errors.uniform(-1, 1) * self.drawn.store_clock_error,
                 keeps_refusals=self.drawn.keeps_refusals,
@@ -234,7 +265,7 @@ class World:
             self.stores.append(store)
             self.connectors[store.channel_id] = StoreConnector(self.wire, store, self.step)
             self.refs[store.channel_id] = ChannelRef(store.channel_id, MERCHANT, KIND)
-        self.books.open(setting, self.shelves, recipes, self.stores)
+        self.books.open(setting, stock, recipes, self.stores, routing)
 
     def _clock(self) -> float:
         return self.scheduler.time
@@ -261,8 +292,8 @@ class World:
             return None
         return lambda says: self.tell("counter", number, lambda: says)
 
-    def _offers_too_much(self, sku: int, excess: int) -> None:
-        self.auditor.offered_too_much(sku, excess)
+    def _offers_too_much(self, site: int, sku: int, excess: int) -> None:
+        self.auditor.offered_too_much((sku, site), excess)
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -332,6 +363,15 @@ class World:
         for window in self.drawn.refusals:
             at(start + window.start, "refused", self._set_refused, window.which, True)
             at(start + window.start + window.seconds, "taken again", self._set_refused, window.which, False)
+        for window in self.drawn.stops:
+            at(start + window.start, "stop", self._stop_writing)
+            at(start + window.start + window.seconds, "go on", self._write_again)
+        for window in self.drawn.unmapped:
+            at(start + window.start, "unmapped", self._unmap, window)
+            at(start + window.start + window.seconds, "mapped again", self._map_again, window)
+        for window in self.drawn.variants_deleted:
+            at(start + window.start, "variant deleted", self._delete_variant, window)
+            at(start + window.start + window.seconds, "deletion known", self._know_deleted, window)
         if self.setting.faults != "none":
             for store in self.stores:
                 first = self.luck.uniform(0, RECONCILE_SECONDS)
@@ -373,6 +413,8 @@ class World:
             happens, later, measure = people.random() < share, people.expovariate(1 / 40), people.random()
             if happens:
                 fates.append((later, what, measure))
+            if happens and what == "cancel" and self.staff.random() < drawn.deleted:
+                fates.append((later + self.staff.expovariate(1 / 40), "delete", measure))
         return fates
 
     def _shop(self, attempt: Attempt) -> None:
@@ -391,6 +433,8 @@ class World:
             store.ship(order)
         elif what == "cancel":
             store.cancel(order, restock=measure < 0.7)
+        elif what == "delete":
+            store.delete(order)
         elif what == "edit":
             self._edit(store, order, line, measure)
         else:
@@ -410,11 +454,120 @@ class World:
         self.tell("by hand", store.number, lambda: f"{article.inventory_item_id} {change:+d}")
         where = (article.inventory_item_id, f"l{store.number}")
         level = self.books.level_of(store.channel_id, *where)
-        before = store.counters[where]
+        before = store.counters.get(where, 0)
         store.edit_by_hand(where, change)
-        if store.counters[where] < before:
-            now = self.clock()
-            self._losses.append(Loss(now, level.id, before - store.counters[where], article.recipe, level.open_push))
+        lost = before - store.counters.get(where, 0)
+        if lost > 0:
+            self._losses.append(Loss(self.clock(), level.id, lost, article.recipe, level.open_push))
+
+    def _listing_in(self, window: Window) -> tuple[Store, Article, ListingRow]:
+        """Which listing such a window is about."""
+        store = self.stores[window.which]
+        article = store.articles[int(window.start * 1000) % len(store.articles)]
+        level = self.books.level_of(store.channel_id, article.inventory_item_id, f"l{store.number}")
+        return store, article, level.listing
+
+    def _unmap(self, window: Window) -> None:
+        """Staff map a listing to no SKU; while that fails they try again."""
+        store, article, listing = self._listing_in(window)
+        if self.is_healed or listing.sku_id is None:
+            return
+        if self._configure(lambda: self.books.map_listing(listing.id, None)):
+            self.tell("unmapped", store.number, lambda: article.inventory_item_id)
+            store.unmap(article, self._unknown(store, article))
+        else:
+            self.scheduler.after(TRIED_AGAIN_SECONDS, "unmapped", self._unmap, window)
+
+    def _map_again(self, window: Window) -> None:
+        store, article, listing = self._listing_in(window)
+        if listing.sku_id is not None:
+            return
+        if self._configure(lambda: self.books.map_listing(listing.id, article.sku_id)):
+            self.tell("mapped again", store.number, lambda: article.inventory_item_id)
+            store.map_again(article)
+            self._note_overtaken(article)
+            self.ring("publish", MERCHANT)
+            self.ring("apply", MERCHANT)
+        else:
+            self.scheduler.after(TRIED_AGAIN_SECONDS, "mapped again", self._map_again, window)
+
+    def _note_overtaken(self, article: Article) -> None:
+        effects = {key for store in self.stores for key in store.effects}
+        newest = max(self.books.pushes, default=0)
+        related = {sku for sku, recipe in self.recipes.items() if recipe.keys() & article.recipe.keys()}
+        self._overtaken |= {
+            write.id
+            for write in self.books.pushes.values()
+            if write.level.listing.sku_id in related
+            and write.state != "confirmed"
+            and str(write.batch.id) not in effects
+        }
+        for level in self.books.levels.values():
+            if level.listing.sku_id in related and level.desired is not None and level.desired > level.reported:
+                self._still_wished[level.id] = level.desired, newest
+
+    def _delete_variant(self, window: Window) -> None:
+        store, article, _ = self._listing_in(window)
+        self.tell("variant deleted", store.number, lambda: article.inventory_item_id)
+        store.delete_variant(article, self._unknown(store, article))
+
+    def _unknown(self, store: Store, article: Article) -> int:
+        """Units of an article that its store has sold, or lost by somebody's hand, and that are not booked yet."""
+        level = self.books.level_of(store.channel_id, article.inventory_item_id, f"l{store.number}")
+        unknown = sum(loss.units for loss in self._losses if loss.level_id == level.id)
+        for drift in self.books.drifts:
+            if drift.level_id == level.id and drift.action == "adopted":
+                unknown = max(0, unknown - max(0, drift.expected - drift.actual))
+        for order in (*store.orders.values(), *store.deleted.values()):
+            known = self.books.orders.get((store.channel_id, order.order_id), {})
+            for line in order.lines:
+                if line.article is article:
+                    row = known.get((store.channel_id, order.order_id, line.line_id))
+                    unknown += max(0, line.taken(order.refunds) - (row.applied.taken if row is not None else 0))
+        return unknown
+
+    def _know_deleted(self, window: Window) -> None:
+        """A message, or the daily reading of the catalogue, has told of it."""
+        store, article, listing = self._listing_in(window)
+        if listing.deleted_at is not None:
+            return
+        if self._configure(lambda: self.books.delete_listing(listing.id)):
+            self.tell("deletion known", store.number, lambda: article.inventory_item_id)
+            self.ring("publish", MERCHANT)
+        else:
+            self.scheduler.after(TRIED_AGAIN_SECONDS, "deletion known", self._know_deleted, window)
+
+    def _stop_writing(self) -> None:
+        """The kill switch; while that fails it is tried again."""
+        if self.is_healed or self.stopped:
+            return
+        if self._configure(lambda: self.books.stop_writing(MERCHANT, is_on=True)):
+            self.tell("stopped writing", 0, lambda: "")
+            self.stopped.append((self.clock(), None))
+        else:
+            self.scheduler.after(TRIED_AGAIN_SECONDS, "stop", self._stop_writing)
+
+    def _write_again(self) -> None:
+        if not self.stopped or self.stopped[-1][1] is not None:
+            return
+        began_at, _ = self.stopped[-1]
+        if self._configure(lambda: self.books.stop_writing(MERCHANT, is_on=False)):
+            self.tell("writes again", 0, lambda: "")
+            self.stopped[-1] = (began_at, self.clock())
+            for channel_id in self.connectors:
+                self.ring("reconcile", channel_id)
+        else:
+            self.scheduler.after(TRIED_AGAIN_SECONDS, "go on", self._write_again)
+
+    def _configure(self, change: Callable[[], object]) -> bool:
+        """Whether a change of the configuration was made: it takes the web server and the database."""
+        if self.hub_is_down:
+            return False
+        try:
+            change()
+        except OperationalError:
+            return False
+        return True
 
     def _heal(self) -> None:
         """Everything works from now on; what is under way still arrives."""
@@ -422,6 +575,11 @@ class World:
         self.faults = self.wire.faults = self.drawn.healed()
         self._set_database(False)
         self._set_hub(False)
+        self._write_again()
+        for window in self.drawn.unmapped:
+            self._map_again(window)
+        for window in self.drawn.variants_deleted:
+            self._know_deleted(window)
         self.tell("healed", 0, lambda: "")
         self.passes = dict.fromkeys(self.connectors, 0)
 
@@ -447,12 +605,17 @@ class World:
         if self.auditor.is_clean:
             self.auditor.blame("convergence", self.unrest or "never at rest")
 
+    def place_of(self, sku: int, level_id: int) -> Where:
+        """Where the units of a SKU are that a listing level sells."""
+        return sku, self.stores[self.books.levels[level_id].channel_id - 1].site
+
     @property
-    def hidden(self) -> Counter[int]:
-        """By SKU, units taken out by hand that no reading shows: under a write of the same size whose outcome nobody ever
-        told, or that was refused the second time, or where a raise took effect after its store had refused it.
+    def hidden(self) -> Counter[Where]:
+        """By SKU and site, units taken out by hand that no reading shows: under a write of the same size whose outcome nobody
+        ever told, or that was refused the second time, or where a raise took effect after its store had refused it. And units
+        of deleted orders that nobody told us of: of a bundle, which has no stock to take a loss from, or under such a write.
         """
-        hidden: Counter[int] = Counter()
+        hidden: Counter[Where] = Counter()
         late = self.auditor.late_raises() if self._losses else Counter()
         for loss in self._losses:
             units = min(loss.units, late[loss.level_id])
@@ -462,14 +625,59 @@ class World:
                 units = loss.units if is_alike else units
             if self._looks_like_lowers(loss):
                 units = loss.units
+            if self.books.levels[loss.level_id].listing.deleted_at is not None:
+                units = loss.units  # nobody can read the level any more
             for sku, quantity in loss.recipe.items() if units else ():
-                hidden[sku] += units * quantity
+                hidden[self.place_of(sku, loss.level_id)] += units * quantity
+        for level_id, line, units in self.untold():
+            is_gone = self.books.levels[level_id].listing.deleted_at is not None
+            if units > 0 and (line.article.is_bundle or is_gone or self.auditor.is_in_doubt(level_id)):
+                for sku, quantity in line.article.recipe.items():
+                    hidden[self.place_of(sku, level_id)] += units * quantity
         return hidden
 
-    def promises_about(self, sku: int) -> bool:
-        """Whether `split` promises that none of this SKU are oversold in this run."""
+    def untold(self) -> list[tuple[int, OrderLine, int]]:
+        """Lines of deleted orders of whose end nobody has told us, nor will: by listing level, the units that they have taken
+        beyond what we know.
+        """
+        untold = []
+        for store in self.stores:
+            for order in store.deleted.values():
+                if not self.was_told(store, order):
+                    known = self.books.orders.get((store.channel_id, order.order_id), {})
+                    for line in order.lines:
+                        level = self.books.level_of(store.channel_id, line.article.inventory_item_id, line.location_id)
+                        row = known.get((store.channel_id, order.order_id, line.line_id))
+                        taken = row.applied.taken if row is not None else 0
+                        untold.append((level.id, line, line.taken(order.refunds) - taken))
+        return untold
+
+    def was_told(self, store: Store, order: Order) -> bool:
+        """Whether the newest state of the order has reached us, and no other under the same version."""
+        newest = [state for state in self._heard[order.order_id] if state.version == order.version]
+        truth = store.state(order)
+        return bool(newest) and all(replace(state, read_at=None) == truth for state in newest)
+
+    def promises_about(self, place: Where) -> bool:
+        """Whether `split` promises that none of a SKU are oversold at a site in this run."""
         drawn, ahead = self.drawn, self.setting.clock_ahead
-        return not drawn.gains_by_hand and not drawn.stopped_long and not ahead and not self.hidden[sku]
+        return not drawn.gains_by_hand and not drawn.stopped_long and not ahead and not self.hidden[place]
+
+    def granted_twice(self, place: Where) -> int:
+        """Units of a SKU at a site by which writes raised counters after a listing was mapped again, whose units they had
+        given to others.
+        """
+        sku, site = place
+        done = {key for store in self.stores if store.site == site for key in store.effects}
+        return sum(
+            self.recipes[push.level.listing.sku_id].get(sku, 0) * max(0, push.to_quantity - push.from_quantity)
+            for push in self.books.pushes.values()
+            if str(push.batch.id) in done and push.level.listing.sku_id is not None and self._is_overtaken(push)
+        )
+
+    def _is_overtaken(self, push: PushRow) -> bool:
+        wished, newest = self._still_wished.get(push.level.id, (0, 0))
+        return push.id in self._overtaken or (push.id > newest and push.to_quantity <= wished)
 
     def _is_as_much_as(self, loss: Loss, writes: Sequence[int]) -> bool:
         """Whether the loss, alone or with others of its level, is as much as some of the writes: a reading cannot tell."""
@@ -592,6 +800,7 @@ class World:
         try:
             self.books.mind_clock()
             self.books.end_doubts()
+            self.books.take_up_placeable_lines()
         except OperationalError:
             return  # the next sweep is not far
         for what, key in self.books.open_work():
@@ -766,12 +975,20 @@ class World:
         if faults.killed and self.luck.random() < faults.killed / 2:
             return False  # the process died before it had stored anything
         is_news = self.books.receive_webhook(store.channel_id, topic, webhook_id, told)
+        self.hear(told)
         if is_news and not (faults.bell_lost and self.luck.random() < faults.bell_lost):
             self.ring("apply", MERCHANT)
         if faults.commit_unknown and self.luck.random() < faults.commit_unknown:
             return False  # stored, and yet the answer was never sent, or never arrived
         self.auditor.acknowledged.append((store.channel_id, topic, webhook_id))
         return True
+
+    def hear(self, told: bytes) -> None:
+        """A message is in the inbox, and so on the disk."""
+        assert isinstance(told, Told)
+        for event in told.events:
+            if isinstance(event, OrderState):
+                self._heard[event.order_id].append(event)
 
     # --- the database -----------------------------------------------------------------------------------------------
 
@@ -802,6 +1019,34 @@ class World:
         if self.story is not None:
             task = self.scheduler.running
             self.story.append(f"{self.scheduler.time:9.3f} {task.name if task else '-':8} {label} {value} {what()}")
+
+
+def _matrix(stores: int, warehouses: int, rng: random.Random) -> list[tuple[int, ...]]:
+    """By store, the warehouses that it sells from, by priority. Each is some store's."""
+    matrix = [tuple(rng.sample(range(1, warehouses + 1), rng.randint(1, warehouses))) for _ in range(stores)]
+    forgotten = set(range(1, warehouses + 1)).difference(*matrix)
+    return [matrix[0] + tuple(sorted(forgotten)), *matrix[1:]]
+
+
+def _sites(matrix: Iterable[tuple[int, ...]]) -> list[frozenset[int]]:
+    """Warehouses that hang together by the stores that draw on them."""
+    sites: list[frozenset[int]] = []
+    for warehouses in matrix:
+        near = [site for site in sites if not site.isdisjoint(warehouses)]
+        sites = [site for site in sites if site not in near]
+        sites.append(frozenset(warehouses).union(*near))
+    return sites
+
+
+def _stock(setting: Setting, warehouses: int, rng: random.Random) -> dict[Where, int]:
+    """Units by SKU and warehouse."""
+    units = max(1, setting.shoppers // (2 * setting.skus))
+    stock: dict[Where, int] = {}
+    for sku in range(1, setting.skus + 1):
+        weights = [rng.uniform(0.1, 1) for _ in range(warehouses)]
+        found = Counter(rng.choices(range(1, warehouses + 1), weights, k=units))
+        stock |= {(sku, warehouse): found[warehouse] for warehouse in range(1, warehouses + 1)}
+    return stock
 
 
 def _families(recipes: Mapping[int, Mapping[int, int]]) -> list[set[int]]:

@@ -28,8 +28,10 @@ from locations.routing import Routing
 from merchants.models import Merchant
 from sync.models import DirtySku
 from sync.ports import Books
+from sync.simulator import postgres
 from sync.simulator.memory import MemoryBooks
 from sync.simulator.memory.rows import LevelRow
+from sync.sweep import take_up_placeable_lines
 from sync.tables import Tables, propagation
 from synctec.lib import sql
 
@@ -142,6 +144,14 @@ class Side:
     switch: Callable[[int, bool], object]
     #: (channel, are they paused): a reconciliation was alarming, or a clean one followed.
     pause_raises: Callable[[int, bool], object]
+    #: Is it on: the kill switch.
+    stop_writing: Callable[[bool], object]
+    #: (listing, SKU): somebody maps it, or to none.
+    map_listing: Callable[[int, int | None], object]
+    #: A store has said that a variant is deleted.
+    delete_listing: Callable[[int], object]
+    #: The sweep looks for lines that were set aside just when they were mapped.
+    take_up: Callable[[], object]
     rows: dict[str, dict[Name, Row]] = field(default_factory=dict)
     _ids: dict[str, dict[Name, Any]] = field(default_factory=dict)
     _names: dict[str, dict[Any, Name]] = field(default_factory=dict)
@@ -230,7 +240,7 @@ def make_sides(clock: Clock, policy: str) -> tuple[Side, Side]:
     """
     _cover_clock(clock.now)
     groups = GROUPS | {DIVIDED: (policy, *GROUPS[DIVIDED][1:])}
-    return _in_tables(groups), _in_memory(clock, groups)
+    return _in_tables(clock, groups), _in_memory(clock, groups)
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------
@@ -253,7 +263,7 @@ def _set_clock(now: datetime) -> None:
     sql.rows("SELECT set_config('standing_clock.now', %s, true)", [now.isoformat()])
 
 
-def _in_tables(groups: Groups) -> Side:
+def _in_tables(clock: Clock, groups: Groups) -> Side:
     mine = {"merchant": Merchant.objects.create(pk=MERCHANT, name="Alder", slug="alder")}
     for number in WAREHOUSES:
         Warehouse.objects.create(pk=number, code=f"W{number}", name=f"Warehouse {number}", **mine)
@@ -340,6 +350,10 @@ def _in_tables(groups: Groups) -> Side:
         _set_clock,
         _switch_in_tables,
         _pause_raises_in_tables,
+        lambda is_on: postgres.stop_writing(MERCHANT, clock.now, is_on=is_on),
+        lambda listing, sku: postgres.map_listing(listing, sku, clock.now, uuid.uuid4()),
+        lambda listing: postgres.delete_listing(listing, clock.now, uuid.uuid4()),
+        take_up_placeable_lines,
     )
 
 
@@ -569,6 +583,10 @@ def _in_memory(clock: Clock, groups: Groups) -> Side:
         lambda now: None,
         lambda warehouse, is_on: books.switch_warehouse(warehouse, is_on=is_on),
         lambda channel, is_paused: books.pause_raises(channel, is_paused=is_paused),
+        lambda is_on: books.stop_writing(MERCHANT, is_on=is_on),
+        books.map_listing,
+        books.delete_listing,
+        books.take_up_placeable_lines,
     )
 
 

@@ -459,6 +459,30 @@ def switches(life: Life, engine: Engine, dice: random.Random) -> object:
     return None
 
 
+def stops_writing(life: Life, engine: Engine, dice: random.Random) -> object:
+    """The kill switch is put on, and off again when all pushers have looked for work."""
+    life.side.stop_writing(True)
+    try:
+        return [push.push_channel(engine, channel=_ref(channel), max_batches=3) for channel in CHANNELS]
+    finally:
+        life.side.stop_writing(False)
+
+
+def maps(life: Life, engine: Engine, dice: random.Random) -> object:
+    """A listing is mapped to no SKU, to its own or to another; seldom its variant is deleted."""
+    listing = dice.choice(list(LISTINGS))
+    if dice.random() < 0.1:
+        life.side.delete_listing(listing)
+    else:
+        life.side.map_listing(listing, dice.choice([None, LISTINGS[listing][1], MUG]))
+    return None
+
+
+def takes_up(life: Life, engine: Engine, dice: random.Random) -> object:
+    """The sweep looks for what waits in vain."""
+    return life.side.take_up()
+
+
 def breaks_a_rule(life: Life, engine: Engine, dice: random.Random) -> object:
     """What constraints of the tables refuse, the books in memory refuse."""
     rule = dice.choice(RULES)
@@ -615,7 +639,18 @@ OUTSIDE: tuple[Callable[[History, random.Random], None], ...] = (
 )
 ENGINE: tuple[Callable[[Life, Engine, random.Random], object], ...] = (
     *(applies, applies, applies, publishes, publishes, pushes, pushes, checks, checks, polls, compares, goes_round),
-    *(goes_round, asks_what_is_divided, puts_off, gives_back, rests, switches, breaks_a_rule),
+    *(
+        goes_round,
+        asks_what_is_divided,
+        puts_off,
+        gives_back,
+        rests,
+        switches,
+        stops_writing,
+        maps,
+        takes_up,
+        breaks_a_rule,
+    ),
 )
 
 

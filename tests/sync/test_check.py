@@ -522,6 +522,26 @@ def test_a_suspect_whose_listing_was_unmapped_does_not_hold_up_the_others(
     assert north.level("TEE").suspect_since is None
 
 
+def test_a_sale_that_waits_for_its_mapping_is_not_taken_for_a_loss(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    store.levels[store.where(north, "MUG")] = 8
+    suspect(north, "MUG")
+    check(north, store)
+    mapping.map_listing(listing=north.listings["MUG"], sku=None, user=None)
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", 2)))
+    apply(alder)
+
+    settle(north, store)
+    unmapped = alder.stock("MUG")
+    mapping.map_listing(listing=north.listings["MUG"], sku=alder.skus["MUG"], user=None)
+    apply(alder)
+
+    assert (unmapped.on_hand, unmapped.held) == (10, 0)
+    assert alder.stock("MUG").available == 8
+    assert not Drift.objects.exists()
+
+
 def test_a_suspect_without_a_stock_level_of_its_own_holds_nothing(
     alder: Trade, north: Shop, store: FakeChannel
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sync.simulator import mutants, table
 from sync.simulator.run import Result, Summary, broken_promises, replay_command, run_many
 from sync.simulator.scheduler import Killed, Scheduler
-from sync.simulator.world import POLICIES, Setting
+from sync.simulator.world import POLICIES, Setting, World
 from synctec.local.datafolder import PROJECT
 
 FIXED_SEEDS = range(10)
@@ -40,6 +40,23 @@ def test_bundles_hold_too(policy: str) -> None:
     summary = run_many(Setting(policy=policy, faults="full", bundles=2), range(3))
 
     assert not broken(summary.results)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_several_warehouses_hold_too(policy: str) -> None:
+    summary = run_many(Setting(policy=policy, faults="full", warehouses=3), range(3))
+
+    assert not broken(summary.results)
+    if policy == "split":
+        assert summary.total("oversold_units") == 0
+
+
+def test_stores_share_the_units_of_the_warehouses_that_hang_together() -> None:
+    world = World(Setting(faults="none", stores=4, warehouses=3), seed=3)
+
+    assert sorted(warehouse for site in world.sites for warehouse in site) == [1, 2, 3]
+    assert all(world.sites[store.site].issuperset(store.warehouses) for store in world.stores)
+    assert sum(shelf.initial for (sku, _), shelf in world.shelves.items() if sku == 1) == 25
 
 
 def test_what_channels_keep_back_saves_them_from_overselling() -> None:

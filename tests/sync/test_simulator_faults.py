@@ -13,6 +13,7 @@ from sync.simulator import faults
 from sync.simulator import world as simulated
 from sync.simulator.faults import Faults, Jump, Window
 from sync.simulator.memory.rows import BatchRow
+from sync.simulator.scheduler import EPOCH
 from sync.simulator.world import Setting, World
 from synctec.lib.clock import READ_AGAIN_SECONDS
 
@@ -122,6 +123,134 @@ class TestOrdersWithTheSameArticleTwice:
         assert [line.ordered for line in order.lines] == [1, 4]
         assert shown(world, 0) == [0, 5]
         assert not world.auditor.violations
+
+
+class TestDeletedOrders:
+    def test_what_they_took_stays_taken_and_nobody_can_read_them(self, opened: Callable[..., World]) -> None:
+        world = opened()
+        store = world.stores[0]
+        order = store.buy([(store.articles[0], "l0", 2)])
+        assert order is not None
+        pass_by(world, 30.0)
+
+        store.cancel(order, restock=False)
+        store.delete(order)
+        world.rest()
+
+        assert not store.orders_since(EPOCH, None).orders
+        assert shown(world, 1) == [3, 5]
+        assert not world.auditor.violations
+
+    def test_only_those_that_were_called_off_can_be_deleted(self, opened: Callable[..., World]) -> None:
+        world = opened()
+        store = world.stores[0]
+        order = store.buy([(store.articles[0], "l0", 1)])
+        assert order is not None
+
+        store.delete(order)
+
+        assert list(store.orders.values()) == [order]
+
+    def test_one_that_nobody_told_of_looks_like_a_change_by_hand(self, opened: Callable[..., World]) -> None:
+        world = opened(faults=Faults(webhook_lost=1.0))
+        store = world.stores[0]
+        order = store.buy([(store.articles[0], "l0", 2)])
+        assert order is not None
+        store.cancel(order, restock=False)
+        store.delete(order)
+
+        world.rest()
+
+        assert [(drift.action, drift.expected, drift.actual) for drift in world.books.drifts] == [("adopted", 5, 3)]
+        assert shown(world, 1) == [3, 5]
+        assert not world.auditor.violations
+
+
+class TestListings:
+    """`Window(start, seconds, store)`: its article is the start in thousandths of a second, modulo the articles."""
+
+    window = Window(0.0, 60.0, 0)
+
+    def test_what_an_unmapped_one_sells_is_booked_when_it_is_mapped_again(self, opened: Callable[..., World]) -> None:
+        world = opened()
+        world._unmap(self.window)
+        buy_both(world, 0)
+        pass_by(world, 60.0)
+        while_unmapped = shown(world, 1)
+        reasons = {event.reason for event in world.books.events.values() if "variant" in event.reason}
+
+        world._map_again(self.window)
+        world.rest()
+
+        assert reasons == {"unmapped variant v0-1: the rest was applied"}
+        assert while_unmapped == [5, 4]
+        assert shown(world, 1) == [4, 4]
+        assert not world.auditor.violations
+
+    def test_an_unmapped_one_is_not_written_to(self, opened: Callable[..., World]) -> None:
+        world = opened()
+        world._unmap(self.window)
+
+        buy_both(world, 1)
+        pass_by(world, 60.0)
+
+        assert shown(world, 0) == [5, 4]
+
+    def test_what_split_gave_to_others_meanwhile_is_no_fault_of_its_own(self, opened: Callable[..., World]) -> None:
+        world = opened(replace(TWO_STORES, policy="split"))
+        mine = shown(world, 0)[0]
+        world._unmap(self.window)
+        pass_by(world, 60.0)
+        assert shown(world, 1)[0] == 5 == mine + 2
+
+        world._map_again(self.window)
+        shelf = world.shelves[1, 0]
+        assert (shelf.excess, shelf.doubled) == (mine, mine)
+        world.rest()
+
+        assert (shelf.excess, shelf.doubled) == (0, 0)
+        assert not world.auditor.violations
+
+    def test_the_units_of_a_deleted_variant_are_there_for_the_others(self, opened: Callable[..., World]) -> None:
+        world = opened(replace(TWO_STORES, policy="split"))
+        order = world.stores[0].buy([(world.stores[0].articles[0], "l0", 1)])
+        assert order is not None
+        world._delete_variant(self.window)
+        world._know_deleted(self.window)
+
+        world.stores[0].ship(order)
+        world.rest()
+
+        assert world.stores[0].state(order).lines[0].variant_id == ""
+        assert world.stores[1].counters["i1-1", "l1"] == 4
+        assert not world.auditor.violations
+
+    def test_staff_try_again_while_the_database_is_down(self, opened: Callable[..., World]) -> None:
+        world = opened()
+        world._set_database(True)
+        world._unmap(self.window)
+        pass_by(world, 10.0)
+        assert not world.stores[0].unmapped
+
+        world._set_database(False)
+        pass_by(world, 10.0)
+
+        assert world.stores[0].unmapped == {"i0-1": 0}
+
+
+def test_the_kill_switch_stops_all_writes_until_it_is_off(opened: Callable[..., World]) -> None:
+    world = opened()
+    world._stop_writing()
+    buy_both(world, 1)
+    pass_by(world, 60.0)
+    while_stopped = shown(world, 0)
+
+    world._write_again()
+    world.rest()
+
+    assert while_stopped == [5, 5]
+    assert shown(world, 0) == [4, 4]
+    assert not world.auditor.violations
 
 
 def test_a_write_that_was_throttled_may_have_been_executed(opened: Callable[..., World]) -> None:

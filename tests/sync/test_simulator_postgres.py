@@ -21,9 +21,9 @@ def _virtual(transactional_db: None) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("policy", ["split", "shared"])
-def test_without_faults_both_tiers_live_the_same_history(policy: str) -> None:
-    setting = replace(SMALL, policy=policy, faults="none")
+@pytest.mark.parametrize(("policy", "warehouses"), [("split", 1), ("shared", 1), ("split", 3)])
+def test_without_faults_both_tiers_live_the_same_history(policy: str, warehouses: int) -> None:
+    setting = replace(SMALL, policy=policy, warehouses=warehouses, faults="none")
 
     real, played = run_one(setting, 1, tier=PostgresWorld), run_one(setting, 1)
 

@@ -37,6 +37,7 @@ class Command(BaseCommand):
         parser.add_argument("--skus", type=int, default=2)
         parser.add_argument("--bundles", type=int, default=0, help="bundles of those SKUs, sold along with them")
         parser.add_argument("--guard-units", type=int, help="threshold of guard (default: as measured)")
+        parser.add_argument("--warehouses", type=int, help="in which the stock is (default: drawn, one without faults)")
         parser.add_argument("--buffer", type=int, default=0, help="units that every channel keeps back (default 0)")
         parser.add_argument("--shopping-seconds", type=float, default=300.0, help="virtual time they come in (300)")
         parser.add_argument("--gains-by-hand", action="store_true", help="merchants raise counters: breaks split")
@@ -86,6 +87,7 @@ class Command(BaseCommand):
                 bundles=options["bundles"],
                 guard_units=options["guard_units"],
                 buffer=options["buffer"],
+                warehouses=options["warehouses"],
                 gains_by_hand=options["gains_by_hand"],
                 long_stops=options["long_stops"],
                 clock_ahead=options["clock_ahead"],

@@ -8,11 +8,11 @@ an exception leaves nothing behind. `tests/sync/test_books_agree.py` runs random
 from __future__ import annotations
 
 from sync.simulator.memory.checking import CheckMemory
-from sync.simulator.memory.opening import OpeningMemory
+from sync.simulator.memory.mapping import MappingMemory
 from sync.simulator.memory.polling import PollMemory
 from sync.simulator.memory.pushing import PushMemory
 from sync.simulator.memory.sweeping import SweepMemory
 
 
-class MemoryBooks(OpeningMemory, PushMemory, CheckMemory, PollMemory, SweepMemory):
-    """All of it: the inbox comes with polling, stock with the opening, publishing with pushing."""
+class MemoryBooks(MappingMemory, PushMemory, CheckMemory, PollMemory, SweepMemory):
+    """All of it: the inbox comes with polling, stock with mapping, publishing with pushing."""

@@ -41,7 +41,7 @@ class BooksBroken(AssertionError):
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     row: tuple(column.name for column in fields(row))
-    for row in (ChannelRow, LevelRow, StockRow, ShortageRow, EventRow, BatchRow, PushRow)
+    for row in (ChannelRow, ListingRow, LevelRow, StockRow, ShortageRow, EventRow, BatchRow, PushRow)
 }
 _VALUES: dict[type, Callable[[Any], tuple[Any, ...]]] = {row: attrgetter(*names) for row, names in _FIELDS.items()}
 
@@ -76,6 +76,8 @@ class Kept:
         self.batches: dict[uuid.UUID, BatchRow] = {}
         self.pushes: dict[int, PushRow] = {}
         self.closed_warehouses: set[int] = set()
+        #: The merchants whose kill switch is on.
+        self.stopped_merchants: set[int] = set()
         self.drifts: list[DriftFound] = []
         self.marks: dict[int, dict[int, list[tuple[uuid.UUID, datetime]]]] = defaultdict(dict)
 
@@ -168,6 +170,12 @@ class Kept:
         rows.append(row)
         if self._undo is not None:
             self._undo.append((rows.remove, row))
+
+    def _remove_from(self, rows: list[T], row: T) -> None:
+        place = rows.index(row)
+        del rows[place]
+        if self._undo is not None:
+            self._undo.append((rows.insert, place, row))
 
     def _id(self, table: str) -> int:
         return next(self._ids[table])

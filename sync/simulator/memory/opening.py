@@ -73,6 +73,26 @@ class OpeningMemory(StockMemory):
             [group for group in self._groups_of(channel_id) if group.policy != "shared"], self._now()
         )
 
+    def stop_writing(self, merchant_id: int, *, is_on: bool) -> None:
+        """The kill switch. Going on reads first what is to be written (`channels.writing`)."""
+        if is_on:
+            self.stopped_merchants.add(merchant_id)
+            return
+        self.stopped_merchants.discard(merchant_id)
+        now = self._now()
+        for level in self.levels.values():
+            channel = self.channels[level.channel_id]
+            is_waiting = level.desired is not None and level.desired != level.shown
+            if (
+                channel.merchant_id == merchant_id
+                and channel.state == "active"
+                and is_waiting
+                and not level.suspect_since
+            ):
+                self._touch_level(level)
+                level.suspect_since = level.next_check_at = now
+                level.suspect_reason, level.suspect_available = "writing was stopped", None
+
     def add_warehouse(self, merchant_id: int, *, id: int | None = None) -> int:
         return id or self._id("warehouse")
 
@@ -185,16 +205,6 @@ class OpeningMemory(StockMemory):
             self._listings_of[sku_id].append(listing)
         self._divided = {}
         return listing.id
-
-    def map_listing(self, listing_id: int, sku_id: int | None) -> None:
-        """Make the listing another SKU's."""
-        listing = self.listings[listing_id]
-        if listing.sku_id is not None:
-            self._listings_of[listing.sku_id].remove(listing)
-        listing.sku_id = sku_id
-        if sku_id is not None:
-            self._listings_of[sku_id].append(listing)
-        self._divided = {}
 
     def add_level(
         self,

@@ -23,7 +23,7 @@ from sync.ports import (
 )
 from sync.simulator.memory.kept import earlier, later
 from sync.simulator.memory.publishing import PublishMemory
-from sync.simulator.memory.rows import BatchRow, PushRow
+from sync.simulator.memory.rows import BatchRow, ChannelRow, PushRow
 
 _BATCH_STATES = frozenset({"intent", "unknown", "done", "unresolved"})
 #: Sorts levels without a waiting event last.
@@ -38,7 +38,7 @@ class PushMemory(PublishMemory):
         unanswered = self._unanswered.get(channel_id)
         channel = self.channels[channel_id]
         now = self._now()
-        if not unanswered or channel.state != "active" or channel.is_shadow or channel.next_call_at > now:
+        if not unanswered or not self._is_writable(channel) or channel.next_call_at > now:
             return None
         due = [
             (batch.next_attempt_at, place, batch)
@@ -67,6 +67,9 @@ class PushMemory(PublishMemory):
         )
         return Batch(batch.id, batch.lease_token, batch.attempts, is_repeat=True, rows=rows, opened_at=batch.opened_at)
 
+    def _is_writable(self, channel: ChannelRow) -> bool:
+        return channel.state == "active" and not channel.is_shadow and channel.merchant_id not in self.stopped_merchants
+
     def lock_claims(self, channel_id: int) -> None:
         self._locks("locking claims")
 
@@ -74,7 +77,7 @@ class PushMemory(PublishMemory):
         self._locks("picking levels")
         channel = self.channels[channel_id]
         now = self._now()
-        if channel.state != "active" or channel.is_shadow or channel.next_call_at > now:
+        if not self._is_writable(channel) or channel.next_call_at > now:
             return []
         picked = []
         for level in self._stirring(channel_id):

@@ -26,6 +26,7 @@ class SweepMemory(Kept):
             for channel in self.channels.values()
             if (self._astir[channel.id] or self._unanswered[channel.id])
             and channel.state == "active"
+            and channel.merchant_id not in self.stopped_merchants
             and channel.next_call_at <= now
             and (
                 any(
