@@ -179,6 +179,7 @@ def _judge(
         open_delta=locked.open_push_delta,
         held=locked.held,
         is_in_doubt=locked.is_in_doubt,
+        is_doubt_due=locked.doubt_ends_at is not None and read.asked_at >= locked.doubt_ends_at,
         doubtful_lowers=tuple(map(Lower, locked.doubtful_lowers, locked.doubtful_lowers_at)),
     )
     reading = Reading(
@@ -271,6 +272,7 @@ def _entries(
 
 def _finding(locked: LockedSuspect, judgement: Judgement, place: int | None, read: Read, now: datetime) -> Finding:
     sample = judgement.sample
+    ends_doubt = _ends_doubt(locked, judgement)
     if judgement.ruling is Ruling.MOVED:
         return Finding(level_id=locked.level_id, is_settled=False, next_check_at=now + LOOK_AGAIN_AT_ONCE)
     if sample is None:
@@ -280,6 +282,7 @@ def _finding(locked: LockedSuspect, judgement: Judgement, place: int | None, rea
             residue=judgement.residue,
             is_stocked=judgement.ruling is not Ruling.UNSTOCKED,
             source_at=read.state.source_at,
+            ends_doubt=ends_doubt,
         )
     assert read.state.available is not None
     return Finding(
@@ -295,8 +298,20 @@ def _finding(locked: LockedSuspect, judgement: Judgement, place: int | None, rea
         held=judgement.hold,
         held_at=place if judgement.hold else None,
         next_check_at=now + LOOK_AGAIN,
-        is_audited=judgement.ruling not in UNSETTLED,
+        is_audited=judgement.is_audited,
+        ends_doubt=ends_doubt,
     )
+
+
+def _ends_doubt(locked: LockedSuspect, judgement: Judgement) -> bool:
+    """Whether it is told by now if a raise that was given up has come true: what was sampled after it last could is audited,
+    or nothing can be sold there any more.
+    """
+    if locked.doubt_ends_at is None:
+        return False
+    if judgement.ruling is Ruling.UNSTOCKED:
+        return True
+    return judgement.is_audited and locked.sampled_from is not None and locked.sampled_from >= locked.doubt_ends_at
 
 
 def _drift(

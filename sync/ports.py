@@ -473,8 +473,8 @@ class PushBooks(Protocol):
         ...
 
     def end_doubts(self) -> None:
-        """A raise that was given up can come true no more: have its level read, and then mark its SKU for publishing. A
-        commit of its own.
+        """Raises that were given up can come true no more: have their levels read, and audited. A doubt about nothing ends,
+        and its SKU is marked for publishing. A commit of its own.
         """
         ...
 
@@ -540,6 +540,7 @@ class LockedSuspect:
     open_push_delta: int | None  # of a push whose outcome only the store can tell
     open_push_sent_at: datetime | None
     is_in_doubt: bool  # a write that was given up may have been executed before the sample was taken, or by now
+    doubt_ends_at: datetime | None  # a raise that was given up cannot come true any more from then on
     doubtful_lowers: Sequence[
         int
     ]  # by how much writes would have lowered it that may have been applied before they were refused
@@ -568,6 +569,7 @@ class Finding:
     held: int = 0
     held_at: int | None = None
     is_audited: bool = False  # an older sample was: what could explain it explains nothing newer
+    ends_doubt: bool = False  # whether a raise that was given up came true is told
     next_check_at: datetime | None = None
     source_at: datetime | None = None
 

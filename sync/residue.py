@@ -6,8 +6,9 @@ interval in which it was read. It is audited as of that interval, once the store
 after it: effects of orders that the store dates later are taken out again. So a level whose orders never rest can be
 audited all the same. A write of unknown outcome is settled by that audit too, since units sold that nobody has told of yet
 look just like a lower that was applied; by a plain reading only where sales cannot look so: the number that stood before a
-lower, or the one that a raise has made. What then remains is the *residue*: units that somebody took or added in the store
-by hand.
+lower, or the one that a raise has made. So is a raise that was given up, once it can no longer come true: after it came true
+and its units were sold, the store shows what it showed before. What then remains is the *residue*: units that somebody took
+or added in the store by hand.
 
 - What is missing leaves the pool at once (held), and for good once the residue is certain.
 - A gain is overwritten. The pool is raised only where the merchant has said that gains are to be taken over, and never by
@@ -88,6 +89,7 @@ class Suspect:
     is_in_doubt: bool = (
         False  # a write that was given up may have been executed before the sample, or the reading, was taken
     )
+    is_doubt_due: bool = False  # a raise was given up that can come true no more: only an audit tells whether it has
     doubtful_lowers: Sequence[Lower] = ()
 
     @property
@@ -114,6 +116,7 @@ class Judgement:
     sample: Sample | None = None
     push_applied: bool | None = None  # of the push whose outcome was unknown
     is_ambiguous: bool = False
+    is_audited: bool = False  # it is of the sample, not of the reading alone
 
 
 def offset_of_clock(told: datetime | None, asked_at: datetime, answered_at: datetime) -> timedelta:
@@ -139,11 +142,11 @@ def judge(level: Suspect, reading: Reading, audit: Audit | None, *, on_loss: str
     has_moved = level.version != reading.version_before
     if not has_moved and level.open_delta is None:
         residue = reading.available - level.reported
-        if residue == 0:
+        if residue == 0 and (level.is_first_reading or not level.is_doubt_due):
             return Judgement(Ruling.EXPLAINED)
         if level.is_first_reading:
             return Judgement(Ruling.FIRST, residue=residue)
-    if not has_moved and level.open_delta is not None:
+    if not has_moved and level.open_delta is not None and not level.is_doubt_due:
         if level.open_delta < 0 and reading.available == level.reported:
             return Judgement(Ruling.EXPLAINED, push_applied=False)
         if level.open_delta > 0 and reading.available == level.reported + level.open_delta:
@@ -174,7 +177,9 @@ def _settle(level: Suspect, sample: Sample, audit: Audit, reading: Reading, *, o
     lowers = [lower.units for lower in level.doubtful_lowers if lower.opened_at <= sample.taken_until]
     if residue == 0 or -residue in sums(lowers):
         # Nothing, or lowers of ours that had been applied all the same.
-        return Judgement(Ruling.EXPLAINED, hold=hold, residue=residue, sample=newest, push_applied=push_applied)
+        return Judgement(
+            Ruling.EXPLAINED, hold=hold, residue=residue, sample=newest, push_applied=push_applied, is_audited=True
+        )
     is_ambiguous = level.open_delta is not None or level.is_in_doubt
     wish = on_loss if residue < 0 else on_gain
     if level.is_bundle or (residue > 0 and is_ambiguous):
@@ -187,6 +192,7 @@ def _settle(level: Suspect, sample: Sample, audit: Audit, reading: Reading, *, o
         sample=newest,
         push_applied=push_applied,
         is_ambiguous=is_ambiguous,
+        is_audited=True,
     )
 
 

@@ -94,6 +94,7 @@ class CheckTables:
                     level.sampled_from, level.sampled_until, level.sample_pushed, level.sampled_ahead, level.held,
                     level.held_at_id, level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at,
                     coalesce(level.doubtful_from <= coalesce(level.sampled_until, now()), false),
+                    CASE WHEN level.doubtful_by > 0 THEN level.doubtful_until END,
                     level.doubtful_lowers, level.doubtful_lowers_at
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id
@@ -159,9 +160,12 @@ class CheckTables:
                     sample = NULL, since_sample = NULL, sample_pushed = NULL, sampled_from = NULL, sampled_until = NULL,
                     sampled_ahead = NULL, suspect_since = NULL, suspect_reason = '', suspect_available = NULL,
                     next_check_at = NULL, held = 0, held_at_id = NULL, doubtful_lowers = '{}', doubtful_lowers_at = '{}',
+                    doubtful_by = CASE WHEN NOT told.ends_doubt THEN level.doubtful_by END,
+                    doubtful_from = CASE WHEN NOT told.ends_doubt THEN level.doubtful_from END,
+                    doubtful_until = CASE WHEN NOT told.ends_doubt THEN level.doubtful_until END,
                     confirmed_at = %s, source_at = greatest(level.source_at, told.source_at)
-                FROM unnest(%s::bigint[], %s::int[], %s::bool[], %s::timestamptz[])
-                    AS told (id, residue, is_stocked, source_at)
+                FROM unnest(%s::bigint[], %s::int[], %s::bool[], %s::timestamptz[], %s::bool[])
+                    AS told (id, residue, is_stocked, source_at, ends_doubt)
                 WHERE level.id = told.id
                 """,
                 [
@@ -170,6 +174,7 @@ class CheckTables:
                     [finding.residue for finding in settled],
                     [finding.is_stocked for finding in settled],
                     [finding.source_at for finding in settled],
+                    [finding.ends_doubt for finding in settled],
                 ],
             )
         if sampled:
@@ -188,11 +193,14 @@ class CheckTables:
                         WHERE opened_at > level.sampled_until) ELSE level.doubtful_lowers END,
                     doubtful_lowers_at = CASE WHEN told.is_audited THEN ARRAY(
                         SELECT opened_at FROM unnest(level.doubtful_lowers_at) AS written (opened_at)
-                        WHERE opened_at > level.sampled_until) ELSE level.doubtful_lowers_at END
+                        WHERE opened_at > level.sampled_until) ELSE level.doubtful_lowers_at END,
+                    doubtful_by = CASE WHEN NOT told.ends_doubt THEN level.doubtful_by END,
+                    doubtful_from = CASE WHEN NOT told.ends_doubt THEN level.doubtful_from END,
+                    doubtful_until = CASE WHEN NOT told.ends_doubt THEN level.doubtful_until END
                 FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::int[], %s::timestamptz[], %s::timestamptz[],
-                        %s::interval[], %s::int[], %s::bigint[], %s::timestamptz[], %s::bool[])
+                        %s::interval[], %s::int[], %s::bigint[], %s::timestamptz[], %s::bool[], %s::bool[])
                     AS told (id, residue, sample, since_sample, sample_pushed, sampled_from, sampled_until, sampled_ahead,
-                        held, held_at, next_check_at, is_audited)
+                        held, held_at, next_check_at, is_audited, ends_doubt)
                 WHERE level.id = told.id
                 """,
                 [
@@ -209,6 +217,7 @@ class CheckTables:
                     [finding.held_at for finding in sampled],
                     [finding.next_check_at for finding in sampled],
                     [finding.is_audited for finding in sampled],
+                    [finding.ends_doubt for finding in sampled],
                 ],
             )
         if unknown:

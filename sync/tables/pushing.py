@@ -319,19 +319,18 @@ class PushTables:
         sql.execute(
             """
             WITH due AS (
-                SELECT id, coalesce(doubtful_by = 0 OR confirmed_at BETWEEN doubtful_until AND now(), false) AS is_read
-                FROM channels_listinglevel
+                SELECT id, coalesce(doubtful_by, 0) = 0 AS is_over FROM channels_listinglevel
                 WHERE doubtful_until <= now() AND (suspect_since IS NULL OR doubtful_by = 0)
                 ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
             ), asked AS (
                 UPDATE channels_listinglevel level
                 SET suspect_since = now(), suspect_reason = 'a raise that was given up may have come true',
                     next_check_at = now()
-                FROM due WHERE level.id = due.id AND NOT due.is_read
+                FROM due WHERE level.id = due.id AND NOT due.is_over
             ), ended AS (
                 UPDATE channels_listinglevel level SET doubtful_by = NULL, doubtful_from = NULL, doubtful_until = NULL
                 FROM due, channels_listing listing
-                WHERE level.id = due.id AND due.is_read AND listing.id = level.listing_id
+                WHERE level.id = due.id AND due.is_over AND listing.id = level.listing_id
                 RETURNING level.merchant_id, listing.sku_id
             )
             INSERT INTO sync_dirtysku (merchant_id, sku_id, correlation_id, caused_at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from channels import mapping
 from channels.models import BatchState, Channel, ListingLevel, Push, PushBatch, PushState
-from channels.protocol import ChannelError, OutcomeUnknown, Paced, Refused, Throttled, Unavailable
+from channels.protocol import ChannelError, OutcomeUnknown, Paced, PolledOrder, Refused, Throttled, Unavailable
 from sync import push
 from sync.check import Checked, check_channel
 from sync.models import Drift
@@ -22,7 +22,7 @@ from sync.push import Pushed, claim_batch, push_channel
 from sync.reconcile import poll_orders
 from sync.tables import Tables
 from tests.engine import engine, ref
-from tests.factories import NOON, Shop, Trade, deliver, later, make_trade, order_body
+from tests.factories import NOON, Shop, Trade, deliver, later, make_trade, order_body, polled_body
 from tests.fakes import FakeChannel
 from tests.sync.test_apply import apply
 
@@ -63,9 +63,9 @@ def let_leases_run_out() -> None:
     PushBatch.objects.filter(next_attempt_at__isnull=False).update(next_attempt_at=Now(), created_at=NOON)
 
 
-def check(shop: Shop, store: FakeChannel) -> Checked:
+def check(shop: Shop, store: FakeChannel, now: datetime = NOON) -> Checked:
     ListingLevel.objects.filter(suspect_since__isnull=False).update(next_check_at=Now())
-    return check_channel(engine(NOON, {shop.channel: store}), channel=ref(shop.channel))
+    return check_channel(engine(now, {shop.channel: store}), channel=ref(shop.channel))
 
 
 def audit(shop: Shop, store: FakeChannel) -> None:
@@ -272,22 +272,44 @@ def test_nothing_is_raised_on_top_of_a_raise_that_may_still_come_true(
     assert store.levels[store.where(south, "MUG")] == 12
 
 
-def test_a_raise_that_may_have_come_true_is_in_doubt_until_its_level_was_read(
+def test_a_raise_that_may_have_come_true_is_in_doubt_until_its_level_was_audited(
     alder: Trade, south: Shop, store: FakeChannel
 ) -> None:
-    """That it cannot come true any more does not tell that it has not."""
-    books = engine().books
+    """That it cannot come true any more does not tell that it has not; nor does a number as before: it may have been sold."""
     where = ListingLevel.objects.filter(pk=south.level("MUG").pk)
-    where.update(doubtful_by=1, doubtful_until=Now(), desired=12)
+    where.update(doubtful_by=1, doubtful_from=NOON, doubtful_until=NOON, desired=12)
 
-    books.end_doubts()
+    engine().books.end_doubts()
+    check(south, store, later(1))
     assert run(south, store).batches == 0
     assert where.get().doubtful_by == 1
-    check_channel(replace(engine(stores={south.channel: store}), now=timezone.now), channel=ref(south.channel))
-    books.end_doubts()
+    poll_orders(engine(later(62), {south.channel: store}), channel=ref(south.channel))
+    check(south, store, later(63))
 
-    assert where.get().doubtful_by is None
+    level = where.get()
+    assert (level.doubtful_by, level.doubtful_until, level.suspect_since, level.base) == (None, None, None, 10)
     assert run(south, store).confirmed == 1
+
+
+def test_a_raise_that_came_true_and_was_sold_is_not_given_to_others_as_well(
+    alder: Trade, south: Shop, store: FakeChannel
+) -> None:
+    """Its store shows what it showed before, as if neither had happened; and nobody has told of the sale."""
+    where = ListingLevel.objects.filter(pk=south.level("MUG").pk)
+    where.update(doubtful_by=2, doubtful_from=NOON, doubtful_until=NOON)
+    store.orders = [PolledOrder("77", NOON, polled_body(south, 77, "MUG", 2))]
+
+    engine().books.end_doubts()
+    check(south, store, later(30))
+    publish_batch(engine(), merchant_id=alder.merchant.pk)
+    assert where.get().doubtful_by == 2
+    poll_orders(engine(later(91), {south.channel: store}), channel=ref(south.channel))
+    apply(alder)
+    check(south, store, later(92))
+
+    level, stock = where.get(), alder.stock("MUG")
+    assert (level.doubtful_by, level.base, level.reported) == (None, 12, 10)
+    assert (stock.on_hand, stock.committed, stock.available) == (10, 2, 8)
 
 
 def test_a_sale_under_way_is_never_overwritten(alder: Trade, south: Shop, store: FakeChannel) -> None:

@@ -100,6 +100,7 @@ class CheckMemory(Kept):
                     open_push_sent_at=None if push is None else push.batch.sent_at,
                     is_in_doubt=level.doubtful_from is not None
                     and level.doubtful_from <= (level.sampled_until or self._now()),
+                    doubt_ends_at=level.doubtful_until if level.doubtful_by else None,
                     doubtful_lowers=level.doubtful_lowers,
                     doubtful_lowers_at=level.doubtful_lowers_at,
                 )
@@ -134,6 +135,8 @@ class CheckMemory(Kept):
         for finding in findings:
             level = self.levels[finding.level_id]
             self._touch_level(level)
+            if finding.ends_doubt:
+                level.doubtful_by = level.doubtful_from = level.doubtful_until = None
             if finding.is_settled:
                 level.base += finding.residue
                 level.version += 1

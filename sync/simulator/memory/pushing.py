@@ -278,8 +278,7 @@ class PushMemory(PublishMemory):
         with self.transaction():
             for level in due:
                 self._touch_level(level)
-                assert level.doubtful_until is not None
-                if level.doubtful_by and not (level.confirmed_at and level.doubtful_until <= level.confirmed_at <= now):
+                if level.doubtful_by:
                     level.suspect_since = level.next_check_at = now
                     level.suspect_reason = "a raise that was given up may have come true"
                     continue
