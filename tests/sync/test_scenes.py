@@ -19,8 +19,8 @@ class Scene:
         self.world = World(
             Setting(policy=policy, faults="none", stores=stores, shoppers=2 * units, skus=1, bundles=bundles), seed=1
         )
-        assert self.world.shelves[1].initial == units
-        self.shelf = self.world.shelves[1]
+        (self.shelf,) = self.world.shelves.values()
+        assert self.shelf.initial == units
         self.world.open()
 
     def buy(self, at: float, store: int, units: int = 1, article: int = 0) -> list[bool]:
