@@ -67,6 +67,7 @@ from sync.models import (
     PushHold,
     ReconcileRun,
     ReportMail,
+    RunKind,
     RunState,
     ScorecardDay,
     ShadowReport,
@@ -393,13 +394,13 @@ class ReconcileRunAdmin(BigTableAdmin):
     list_display = (
         "started_at",
         "channel",
-        "kind",
+        "how",
         "state_badge",
         "progress",
-        "orders_recovered",
+        "recovered",
         "levels_suspect",
         "is_alarming",
-        "finished_at",
+        "took",
     )
     list_filter = ("state", "kind", "is_alarming", channel_filter(), merchant_filter())
     unindexed_filters = ("state", "kind", "is_alarming")
@@ -408,10 +409,10 @@ class ReconcileRunAdmin(BigTableAdmin):
     search_help_text = "Exact name of the channel"
     fields = (
         ("channel", "kind"),
-        ("state_badge", "progress"),
+        "state_badge",
         ("started_at", "finished_at"),
         ("orders_read", "orders_recovered"),
-        ("levels_read", "levels_suspect"),
+        ("progress", "levels_suspect"),
         "is_alarming",
         ("cancel_requested_at", "cancelled_by"),
         "error",
@@ -428,6 +429,20 @@ class ReconcileRunAdmin(BigTableAdmin):
     @column("state", badge={"running": "info", "done": "success", "failed": "danger", "cancelled": "warning"})
     def state_badge(self, run: ReconcileRun) -> str:
         return run.state
+
+    @column("how")
+    def how(self, run: ReconcileRun) -> str:
+        return "full" if run.kind == RunKind.FULL else "by page"
+
+    @column("orders recovered")
+    def recovered(self, run: ReconcileRun) -> int:
+        return run.orders_recovered
+
+    @column("took")
+    def took(self, run: ReconcileRun) -> str:
+        if run.finished_at is None:
+            return ""
+        return f"{(run.finished_at - run.started_at).total_seconds():,.0f} s"
 
     @column("levels read")
     def progress(self, run: ReconcileRun) -> str:
