@@ -59,7 +59,10 @@ class Visitor:
 
     def fill_in(self, path: str, **answers: str | list[str]) -> Page:
         """Open a page, answer in the form that has these fields (or buttons), leave the others as they are, and send it."""
-        page = self.read(path)
+        return self.send(self.read(path), **answers)
+
+    def send(self, page: Page, **answers: str | list[str]) -> Page:
+        """Answer likewise in a form of the page that was read last."""
         fitting = [form for form in page.forms if form.names.issuperset(answers)]
         # Signing out is offered on every page.
         (form,) = [form for form in fitting if not form.action] or fitting
