@@ -11,6 +11,7 @@ import base64
 import itertools
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,13 +91,19 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "push"))
 _KEPT = {"django_content_type", "auth_permission"}
 # What deleted rows have left in the tables is given back once in so many tests.
 _FLUSH_EVERY = 200
+# Threads and processes that a test has left to themselves may be about to commit.
+_UNDER_WAY = """
+    SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND backend_type = 'client backend' AND xact_start IS NOT NULL
+"""
+_PATIENCE_SECONDS = 5.0
 _emptied = itertools.count(1)
 _flush = TransactionTestCase._fixture_teardown  # type: ignore[attr-defined]
 
 
 def _empty(test: TransactionTestCase) -> None:
     """Instead of Django's, which truncates every table there is and writes those two again: a test fills a dozen or two."""
-    if next(_emptied) % _FLUSH_EVERY == 0:
+    if next(_emptied) % _FLUSH_EVERY == 0 or not _is_still():
         _flush(test)
         return
     names = set(connection.introspection.django_table_names(only_existing=True, include_views=False)) - _KEPT
@@ -108,6 +115,18 @@ def _empty(test: TransactionTestCase) -> None:
         filled = [name for (name,) in cursor.fetchall()]
         if filled:
             cursor.execute("; ".join(f"DELETE FROM {name}" for name in filled))  # noqa: S608  # as above
+
+
+def _is_still() -> bool:
+    """Whether nobody else is in a transaction, perhaps after a moment."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        with connection.cursor() as cursor:
+            cursor.execute(_UNDER_WAY)
+            if not cursor.fetchone():
+                return True
+        time.sleep(0.01)
+    return False
 
 
 TransactionTestCase._fixture_teardown = _empty  # type: ignore[attr-defined]
