@@ -20,13 +20,14 @@ OPEN_WORK = """
             JOIN channels_channel channel ON channel.id = level.channel_id AND channel.state = 'active'
             WHERE level.suspect_since IS NOT NULL OR (level.is_out_of_sync AND NOT channel.is_shadow))
 """
-#: Counts those of them that wait for time alone: a raise that was given up may still come true, and is not asked for on top;
-#: after an alarm raises wait for a clean reconciliation.
+#: Counts those of them that wait for time alone: a raise that was given up may still come true, is not asked for on top, and
+#: is audited once it cannot; after an alarm raises wait for a clean reconciliation.
 IN_DOUBT = """
     SELECT count(*) FROM channels_listinglevel level
     JOIN channels_channel channel ON channel.id = level.channel_id AND channel.state = 'active'
     WHERE level.is_out_of_sync AND NOT channel.is_shadow AND level.suspect_since IS NULL AND level.desired > level.shown
-        AND (level.doubtful_by > 0 AND level.doubtful_until > now() OR channel.raises_paused_at IS NOT NULL)
+            AND (level.doubtful_by > 0 OR channel.raises_paused_at IS NOT NULL)
+        OR level.suspect_since IS NOT NULL AND level.doubtful_by > 0 AND level.doubtful_until <= now()
 """
 #: Quiet for this long is quiet: a webhook may still be on its way when the tables are empty.
 STILL_SECONDS = 1.0
