@@ -125,7 +125,7 @@ def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[in
             judgement = _judge(engine, locked, read, edits, orders_read_at)
             drawn_on = places[locked.level_id]
             place = _place(locked, judgement, drawn_on, available)
-            if place is None or locked.sku_id is None:
+            if judgement.ruling is not Ruling.MOVED and (place is None or locked.sku_id is None):
                 # Not mapped to any stock: nothing of ours is missing.
                 judgement = replace(judgement, hold=0, asked=0)
             if locked.sku_id is None and judgement.residue < 0:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import transaction
+from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 from pytest_django.fixtures import Settings
@@ -540,6 +541,27 @@ def test_a_sale_that_waits_for_its_mapping_is_not_taken_for_a_loss(
     assert (unmapped.on_hand, unmapped.held) == (10, 0)
     assert alder.stock("MUG").available == 8
     assert not Drift.objects.exists()
+
+
+def test_a_reading_that_tells_nothing_gives_back_nothing_of_a_listing_that_was_unmapped(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    store.levels[store.where(north, "MUG")] = 6
+    suspect(north, "MUG")
+    check(north, store)
+    mapping.map_listing(listing=north.listings["MUG"], sku=None, user=None)
+    where = ListingLevel.objects.filter(pk=north.level("MUG").pk)
+
+    def meanwhile() -> None:
+        where.update(pushed=F("pushed") + 1, base=F("base") - 1, version=F("version") + 1)
+
+    store.while_reading = meanwhile
+    check(north, store)
+
+    assert (alder.stock("MUG").held, north.level("MUG").held) == (4, 4)
+    store.while_reading = None
+    check(north, store)
+    assert (alder.stock("MUG").held, north.level("MUG").held) == (0, 0)
 
 
 def test_a_suspect_without_a_stock_level_of_its_own_holds_nothing(
