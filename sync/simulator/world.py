@@ -413,7 +413,8 @@ class World:
             happens, later, measure = people.random() < share, people.expovariate(1 / 40), people.random()
             if happens:
                 fates.append((later, what, measure))
-            if happens and what == "cancel" and self.staff.random() < drawn.deleted:
+            # Not where variants are: what a deleted order moved unheard is seen at its level alone.
+            if happens and what == "cancel" and self.staff.random() < drawn.deleted and not drawn.variants_deleted:
                 fates.append((later + self.staff.expovariate(1 / 40), "delete", measure))
         return fates
 
