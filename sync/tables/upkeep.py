@@ -69,6 +69,7 @@ def add_missing_levels(*, merchant_id: int) -> int:
             AND NOT EXISTS (
                 SELECT 1 FROM channels_listinglevel level
                 WHERE level.listing_id = listing.id AND level.store_location_id = location.id)
+        ORDER BY listing.id, location.id
         ON CONFLICT DO NOTHING
         """,
         [merchant_id],
