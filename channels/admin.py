@@ -912,6 +912,7 @@ class ListingLevelAdmin(BigTableAdmin):
             {
                 "fields": (
                     ("suspect_since", "suspect_reason"),
+                    "gone_at",
                     ("sample", "since_sample", "sampled_until"),
                     ("held", "held_at"),
                     "next_check_at",

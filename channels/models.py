@@ -302,6 +302,11 @@ class ListingLevel(models.Model):
         StoreLocation, on_delete=models.CASCADE, related_name="levels", db_constraint=False
     )
     is_stocked = models.BooleanField(default=True, db_default=True, help_text="The store stocks it at this location.")
+    gone_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="Since when the store does not count it there any more, while units sold before may not be known yet.",
+    )
 
     base = models.IntegerField(default=0, db_default=0)
     order_effects = models.IntegerField("effect of known orders", default=0, db_default=0)
@@ -403,6 +408,10 @@ class ListingLevel(models.Model):
                 name="listing_level_sample_whole",
             ),
             models.CheckConstraint(condition=Q(held=0) | Q(held_at__isnull=False), name="listing_level_held_somewhere"),
+            models.CheckConstraint(
+                condition=Q(gone_at__isnull=True) | Q(suspect_since__isnull=False),
+                name="listing_level_gone_only_while_suspect",
+            ),
             models.CheckConstraint(
                 condition=Q(desired__isnull=True) | Q(desired__gte=0),
                 name="listing_level_desired_not_negative",

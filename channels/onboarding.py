@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.utils.text import slugify
 
@@ -177,6 +178,20 @@ _DOUBT_LEVELS_OF = """
 """
 
 
+#: What the levels showed is not free yet: units sold there before may not have been told of.
+_RETIRE_LEVELS_OF = """
+    WITH retired AS (
+        SELECT level.id FROM channels_listinglevel AS level JOIN channels_listing AS listing ON listing.id = level.listing_id
+         WHERE listing.id = ANY(%(listings)s) AND listing.deleted_at = %(now)s AND level.is_stocked AND level.gone_at IS NULL
+         ORDER BY level.id FOR NO KEY UPDATE OF level)
+    UPDATE channels_listinglevel AS level
+       SET is_stocked = false, gone_at = %(now)s, suspect_since = coalesce(level.suspect_since, %(now)s),
+           suspect_reason = CASE WHEN level.suspect_since IS NULL THEN 'deleted' ELSE level.suspect_reason END,
+           next_check_at = least(%(now)s, now())
+      FROM retired WHERE level.id = retired.id
+"""
+
+
 def import_locations(channel: Channel) -> int:
     """Bring the channel's store locations up to date; those it no longer names become inactive. Returns their
     number.
@@ -285,6 +300,18 @@ def doubt_levels(listing_ids: Sequence[int], *, reason: str) -> None:
             cursor.execute(_DOUBT_LEVELS_OF, (list(listing_ids), reason))
 
 
+def retire_listings(listings: QuerySet[Listing], *, now: datetime) -> int:
+    """Mark listings deleted that are not yet: the store does not have these variants any more. Returns how many were marked.
+
+    What a variant showed is not free before all is known of what it has sold (`sync.residue`): its levels are read again.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        pks = list(listings.filter(deleted_at=None).order_by("pk").values_list("pk", flat=True))
+        retired = Listing.objects.filter(pk__in=pks, deleted_at=None).update(deleted_at=now)
+        cursor.execute(_RETIRE_LEVELS_OF, {"listings": pks, "now": now})
+    return retired
+
+
 def map_listings(channel: Channel) -> int:
     """Map listings without a SKU to the merchant's SKU of the same code, where that is beyond doubt; returns how many."""
     with transaction.atomic(), connection.cursor() as cursor:
@@ -309,7 +336,7 @@ def _retire_missing_listings(channel: Channel, connector: protocol.Connector, *,
     deleted = 0
     for product_id, pks in missing.items():
         left = {variant.variant_id for variant in connector.read_variants(product_id)}
-        deleted += Listing.objects.filter(pk__in=pks).exclude(remote_variant_id__in=left).update(deleted_at=now)
+        deleted += retire_listings(Listing.objects.filter(pk__in=pks).exclude(remote_variant_id__in=left), now=now)
     return deleted
 
 

@@ -86,7 +86,7 @@ def _product(event: protocol.CatalogueTouched, channel: Channel, envelope: Envel
     listings = Listing.objects.filter(channel=channel, remote_product_id=event.product_id)
     if event.is_deleted:
         mapped = list(listings.filter(sku__isnull=False).values_list("sku_id", flat=True))
-        gone = listings.filter(deleted_at__isnull=True).update(deleted_at=now)
+        gone = onboarding.retire_listings(listings, now=now)
         _publish(mapped, channel, envelope, now)
         return Verdict(EventState.APPLIED, f"{gone} listings deleted")
     assert event.variants is not None, "read_untold comes first"
@@ -94,7 +94,7 @@ def _product(event: protocol.CatalogueTouched, channel: Channel, envelope: Envel
     onboarding.map_listings(channel)
     upkeep.add_missing_levels(merchant_id=channel.merchant_id)
     present = [variant.variant_id for variant in event.variants]
-    gone = listings.exclude(remote_variant_id__in=present).filter(deleted_at__isnull=True).update(deleted_at=now)
+    gone = onboarding.retire_listings(listings.exclude(remote_variant_id__in=present), now=now)
     _publish(list(listings.filter(sku__isnull=False).values_list("sku_id", flat=True)), channel, envelope, now)
     return Verdict(EventState.APPLIED, f"{len(present)} listings, {gone} deleted")
 
@@ -102,7 +102,7 @@ def _product(event: protocol.CatalogueTouched, channel: Channel, envelope: Envel
 def _item(event: protocol.ItemTouched, channel: Channel, envelope: Envelope, now: datetime) -> Verdict:
     listings = Listing.objects.filter(channel=channel, inventory_item_id=event.inventory_item_id)
     if event.is_deleted:
-        changed = listings.filter(deleted_at__isnull=True).update(deleted_at=now)
+        changed = onboarding.retire_listings(listings, now=now)
     elif event.is_tracked is not None:
         counted_otherwise = list(listings.exclude(is_tracked=event.is_tracked).values_list("pk", flat=True))
         changed = Listing.objects.filter(pk__in=counted_otherwise).update(is_tracked=event.is_tracked)

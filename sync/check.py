@@ -46,7 +46,9 @@ AMBIGUOUS = (
     "stock if nobody took or added any"
 )
 
-UNSETTLED = frozenset({Ruling.MOVED, Ruling.SAMPLED, Ruling.WAIT})
+UNSETTLED = frozenset({Ruling.MOVED, Ruling.SAMPLED, Ruling.WAIT, Ruling.GONE})
+#: Nothing is known that could change what is held.
+UNTOLD = frozenset({Ruling.MOVED, Ruling.GONE})
 ACTIONS = {Ruling.ADOPT: "adopted", Ruling.OVERRIDE: "overridden", Ruling.ASK: "asked"}
 
 
@@ -125,7 +127,7 @@ def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[in
             judgement = _judge(engine, locked, read, edits, orders_read_at)
             drawn_on = places[locked.level_id]
             place = _place(locked, judgement, drawn_on, available)
-            if judgement.ruling is not Ruling.MOVED and (place is None or locked.sku_id is None):
+            if judgement.ruling not in UNTOLD and (place is None or locked.sku_id is None):
                 # Not mapped to any stock: nothing of ours is missing.
                 judgement = replace(judgement, hold=0, asked=0)
             if locked.sku_id is None and judgement.residue < 0:
@@ -140,9 +142,10 @@ def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[in
             findings.append(_finding(locked, judgement, place, read, now))
             if judgement.ruling in ACTIONS:
                 drifts.append(_drift(locked, judgement, place, read, correlation_id, now))
-            if locked.sku_id is not None and (judgement.ruling not in UNSETTLED or judgement.hold != locked.held):
+            is_news = judgement.ruling not in UNSETTLED or judgement.hold != locked.held
+            if locked.sku_id is not None and (is_news or (judgement.ruling is Ruling.GONE and locked.gone_at is None)):
                 dirty.add(locked.sku_id)
-            _count(judgement, orders_read_at, engine.audit_lag, now, done)
+            _count(locked, judgement, read, orders_read_at, engine.audit_lag, now, done)
         books.write_findings(findings, now)
         books.post(channel.merchant_id, balances, entries, now)
         books.add_drifts(channel, drifts)
@@ -175,6 +178,8 @@ def _judge(
         version=locked.version,
         is_first_reading=locked.is_first_reading,
         is_bundle=locked.is_bundle,
+        is_gone=locked.gone_at is not None,
+        is_told=orders_read_at is not None and orders_read_at >= _gone_at(locked, read) + engine.audit_lag,
         sample=sample,
         open_delta=locked.open_push_delta,
         held=locked.held,
@@ -192,6 +197,13 @@ def _judge(
         read.store_ahead,
     )
     return judge(suspect, reading, audit, on_loss=edits.losses, on_gain=edits.gains)
+
+
+def _gone_at(locked: LockedSuspect, read: Read) -> datetime:
+    """Since when the item has not been counted any more, at the latest. A moment that is still to come was noted before the
+    clock was set back.
+    """
+    return read.answered_at if locked.gone_at is None else min(locked.gone_at, read.answered_at)
 
 
 def _sample(locked: LockedSuspect, read: Read) -> Sample | None:
@@ -275,6 +287,9 @@ def _finding(locked: LockedSuspect, judgement: Judgement, place: int | None, rea
     ends_doubt = _ends_doubt(locked, judgement)
     if judgement.ruling is Ruling.MOVED:
         return Finding(level_id=locked.level_id, is_settled=False, next_check_at=now + LOOK_AGAIN_AT_ONCE)
+    if judgement.ruling is Ruling.GONE:
+        gone_at = _gone_at(locked, read)
+        return Finding(level_id=locked.level_id, is_settled=False, gone_at=gone_at, next_check_at=now + LOOK_AGAIN)
     if sample is None:
         return Finding(
             level_id=locked.level_id,
@@ -339,8 +354,20 @@ def _drift(
     )
 
 
-def _count(judgement: Judgement, orders_read_at: datetime | None, lag: timedelta, now: datetime, done: Checked) -> None:
+def _count(
+    locked: LockedSuspect,
+    judgement: Judgement,
+    read: Read,
+    orders_read_at: datetime | None,
+    lag: timedelta,
+    now: datetime,
+    done: Checked,
+) -> None:
     match judgement.ruling:
+        case Ruling.GONE:
+            done.waiting += 1
+            if now >= _gone_at(locked, read) + lag:
+                done.needs_orders = True
         case Ruling.MOVED | Ruling.SAMPLED | Ruling.WAIT:
             done.waiting += 1
             sample = judgement.sample

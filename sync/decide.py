@@ -583,6 +583,7 @@ def explained(level: Level) -> bool:
     """Whether the orders applied since have explained what made the level suspect."""
     return (
         level.suspect_since is not None
+        and level.is_stocked  # of one that is gone only a reading tells more
         and level.sample is None
         and level.open_push_to is None
         and not level.held  # only a reading gives held units back

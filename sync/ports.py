@@ -273,6 +273,8 @@ class Target(NamedTuple):
     failing_since: datetime | None
     #: Its channel is in shadow mode: a silent one to all others; its own number is what would be written if it were not.
     is_shadow: bool = False
+    #: The store counts it no more. Told nothing, it is a silent one to all others until what it sold before is known.
+    is_gone: bool = False
 
 
 class Group(NamedTuple):
@@ -528,6 +530,7 @@ class LockedSuspect:
     pushed: int
     version: int
     is_first_reading: bool  # or the first since the store began to count the item there again
+    gone_at: datetime | None  # the store counts it no more, and what it sold before may not be known yet
     sample: int | None
     sampled_from: datetime | None
     sampled_until: datetime | None
@@ -559,6 +562,7 @@ class Finding:
     is_settled: bool  # neither settled nor sampled: nothing new is known; look again at `next_check_at`
     residue: int = 0
     is_stocked: bool = True
+    gone_at: datetime | None = None  # not counted there any more, and what was sold before may not be known yet
     sample: int | None = None
     sampled_from: datetime | None = None
     sampled_until: datetime | None = None

@@ -152,6 +152,7 @@ def _compute(
             quotas.update(result.quotas)
             if group.policy != Policy.SHARED:
                 desired.update(_in_shadow(family, shelves, units, terms))
+    desired.update((target.level_id, None) for target in targets if target.is_gone)
     return desired, quotas
 
 
@@ -171,10 +172,11 @@ def _in_shadow(
 
 
 def _by_group(targets: Iterable[Target], drawn_on: Mapping[int, Sequence[int]]) -> dict[int, list[Target]]:
-    """The levels that are ours to say something about."""
+    """The levels that are ours to say something about, and those that may have sold what is ours."""
     groups: dict[int, list[Target]] = defaultdict(list)
     for target in targets:
-        if target.is_publishable and target.group_id is not None and drawn_on.get(target.store_location_id):
+        is_ours = target.is_publishable or target.is_gone
+        if is_ours and target.group_id is not None and drawn_on.get(target.store_location_id):
             groups[target.group_id].append(target)
     return groups
 

@@ -38,7 +38,8 @@ class Ruling(enum.StrEnum):
     ADOPT = "adopt"  # the pool follows the store
     OVERRIDE = "override"  # the store follows the pool
     ASK = "ask"  # a person decides; what is missing stays held until then
-    UNSTOCKED = "unstocked"  # the store does not count the item there (any more)
+    GONE = "gone"  # the store does not count the item there any more; what it sold before may not be known yet
+    UNSTOCKED = "unstocked"  # the store does not count the item there, and all is known of the time when it did
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class Suspect:
     version: int
     is_first_reading: bool
     is_bundle: bool
+    is_gone: bool = False  # the store did not count it any more at an earlier reading, or has deleted it
+    is_told: bool = False  # the order list is complete up to when it was gone, or up to the reading
     sample: Sample | None = None
     open_delta: int | None = None  # of a push whose outcome only the store can tell
     held: int = 0  # units kept out of the pool because of it
@@ -136,9 +139,15 @@ def judge(level: Suspect, reading: Reading, audit: Audit | None, *, on_loss: str
 
     `on_loss` and `on_gain` say what the merchant wants done about changes by hand: adopt, override or ask.
     """
-    if not reading.is_stocked or reading.available is None:
+    is_counted = reading.is_stocked and reading.available is not None
+    if not is_counted or level.is_gone:
         # A write of unknown outcome has nothing left to be seen in; should the item come back, it is read anew.
-        return Judgement(Ruling.UNSTOCKED, push_applied=None if level.open_delta is None else False)
+        push_applied = None if level.open_delta is None else False
+        if not level.is_told and (level.is_gone or not level.is_first_reading):
+            return Judgement(Ruling.GONE, hold=level.held, push_applied=push_applied)
+        if not is_counted:
+            return Judgement(Ruling.UNSTOCKED, push_applied=push_applied)
+    assert reading.available is not None
     has_moved = level.version != reading.version_before
     if not has_moved and level.open_delta is None:
         residue = reading.available - level.reported

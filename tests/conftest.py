@@ -70,9 +70,17 @@ def _load_settings() -> None:
         pytest.exit("Unset DJANGO_SETTINGS_MODULE: the settings were loaded before the test servers ran.", 4)
 
 
+def _watch_over_nobody() -> None:
+    """Whoever imports `synctec.wsgi` begins to evaluate alerts and to ring for sweeps, in the midst of any test."""
+    from sync import watch  # its models need the settings
+
+    watch._is_started = True
+
+
 # Not in a hook: conftest files of sub-folders may import models as soon as this one is loaded.
 _STACK = _start_servers()
 _load_settings()
+_watch_over_nobody()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -267,6 +267,14 @@ def _lose_thrice(judge: Any) -> Any:
     return judged
 
 
+def _let_go_at_once(judge: Any) -> Any:
+    def judged(*arguments: Any, **wishes: Any) -> Judgement:
+        judgement: Judgement = judge(*arguments, **wishes)
+        return replace(judgement, ruling=Ruling.UNSTOCKED, hold=0) if judgement.ruling is Ruling.GONE else judgement
+
+    return judged
+
+
 def _doubt_everything(judge: Any) -> Any:
     def judged(*arguments: Any, **wishes: Any) -> Judgement:
         judgement: Judgement = judge(*arguments, **wishes)
@@ -442,6 +450,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("never release what is held", ((check, "_entries", _keep_holds),)),
     Mutant("audit before the order list is complete", ((check, "is_auditable", _audit_at_once),)),
     Mutant("take three times what is missing out of the pool", ((check, "judge", _lose_thrice),)),
+    Mutant("give what a deleted variant showed to others at once", ((check, "judge", _let_go_at_once),)),
     Mutant("call every difference ambiguous", ((check, "judge", _doubt_everything),)),
     Mutant("divide nothing under guard", ((publish, "_thresholds", _divide_nothing),), GUARDED),
     Mutant(

@@ -462,7 +462,7 @@ def stop_writing(merchant_id: int, now: datetime, *, is_on: bool) -> None:
 def delete_listing(listing_id: int, now: datetime, correlation_id: uuid.UUID) -> None:
     """As `sync.catalogue` does when a store says so."""
     listing = Listing.objects.get(pk=listing_id)
-    if Listing.objects.filter(pk=listing_id, deleted_at=None).update(deleted_at=now) and listing.sku_id is not None:
+    if onboarding.retire_listings(Listing.objects.filter(pk=listing_id), now=now) and listing.sku_id is not None:
         upkeep.mark_dirty(
             merchant_id=listing.merchant_id, sku_ids=[listing.sku_id], correlation_id=correlation_id, now=now
         )
@@ -573,10 +573,10 @@ def _read_channels() -> tuple[dict[int, LevelRow], dict[uuid.UUID, BatchRow], di
     levels: dict[int, LevelRow] = {}
     for row in _rows(
         """
-        SELECT level.id, level.channel_id, level.next_push_at, is_stocked, base, order_effects, pushed, version, desired,
-            suspect_since, suspect_reason, suspect_available, held, held_at_id AS held_at, listing_id, level.merchant_id,
-            listing.sku_id, listing.remote_variant_id, listing.inventory_item_id, listing.deleted_at, place.id AS place_id,
-            place.remote_id
+        SELECT level.id, level.channel_id, level.next_push_at, is_stocked, gone_at, base, order_effects, pushed, version,
+            desired, suspect_since, suspect_reason, suspect_available, held, held_at_id AS held_at, listing_id,
+            level.merchant_id, listing.sku_id, listing.remote_variant_id, listing.inventory_item_id, listing.deleted_at,
+            place.id AS place_id, place.remote_id
         FROM channels_listinglevel level
         JOIN channels_listing listing ON listing.id = level.listing_id
         JOIN channels_storelocation place ON place.id = level.store_location_id

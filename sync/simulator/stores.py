@@ -72,8 +72,8 @@ class Shelf:
     repaid: int = 0
     #: Units that counters offer beyond what is left.
     excess: int = 0
-    #: So many of them are no fault of a policy: units that left a listing which was unmapped or deleted, before anybody knew
-    #: of them; and units that others were given of one that was mapped again, until the excess has gone.
+    #: So many of them are no fault of a policy: units that left a listing which was unmapped, before anybody knew of them;
+    #: and units that others were given of one that was mapped again, until the excess has gone.
     tolerated: int = 0
     doubled: int = 0
     #: How many units that was in all.
@@ -313,11 +313,10 @@ class Store:
             self._count(where, change)
             self._tell_level(where)
 
-    def delete_variant(self, article: Article, unknown: int) -> None:
+    def delete_variant(self, article: Article) -> None:
         """Staff delete an article: nobody can buy it, count it or write to it any more. Its units are where they are, and
-        will be given to others, with those that were sold here and that nobody knows of yet.
+        will be given to others.
         """
-        self._tolerate(article, unknown)
         for where in [where for where in self.counters if where[0] == article.inventory_item_id]:
             self._count(where, -self.counters[where])
             del self.counters[where], self.changed_at[where]

@@ -510,7 +510,7 @@ class World:
     def _delete_variant(self, window: Window) -> None:
         store, article, _ = self._listing_in(window)
         self.tell("variant deleted", store.number, lambda: article.inventory_item_id)
-        store.delete_variant(article, self._unknown(store, article))
+        store.delete_variant(article)
 
     def _unknown(self, store: Store, article: Article) -> int:
         """Units of an article that its store has sold, or lost by somebody's hand, and that are not booked yet."""

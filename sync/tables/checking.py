@@ -90,9 +90,11 @@ class CheckTables:
             for row in sql.rows(
                 """
                 SELECT level.id, listing.sku_id, coalesce(sku.kind = 'bundle', false), level.base, level.order_effects,
-                    level.pushed, level.version, level.confirmed_at IS NULL OR NOT level.is_stocked, level.sample,
-                    level.sampled_from, level.sampled_until, level.sample_pushed, level.sampled_ahead, level.held,
-                    level.held_at_id, level.confirmed_at, push.id, push.to_quantity - push.from_quantity, batch.sent_at,
+                    level.pushed, level.version,
+                    level.confirmed_at IS NULL OR NOT level.is_stocked OR level.gone_at IS NOT NULL, level.gone_at,
+                    level.sample, level.sampled_from, level.sampled_until, level.sample_pushed, level.sampled_ahead,
+                    level.held, level.held_at_id, level.confirmed_at, push.id, push.to_quantity - push.from_quantity,
+                    batch.sent_at,
                     coalesce(level.doubtful_from <= coalesce(level.sampled_until, now()), false),
                     CASE WHEN level.doubtful_by > 0 THEN level.doubtful_until END,
                     level.doubtful_lowers, level.doubtful_lowers_at
@@ -156,7 +158,8 @@ class CheckTables:
             sql.execute(
                 """
                 UPDATE channels_listinglevel level
-                SET base = level.base + told.residue, version = level.version + 1, is_stocked = told.is_stocked,
+                SET base = level.base + told.residue, version = level.version + 1,
+                    is_stocked = told.is_stocked, gone_at = NULL,
                     sample = NULL, since_sample = NULL, sample_pushed = NULL, sampled_from = NULL, sampled_until = NULL,
                     sampled_ahead = NULL, suspect_since = NULL, suspect_reason = '', suspect_available = NULL,
                     next_check_at = NULL, held = 0, held_at_id = NULL, doubtful_lowers = '{}', doubtful_lowers_at = '{}',
@@ -223,13 +226,17 @@ class CheckTables:
         if unknown:
             sql.execute(
                 """
-                UPDATE channels_listinglevel level SET next_check_at = least(told.next_check_at, now() + %s)
-                FROM unnest(%s::bigint[], %s::timestamptz[]) AS told (id, next_check_at) WHERE level.id = told.id
+                UPDATE channels_listinglevel level
+                SET next_check_at = least(told.next_check_at, now() + %s), gone_at = coalesce(told.gone_at, level.gone_at),
+                    is_stocked = level.is_stocked AND told.gone_at IS NULL
+                FROM unnest(%s::bigint[], %s::timestamptz[], %s::timestamptz[]) AS told (id, next_check_at, gone_at)
+                WHERE level.id = told.id
                 """,
                 [
                     LOOK_AGAIN,
                     [finding.level_id for finding in unknown],
                     [finding.next_check_at for finding in unknown],
+                    [finding.gone_at for finding in unknown],
                 ],
             )
 

@@ -87,18 +87,20 @@ class PublishTables:
                 """
                 SELECT level.id, level.channel_id, level.listing_id, level.store_location_id, listing.sku_id,
                     member.group_id, coalesce(member.weight, 1)::float8, level.desired,
-                    listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked,
+                    listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL AND level.is_stocked
+                        AND level.gone_at IS NULL,
                     level.suspect_since IS NOT NULL, channel.raises_paused_at IS NOT NULL,
                     least(level.shown, level.reported) + coalesce(push.to_quantity - push.from_quantity, 0),
-                    CASE WHEN level.is_stocked AND listing.deleted_at IS NULL THEN greatest(0,
+                    CASE WHEN level.gone_at IS NOT NULL OR level.is_stocked AND listing.deleted_at IS NULL THEN greatest(0,
                         greatest(level.shown, level.reported, level.suspect_available,
                             CASE WHEN level.since_sample IS NULL THEN level.sample END)
                         + greatest(0, push.to_quantity - push.from_quantity)
                         + coalesce(level.doubtful_by, 0)) ELSE 0 END,
                     level.rush_units, level.usual_units, level.largest_sale, level.sold_at,
                     CASE WHEN channel.state <> 'active' OR channel.is_shadow THEN channel.created_at
-                        WHEN channel.failures >= %s THEN channel.failing_since END,
-                    channel.is_shadow
+                        WHEN channel.failures >= %s THEN channel.failing_since ELSE level.gone_at END,
+                    channel.is_shadow,
+                    level.gone_at IS NOT NULL AND listing.is_tracked AND NOT listing.is_store_bundle
                 FROM channels_listinglevel level
                 JOIN channels_listing listing ON listing.id = level.listing_id
                 JOIN channels_channel channel ON channel.id = level.channel_id
@@ -219,8 +221,9 @@ class PublishTables:
             SELECT sku, warehouse FROM told WHERE NOT EXISTS (
                 SELECT 1 FROM sold_as
                 JOIN channels_listing listing ON listing.sku_id = sold_as.sku
-                    AND listing.is_tracked AND NOT listing.is_store_bundle AND listing.deleted_at IS NULL
-                JOIN channels_listinglevel level ON level.listing_id = listing.id AND level.is_stocked
+                    AND listing.is_tracked AND NOT listing.is_store_bundle
+                JOIN channels_listinglevel level ON level.listing_id = listing.id
+                    AND (level.is_stocked AND listing.deleted_at IS NULL OR level.gone_at IS NOT NULL)
                 JOIN locations_grouplocation member ON member.store_location_id = level.store_location_id
                 JOIN locations_locationgroup shelf_group
                     ON shelf_group.id = member.group_id AND shelf_group.policy <> 'shared'
@@ -250,9 +253,9 @@ class PublishTables:
 
 
 def _target(*row: Any) -> Target:
-    *facts, rush_units, usual_units, largest_sale, sold_at, failing_since, is_shadow = row
+    *facts, rush_units, usual_units, largest_sale, sold_at, failing_since, is_shadow, is_gone = row
     velocity = Velocity(rush_units, usual_units, largest_sale, sold_at)
-    return Target(*facts, velocity=velocity, failing_since=failing_since, is_shadow=is_shadow)  # type: ignore[misc]  # facts are not endless
+    return Target(*facts, velocity=velocity, failing_since=failing_since, is_shadow=is_shadow, is_gone=is_gone)  # type: ignore[misc]  # facts are not endless
 
 
 def families_of(sku_ids: Collection[int]) -> dict[int, set[int]]:

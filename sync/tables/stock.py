@@ -212,7 +212,8 @@ class StockTables:
         listings, locations = [listing for listing, _ in wanted], [location for _, location in wanted]
         select = """
             SELECT level.id, level.listing_id, level.store_location_id, level.reported, level.source_at,
-                level.suspect_since, level.suspect_available, level.sample, level.held, level.is_stocked
+                level.suspect_since, level.suspect_available, level.sample, level.held,
+                level.is_stocked AND level.gone_at IS NULL
             FROM channels_listinglevel level
             JOIN unnest(%s::bigint[], %s::bigint[]) AS told (listing_id, store_location_id)
                 USING (listing_id, store_location_id)

@@ -103,7 +103,18 @@ RULES = ((NORTH, None, None, Rule(buffer_units=1)), (EAST, CAP, None, Rule(cap=3
 
 _PACE = ("rush_units", "usual_units", "largest_sale", "sold_at")
 _LEVEL_COLUMNS = (
-    *("is_stocked", "base", "order_effects", "pushed", "reported", "shown", "desired", "version", "source_at"),
+    *(
+        "is_stocked",
+        "gone_at",
+        "base",
+        "order_effects",
+        "pushed",
+        "reported",
+        "shown",
+        "desired",
+        "version",
+        "source_at",
+    ),
     *("confirmed_at", "sample", "since_sample", "sample_pushed", "sampled_from", "sampled_until", "sampled_ahead"),
     *("suspect_since", "suspect_reason", "suspect_available", "next_check_at", "held", "held_at", "next_push_at"),
     *(

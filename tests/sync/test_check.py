@@ -20,7 +20,7 @@ from channels import mapping
 from channels.models import BatchState, Channel, InboxEvent, ListingLevel, Push, PushBatch, PushState
 from channels.protocol import LevelState, OrderPage, Paced, PolledOrder, Unavailable
 from inventory.models import Movement, Shortage, StockLevel, Warehouse
-from locations.models import Mapping
+from locations.models import LocationGroup, Mapping
 from sync.check import Checked, check_channel
 from sync.invariants import violations
 from sync.models import Drift, DriftAction, OrderLine
@@ -506,6 +506,69 @@ def test_an_item_that_is_no_longer_stocked_is_not_published(alder: Trade, north:
 
     level = north.level("MUG")
     assert (level.is_stocked, level.desired) == (False, None)
+    assert level.gone_at is not None
+
+
+def in_split(alder: Trade) -> None:
+    """Units are divided, and every level says so: five mugs each, and two tees."""
+    LocationGroup.objects.update(policy="split")
+    for shop in alder.shops.values():
+        for code, units in (("MUG", 5), ("TEE", 2)):
+            ListingLevel.objects.filter(pk=shop.level(code).pk).update(base=units, desired=units)
+
+
+def desired_after_publishing(alder: Trade, shop: Shop) -> int | None:
+    mark_dirty(merchant_id=alder.merchant.pk, sku_ids=[alder.skus["MUG"].pk], correlation_id=uuid4(), now=NOON)
+    publish_batch(engine(), merchant_id=alder.merchant.pk)
+    return shop.level("MUG").desired
+
+
+@pytest.mark.parametrize("way", ["deleted", "no longer stocked"])
+def test_what_a_store_no_longer_counts_is_given_to_others_once_it_is_known_what_it_sold(
+    alder: Trade, north: Shop, store: FakeChannel, way: str
+) -> None:
+    in_split(alder)
+    del store.levels[store.where(north, "MUG")]
+    if way == "deleted":
+        deliver(north, "products/delete", {"id": int(north.listings["MUG"].remote_product_id)})
+        apply(alder)
+    else:
+        suspect(north, "MUG")
+    check(north, store)
+    while_unknown = desired_after_publishing(alder, alder.shops["south"])
+    still_waits = check(north, store, later(61)).needs_orders
+    store.orders = [PolledOrder("1", later(10), polled_body(north, 1, "MUG", 2))]
+    poll_orders(engine(later(62), {north.channel: store}), channel=ref(north.channel))
+    check(north, store, later(63))
+    before_it_was_applied = north.level("MUG").gone_at
+    apply(alder)
+    check(north, store, later(64))
+
+    level = north.level("MUG")
+    assert still_waits
+    assert before_it_was_applied is not None
+    assert (level.gone_at, level.suspect_since, level.is_stocked) == (None, None, False)
+    assert (while_unknown, desired_after_publishing(alder, alder.shops["south"])) == (5, 8)
+    assert desired_after_publishing(alder, north) is None
+    assert list(violations(when_quiet=False)) == []
+
+
+def test_holds_get_nothing_of_what_the_only_store_may_have_sold_before_it_was_gone(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    in_split(alder)
+    alder.shops["south"].level("MUG").delete()
+    del store.levels[store.where(north, "MUG")]
+    suspect(north, "MUG")
+    check(north, store)
+
+    desired_after_publishing(alder, north)
+    while_unknown = alder.stock("MUG").quota
+    poll_orders(engine(later(62), {north.channel: store}), channel=ref(north.channel))
+    check(north, store, later(63))
+    desired_after_publishing(alder, north)
+
+    assert (while_unknown, alder.stock("MUG").quota) == (5, None)
 
 
 def test_a_suspect_whose_listing_was_unmapped_does_not_hold_up_the_others(
@@ -655,7 +718,7 @@ def test_an_item_that_is_stocked_again_starts_from_its_reading_and_costs_the_poo
     deliver(north, "inventory_levels/connect", level_body(north, "MUG", 0))
 
     apply(alder)
-    check(north, store)
+    settle(north, store)
     publish_batch(engine(), merchant_id=alder.merchant.pk)
 
     level = north.level("MUG")
@@ -677,7 +740,7 @@ def test_a_store_that_counts_an_item_again_is_read_and_written_to_again(alder: T
         item = {"id": int(north.listings["MUG"].inventory_item_id), "sku": "MUG", "tracked": is_tracked}
         deliver(north, "inventory_items/update", item)
         apply(alder)
-        check_channel(engine(NOON, {north.channel: uncounting}), channel=ref(north.channel))
+        settle(north, uncounting)
         publish_batch(engine(), merchant_id=alder.merchant.pk)
 
     uncounting = Uncounting.of(north)

@@ -27,6 +27,7 @@ from sync.invariants import violations
 from sync.publish import publish_batch
 from sync.push import push_channel
 from synctec.lib import clock
+from synctec.lib.doorbell import Doorbell
 from synctec.local.datafolder import PROJECT
 from tests.channels.cast import all_at_once, make_shop
 from tests.channels.cast import deliver as deliver_signed
@@ -329,7 +330,11 @@ def test_a_message_lost_on_its_way_is_made_up_for_by_the_sweep_once_its_bell_is_
     assert (while_ringing, [bell for bell, _ in rung].count("apply")) == (1, 2)
 
 
-def test_tasks_of_two_beats_at_once_do_everything_once(alder: Trade, rung: list[tuple[str, int]]) -> None:
+def test_tasks_of_two_beats_at_once_do_everything_once(
+    alder: Trade, rung: list[tuple[str, int]], valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine the last of the four comes later than a bell rings for, and then it may ring twice.
+    monkeypatch.setattr(tasks, "_bell", lambda name: Doorbell(valkey, name, ring_ms=600_000))
     now = clock.now()
     holding.hold([Ask("MUG", 4)], merchant_id=alder.merchant.pk, now=now - timedelta(hours=1))
     sell(alder.shops["north"], 1)

@@ -182,9 +182,21 @@ def test_only_what_a_write_cannot_explain_is_held() -> None:
     assert (judgement.ruling, judgement.hold) == (Ruling.SAMPLED, 1)
 
 
-def test_an_item_that_is_not_counted_there_has_nothing_to_judge() -> None:
-    assert rule(LEVEL, read(None)).ruling is Ruling.UNSTOCKED
-    assert rule(LEVEL, read(3, is_stocked=False)).ruling is Ruling.UNSTOCKED
+@pytest.mark.parametrize("reading", [read(None), read(3, is_stocked=False)])
+def test_an_item_that_is_not_counted_there_has_nothing_to_judge_once_its_orders_are_known(reading: Reading) -> None:
+    level = replace(LEVEL, held=2)
+
+    assert rule(level, reading) == Judgement(Ruling.GONE, hold=2)
+    assert rule(replace(level, is_gone=True), reading) == Judgement(Ruling.GONE, hold=2)
+    assert rule(replace(level, is_gone=True, is_told=True), reading) == Judgement(Ruling.UNSTOCKED)
+    assert rule(replace(LEVEL, is_first_reading=True), reading) == Judgement(Ruling.UNSTOCKED)
+
+
+def test_an_item_that_is_back_waits_for_the_orders_of_before_too() -> None:
+    level = replace(LEVEL, is_gone=True, is_first_reading=True)
+
+    assert rule(level, read(4)).ruling is Ruling.GONE
+    assert rule(replace(level, is_told=True), read(4)) == Judgement(Ruling.FIRST, residue=-6)
 
 
 quantities = st.integers(-50, 50)

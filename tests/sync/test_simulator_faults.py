@@ -225,6 +225,21 @@ class TestListings:
         assert world.stores[1].counters["i1-1", "l1"] == 4
         assert not world.auditor.violations
 
+    def test_what_a_deleted_variant_may_have_sold_is_given_to_nobody_before_its_orders_are_known(
+        self, opened: Callable[..., World]
+    ) -> None:
+        world = opened(replace(TWO_STORES, policy="split"), faults=Faults(webhook_lost=1.0))
+        sold_unheard = world.stores[0].counters["i0-1", "l0"]
+        world.stores[0].buy([(world.stores[0].articles[0], "l0", sold_unheard)])
+        world._delete_variant(self.window)
+        world._know_deleted(self.window)
+
+        world.rest()
+
+        assert world.stores[1].counters["i1-1", "l1"] == 5 - sold_unheard
+        assert (world.shelves[1, 0].excused, world.shelves[1, 0].oversold) == (0, 0)
+        assert not world.auditor.violations
+
     def test_staff_try_again_while_the_database_is_down(self, opened: Callable[..., World]) -> None:
         world = opened()
         world._set_database(True)

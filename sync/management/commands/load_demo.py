@@ -277,7 +277,7 @@ def forget_lost_store(channel: Channel) -> None:
     """The channel's store is another one from now on: its tokens and listings were those of the one that is
     gone."""
     credentials.wipe(channel)
-    Listing.objects.filter(channel=channel, deleted_at=None).update(deleted_at=timezone.now())
+    onboarding.retire_listings(Listing.objects.filter(channel=channel), now=timezone.now())
 
 
 def channel_of(merchant: Merchant, store: DemoStore) -> Channel | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 POLICIES = ("shared", "guard", "split")
+#: While there are many to come, it is told how far they are each time that so many were run.
+TOLD_EVERY_RUNS = 500
 
 
 class Command(BaseCommand):
@@ -104,7 +107,10 @@ class Command(BaseCommand):
 
             summaries = [postgres.measure(setting, seeds, jobs=min(jobs, len(seeds))) for setting in chosen]
         else:
-            summaries = [run.run_many(setting, seeds, jobs=jobs) for setting in chosen]
+            summaries = [
+                run.run_many(setting, seeds, jobs=jobs, each=self._progress(run, setting, len(seeds)))
+                for setting in chosen
+            ]
         if options["json"]:
             self.stdout.write(json.dumps(self._joined(summaries)))
         else:
@@ -115,6 +121,25 @@ class Command(BaseCommand):
             self.stderr.write(f"A promise was not kept: {promise}.")
         if broken or any(summary.bad for summary in summaries):
             raise SystemExit(1)
+
+    def _progress(self, run: Any, setting: Any, runs: int) -> Callable[[Any], None]:
+        """Tell on stderr how far it is, and each violation at once: many runs take an hour."""
+        done = violations = oversold = 0
+
+        def each(result: Any) -> None:
+            nonlocal done, violations, oversold
+            done += 1
+            oversold += result.oversold_units
+            if result.violation:
+                violations += 1
+                self.stderr.write(f"{result.violation[2]}: {run.replay_command(setting, result.seed)}")
+            if done % TOLD_EVERY_RUNS == 0 and runs > TOLD_EVERY_RUNS:
+                self.stderr.write(
+                    f"{setting.policy}: {done} of {runs} runs, {oversold} oversold, {violations} violations",
+                    self.style.NOTICE,
+                )
+
+        return each
 
     def _print(self, run: Any, summary: Any, tier: str) -> None:
         at_commit = _at_commit() if summary.bad else ""

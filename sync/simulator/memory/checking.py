@@ -86,7 +86,8 @@ class CheckMemory(Kept):
                     order_effects=level.order_effects,
                     pushed=level.pushed,
                     version=level.version,
-                    is_first_reading=level.confirmed_at is None or not level.is_stocked,
+                    is_first_reading=level.confirmed_at is None or not level.is_stocked or level.gone_at is not None,
+                    gone_at=level.gone_at,
                     sample=level.sample,
                     sampled_from=level.sampled_from,
                     sampled_until=level.sampled_until,
@@ -140,7 +141,7 @@ class CheckMemory(Kept):
             if finding.is_settled:
                 level.base += finding.residue
                 level.version += 1
-                level.is_stocked = finding.is_stocked
+                level.is_stocked, level.gone_at = finding.is_stocked, None
                 level.sample = level.since_sample = level.sample_pushed = None
                 level.sampled_from = level.sampled_until = level.sampled_ahead = None
                 level.suspect_since = level.suspect_available = level.next_check_at = None
@@ -162,6 +163,8 @@ class CheckMemory(Kept):
                 level.held, level.held_at = finding.held, finding.held_at
                 level.next_check_at = earlier(finding.next_check_at, self._now() + LOOK_AGAIN)
             else:
+                if finding.gone_at is not None:
+                    level.is_stocked, level.gone_at = False, finding.gone_at
                 level.next_check_at = earlier(finding.next_check_at, self._now() + LOOK_AGAIN)
             self._check_level(level)
 

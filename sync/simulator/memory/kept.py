@@ -222,6 +222,8 @@ class Kept:
             self._require(False, f"level {level.id} has a sample without being suspect")
         if not _is_sample_whole(level):
             self._require(False, f"level {level.id} has half a sample")
+        if level.gone_at is not None and level.suspect_since is None:
+            self._require(False, f"level {level.id} is gone without being suspect")
         if level.held < 0 or (level.held and level.held_at is None):
             self._require(False, f"level {level.id} holds {level.held} units nowhere")
         if level.desired is not None and level.desired < 0:

@@ -50,7 +50,13 @@ class MappingMemory(OpeningMemory):
         listing = self.listings[listing_id]
         if listing.deleted_at is None:
             self._touch(listing)
-            listing.deleted_at = self._now()
+            now = listing.deleted_at = self._now()
+            for level in listing.levels:
+                if level.is_stocked and level.gone_at is None:
+                    self._touch_level(level)
+                    level.is_stocked, level.gone_at, level.next_check_at = False, now, now
+                    level.suspect_reason = level.suspect_reason if level.suspect_since else "deleted"
+                    level.suspect_since = level.suspect_since or now
             if listing.sku_id is not None:
                 self._mark_with_bundles(listing.merchant_id, listing.sku_id, self._uuid())
 

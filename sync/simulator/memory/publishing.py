@@ -95,22 +95,23 @@ class PublishMemory(Kept):
                             None if location.group is None else location.group.id,
                             location.weight,
                             level.desired,
-                            is_published and level.is_stocked,
+                            is_published and level.is_stocked and level.gone_at is None,
                             level.suspect_since is not None,
                             self.channels[level.channel_id].has_paused_raises,
                             shown=min(level.shown, level.reported)
                             + (0 if push is None else push.to_quantity - push.from_quantity),
                             ceiling=self._ceiling(level),
                             velocity=level.velocity,
-                            failing_since=self._failing_since(level.channel_id),
+                            failing_since=self._failing_since(level),
                             is_shadow=self.channels[level.channel_id].is_shadow,
+                            is_gone=level.gone_at is not None and listing.is_tracked and not listing.is_store_bundle,
                         )
                     )
         targets.sort(key=_by_level_id)
         return targets
 
     def _ceiling(self, level: LevelRow) -> int:
-        if not level.is_stocked or level.listing.deleted_at is not None:
+        if level.gone_at is None and (not level.is_stocked or level.listing.deleted_at is not None):
             return 0
         ceiling, push = level.reported, level.open_push
         if level.sample is not None:
@@ -121,11 +122,11 @@ class PublishMemory(Kept):
             ceiling += push.to_quantity - push.from_quantity
         return max(0, ceiling + (level.doubtful_by or 0))
 
-    def _failing_since(self, channel_id: int) -> datetime | None:
-        channel = self.channels[channel_id]
+    def _failing_since(self, level: LevelRow) -> datetime | None:
+        channel = self.channels[level.channel_id]
         if channel.state != "active" or channel.is_shadow:
             return channel.created_at
-        return channel.failing_since if channel.failures >= OUTAGE_FAILURES else None
+        return channel.failing_since if channel.failures >= OUTAGE_FAILURES else level.gone_at
 
     def load_groups(self, group_ids: Collection[int]) -> dict[int, Group]:
         return {
@@ -199,8 +200,12 @@ class PublishMemory(Kept):
     def _divides(self, sku: int, warehouse: int) -> bool:
         """Whether a policy divides the units of the SKU, or of a bundle of it, in this warehouse."""
         for listing in self._listings_of.get(sku, ()):
-            if listing.is_tracked and not listing.is_store_bundle and listing.deleted_at is None:
-                places = [level.location for level in listing.levels if level.is_stocked and level.location.warehouses]
+            if listing.is_tracked and not listing.is_store_bundle:
+                is_known = listing.deleted_at is None
+                there = [
+                    level for level in listing.levels if (is_known and level.is_stocked) or level.gone_at is not None
+                ]
+                places = [level.location for level in there if level.location.warehouses]
                 groups = [place.group for place in places if place.group is not None and place.group.policy != "shared"]
                 if any(warehouse in group.warehouses for group in groups):
                     return True

@@ -93,6 +93,7 @@ class LevelRow:
     location: LocationRow
     next_push_at: datetime
     is_stocked: bool = True
+    gone_at: datetime | None = None
     base: int = 0
     order_effects: int = 0
     pushed: int = 0

@@ -229,7 +229,7 @@ class StockMemory(PublishMemory):
                 row.sample,
                 None if row.open_push is None else row.open_push.to_quantity,
                 row.held,
-                row.is_stocked,
+                row.is_stocked and row.gone_at is None,
             )
             for row in rows
         }
