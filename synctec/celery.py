@@ -12,6 +12,8 @@ from synctec.lib import heap
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "synctec.settings")
 
 app = Celery("synctec")
+# For all threads: made before this one by whatever asked for a task, Celery's own has neither our broker nor our settings.
+app.set_default()
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 telemetry.attach()

@@ -8,6 +8,7 @@ servers named in the shell are ever touched.
 """
 
 import base64
+import importlib
 import itertools
 import os
 import tempfile
@@ -64,23 +65,23 @@ def _load_settings() -> None:
     # Passwords in tests protect nothing, and the real hasher is slow on purpose.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     django.setup()
+    # As every process of ours does: tasks belong to this application, in whichever thread.
+    importlib.import_module("synctec.celery")
     # A worker that finds it here would load the settings before it knows its own databases.
     del os.environ["DJANGO_SETTINGS_MODULE"]
     if os.environ["REDIS_URL"] != settings.REDIS_URL:
         pytest.exit("Unset DJANGO_SETTINGS_MODULE: the settings were loaded before the test servers ran.", 4)
 
 
-def _watch_over_nobody() -> None:
-    """Whoever imports `synctec.wsgi` begins to evaluate alerts and to ring for sweeps, in the midst of any test."""
-    from sync import watch  # its models need the settings
-
-    watch._is_started = True
-
-
 # Not in a hook: conftest files of sub-folders may import models as soon as this one is loaded.
 _STACK = _start_servers()
 _load_settings()
-_watch_over_nobody()
+
+from inventory import availability  # noqa: E402  # models need the settings
+from sync import tasks, watch  # noqa: E402
+
+# Whoever imports `synctec.wsgi` begins to evaluate alerts and to ring for sweeps, in the midst of any test.
+watch._is_started = True
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -157,7 +158,12 @@ def _valkey_clients() -> Iterator[list[redis.Redis]]:
 
 
 @pytest.fixture(autouse=True)
-def _empty_valkey(_valkey_clients: list[redis.Redis]) -> None:
-    """Every test starts with empty Valkey databases, as it starts with an empty PostgreSQL one."""
+def _empty_valkey(_valkey_clients: list[redis.Redis], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test starts with empty Valkey databases, as it starts with an empty PostgreSQL one, and nobody remembers that one
+    of them did not answer a moment ago.
+    """
     for client in _valkey_clients:
         client.flushdb()
+    monkeypatch.setattr(availability, "_access", availability._Access())
+    monkeypatch.setattr(tasks, "_broker_rests_until", 0.0)
+    monkeypatch.setattr(tasks, "_heard_until", {})

@@ -216,7 +216,7 @@ from django.db.models.functions import Now
 from sync import apply as applying
 from sync import live
 
-applying.POISON_CLAIMS = 12
+applying.POISON_CLAIMS = 24
 decide = applying.decide
 
 def dies(event, *rest):
@@ -262,9 +262,10 @@ def test_a_message_that_kills_its_worker_each_time_is_dead_in_the_end_and_blocks
         check=False,
     )
 
-    assert done.stdout.strip() == "12", done.stderr
+    # As often claimed alone as makes it all but certain that neither of the others always came behind it.
+    assert done.stdout.strip() == "24", done.stderr
     assert [outcome(event)[0] for event in events] == [EventState.APPLIED, EventState.DEAD, EventState.APPLIED]
-    assert outcome(events[1])[1] == "poison: 12 workers died over it"
+    assert outcome(events[1])[1] == "poison: 24 workers died over it"
     assert alder.stock("MUG").available == 8
     assert list(violations(when_quiet=False)) == []
 
