@@ -1,20 +1,23 @@
 """A whole reconciliation pass over a channel, with its record for people to see.
 
-One pass of a channel runs at a time: its row is the lease, renewed with every page. Whoever works on it may be killed, may
-give way to others, or be told by the channel to wait; anyone goes on from where it stands once the lease has run out.
-Somebody may cancel it, and an alarm is raised as soon as too much differs.
+One pass of a channel runs at a time: its row is the lease, renewed with every page and, while a page takes its time, from
+beside. Whoever works on it may be killed, may give way to others, or be told by the channel to wait; anyone goes on from
+where it stands once the lease has run out. Somebody may cancel it, and an alarm is raised as soon as too much differs.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import structlog
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 
 from channels import protocol, steering
@@ -31,8 +34,12 @@ from synctec.lib import sql
 
 log = structlog.get_logger(__name__)
 
-#: Longer than a page takes, its waits for the channel's budget and a poll of its orders included.
-LEASE = timedelta(seconds=120)
+#: A pass whose worker was killed is left alone for this long.
+LEASE = timedelta(seconds=20)
+RENEWED_EVERY = timedelta(seconds=5)
+#: Longer than a page takes, its waits for the channel's budget included: a worker that has not come further by then is stuck,
+#: and holds the pass no more.
+PAGE_MAX = timedelta(seconds=120)
 #: A task gives way to others after this long.
 SHIFT = timedelta(seconds=40)
 #: What a channel that is throttled is left alone for when it does not say.
@@ -60,9 +67,34 @@ class Held:
     gives_way_at: datetime | None
     #: Orders that nobody had told of before this poll.
     unheard: set[str] = field(default_factory=set)
+    #: When it came further the last time, by this machine's steady clock.
+    moved_at: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Meanwhile the lease is renewed from beside, for as long as this process lives and the pass comes further."""
+        is_over = threading.Event()
+
+        def keep() -> None:
+            try:
+                while not is_over.wait(RENEWED_EVERY.total_seconds()):
+                    if time.monotonic() - self.moved_at < PAGE_MAX.total_seconds():
+                        self._renew()
+            finally:
+                connection.close()
+
+        keeper = threading.Thread(target=keep, name="pass", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            # Before anybody else is told that the pass is free.
+            is_over.set()
+            keeper.join()
 
     def note_orders(self, orders: Sequence[protocol.PolledOrder]) -> None:
         """Count those of a page that nobody had told of, each once, before it is stored: afterwards they are known."""
+        self.moved_at = time.monotonic()
         new = differences.unheard_of(channel_id=self.channel.pk, orders=orders) - self.unheard
         self.unheard |= new
         ours = ReconcileRun.objects.filter(pk=self.run.pk, lease_token=self.token, state=RunState.RUNNING)
@@ -74,6 +106,7 @@ class Held:
         Raises:
             Halted: it ends here.
         """
+        self.moved_at = time.monotonic()
         with transaction.atomic():
             noted = sql.rows(
                 """
@@ -122,6 +155,12 @@ class Held:
             [for_long, self.run.pk, self.token],
         )
 
+    def _renew(self) -> None:
+        try:
+            self.rest(LEASE)
+        except sql.AWAY:
+            connection.close()  # the next time on a new one
+
     def end(self, state: RunState, error: str = "") -> None:
         """The pass is over; whoever has lost it has nothing to say about that."""
         ReconcileRun.objects.filter(pk=self.run.pk, lease_token=self.token, state=RunState.RUNNING).update(
@@ -169,11 +208,12 @@ def work(
     if held is None:
         return None
     try:
-        if not held.run.has_orders:
-            add_missing_levels(merchant_id=channel.merchant_id)
-            orders_read, _ = poll_orders(engine, channel=live.ref(channel), on_page=held.note_orders)
-            held.save(has_orders=True, orders_read=orders_read)
-        compare(held)
+        with held.kept():
+            if not held.run.has_orders:
+                add_missing_levels(merchant_id=channel.merchant_id)
+                orders_read, _ = poll_orders(engine, channel=live.ref(channel), on_page=held.note_orders)
+                held.save(has_orders=True, orders_read=orders_read)
+            compare(held)
     except Halted as halt:
         if halt.rests_for is not None:
             held.rest(halt.rests_for)

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain, repeat
+from time import sleep
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -21,9 +23,10 @@ from channels.models import BatchState, Channel, InboxEvent, ListingLevel, Push,
 from channels.protocol import LevelState, OrderPage, Paced, PolledOrder, Unavailable
 from inventory.models import Movement, Shortage, StockLevel, Warehouse
 from locations.models import LocationGroup, Mapping
+from sync import passes
 from sync.check import Checked, check_channel
 from sync.invariants import violations
-from sync.models import Drift, DriftAction, OrderLine
+from sync.models import Drift, DriftAction, OrderLine, ReconcileRun, RunState
 from sync.passes import reconcile
 from sync.publish import publish_batch
 from sync.reconcile import compare_levels, poll_orders
@@ -481,6 +484,32 @@ def test_a_pass_counts_each_order_once_of_which_nothing_or_less_was_known(alder:
     assert again is not None
     assert (first.orders_read, first.orders_recovered) == (6, 3)
     assert (again.orders_read, again.orders_recovered) == (6, 0)
+
+
+@pytest.mark.parametrize("is_stuck", [False, True])
+def test_a_pass_is_held_while_a_page_takes_its_time_but_not_for_ever(
+    north: Shop, store: FakeChannel, monkeypatch: pytest.MonkeyPatch, is_stuck: bool
+) -> None:
+    monkeypatch.setattr(passes, "LEASE", timedelta(seconds=0.5))
+    monkeypatch.setattr(passes, "RENEWED_EVERY", timedelta(seconds=0.1))
+    monkeypatch.setattr(passes, "PAGE_MAX", timedelta(seconds=0 if is_stuck else 60))
+    read_levels = store.read_levels
+    others: list[Any] = []
+
+    def read_slowly(items: Sequence[str]) -> tuple[LevelState, ...]:
+        if not others:
+            others.append("waiting")
+            sleep(1.5)
+            others[:] = [reconcile(engine(NOON, {north.channel: store}), channel=north.channel)]
+        return read_levels(items)
+
+    monkeypatch.setattr(store, "read_levels", read_slowly)
+
+    mine = reconcile(engine(NOON, {north.channel: store}), channel=north.channel)
+
+    assert mine is not None
+    assert (mine.state, others == [None]) == (RunState.DONE, not is_stuck)
+    assert ReconcileRun.objects.count() == 1
 
 
 def test_a_level_read_for_the_first_time_takes_the_reading_as_its_base(
