@@ -249,6 +249,11 @@ class Auditor:
             return f"event {pending.envelope.event_id} is pending: {pending.reason}"
         if any(books.marks.values()):
             return "SKUs are marked for publishing"
+        gone = next((level for level in books.levels.values() if level.gone_at is not None), None)
+        if gone is not None:
+            return (
+                f"level {gone.id} ({gone.listing.inventory_item_id}) is gone, and what it sold before is not known yet"
+            )
         for store in world.stores:
             for (item, location), units in store.counters.items():
                 says = self._restless(store, item, location, units)

@@ -73,7 +73,8 @@ class Shelf:
     #: Units that counters offer beyond what is left.
     excess: int = 0
     #: So many of them are no fault of a policy: units that left a listing which was unmapped, before anybody knew of them;
-    #: and units that others were given of one that was mapped again, until the excess has gone.
+    #: units that somebody took at one that was deleted, before any reading showed it; and units that others were given of
+    #: one that was mapped again, until the excess has gone.
     tolerated: int = 0
     doubled: int = 0
     #: How many units that was in all.
@@ -313,10 +314,11 @@ class Store:
             self._count(where, change)
             self._tell_level(where)
 
-    def delete_variant(self, article: Article) -> None:
+    def delete_variant(self, article: Article, lost: int) -> None:
         """Staff delete an article: nobody can buy it, count it or write to it any more. Its units are where they are, and
-        will be given to others.
+        will be given to others; with those that somebody took and no reading has shown, since none ever will.
         """
+        self._tolerate(article, lost)
         for where in [where for where in self.counters if where[0] == article.inventory_item_id]:
             self._count(where, -self.counters[where])
             del self.counters[where], self.changed_at[where]

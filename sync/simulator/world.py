@@ -36,6 +36,7 @@ from sync.simulator.stores import Article, Order, OrderLine, Shelf, Store, Told
 from sync.simulator.wire import StoreConnector, Wire
 from synctec.lib import failpoints, ids
 from synctec.lib.clock import READ_AGAIN_SECONDS
+from synctec.lib.redlock import TTL_MS
 
 Where = tuple[int, int]  # SKU, and a warehouse or a site
 
@@ -57,7 +58,7 @@ BELL_SECONDS = 5.0
 REFUSED_SECONDS = push.REFUSED_PAUSE.total_seconds()
 #: How long a store remembers a key: as Shopify does.
 KEYS_KEPT_SECONDS = 86_400.0
-LOCK_SECONDS = 30.0
+LOCK_SECONDS = TTL_MS / 1000
 #: So long a task waits for what others have locked, when it is patient.
 PATIENT_SECONDS = 0.02
 COMMIT_SECONDS = 0.002
@@ -510,15 +511,20 @@ class World:
     def _delete_variant(self, window: Window) -> None:
         store, article, _ = self._listing_in(window)
         self.tell("variant deleted", store.number, lambda: article.inventory_item_id)
-        store.delete_variant(article)
+        store.delete_variant(article, self._lost(store, article))
+
+    def _lost(self, store: Store, article: Article) -> int:
+        """Units of an article that somebody's hand took out of its counter, and that are not booked yet."""
+        level = self.books.level_of(store.channel_id, article.inventory_item_id, f"l{store.number}")
+        lost = sum(loss.units for loss in self._losses if loss.level_id == level.id)
+        for drift in self.books.drifts:
+            if drift.level_id == level.id and drift.action == "adopted":
+                lost = max(0, lost - max(0, drift.expected - drift.actual))
+        return lost
 
     def _unknown(self, store: Store, article: Article) -> int:
         """Units of an article that its store has sold, or lost by somebody's hand, and that are not booked yet."""
-        level = self.books.level_of(store.channel_id, article.inventory_item_id, f"l{store.number}")
-        unknown = sum(loss.units for loss in self._losses if loss.level_id == level.id)
-        for drift in self.books.drifts:
-            if drift.level_id == level.id and drift.action == "adopted":
-                unknown = max(0, unknown - max(0, drift.expected - drift.actual))
+        unknown = self._lost(store, article)
         for order in (*store.orders.values(), *store.deleted.values()):
             known = self.books.orders.get((store.channel_id, order.order_id), {})
             for line in order.lines:

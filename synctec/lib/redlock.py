@@ -30,7 +30,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-TTL_MS: Final = 30_000
+#: What a holder that stands still leaves to nobody for longer than its row locks (docs/adr/0019).
+TTL_MS: Final = 10_000
 NODE_TIMEOUT_SECONDS: Final = 0.1
 #: How long a node that failed is not asked again, so that a dead one does not slow every lock.
 COOLDOWN_SECONDS: Final = 1.0
