@@ -27,7 +27,7 @@ from sync.residue import (
     Ruling,
     Sample,
     Suspect,
-    is_auditable,
+    is_known_up_to,
     judge,
     offset_of_clock,
 )
@@ -145,7 +145,10 @@ def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[in
             is_news = judgement.ruling not in UNSETTLED or judgement.hold != locked.held
             if locked.sku_id is not None and (is_news or (judgement.ruling is Ruling.GONE and locked.gone_at is None)):
                 dirty.add(locked.sku_id)
-            _count(locked, judgement, read, orders_read_at, engine.audit_lag, now, done)
+            _count(judgement, done)
+            awaited = _awaited(locked, judgement, read)
+            if awaited is not None and now >= awaited + engine.audit_lag:
+                done.needs_orders |= not is_known_up_to(awaited, orders_read_at, engine.audit_lag)
         books.write_findings(findings, now)
         books.post(channel.merchant_id, balances, entries, now)
         books.add_drifts(channel, drifts)
@@ -163,7 +166,7 @@ def _judge(
 ) -> Judgement:
     sample = _sample(locked, read)
     audit = None
-    if sample is not None and is_auditable(sample, orders_read_at, engine.audit_lag):
+    if sample is not None and is_known_up_to(sample.taken_until, orders_read_at, engine.audit_lag):
         taken, is_ambiguous = engine.books.taken_since(
             locked.level_id,
             sample.taken_from + sample.store_ahead - CLOCK_SKEW,
@@ -179,7 +182,7 @@ def _judge(
         is_first_reading=locked.is_first_reading,
         is_bundle=locked.is_bundle,
         is_gone=locked.gone_at is not None,
-        is_told=orders_read_at is not None and orders_read_at >= _gone_at(locked, read) + engine.audit_lag,
+        is_told=is_known_up_to(_gone_at(locked, read), orders_read_at, engine.audit_lag),
         sample=sample,
         open_delta=locked.open_push_delta,
         held=locked.held,
@@ -354,25 +357,17 @@ def _drift(
     )
 
 
-def _count(
-    locked: LockedSuspect,
-    judgement: Judgement,
-    read: Read,
-    orders_read_at: datetime | None,
-    lag: timedelta,
-    now: datetime,
-    done: Checked,
-) -> None:
+def _awaited(locked: LockedSuspect, judgement: Judgement, read: Read) -> datetime | None:
+    """Up to when the orders must be known before more can be told of the level; None: it waits for none."""
+    if judgement.ruling is Ruling.GONE:
+        return _gone_at(locked, read)
+    return None if judgement.sample is None else judgement.sample.taken_until
+
+
+def _count(judgement: Judgement, done: Checked) -> None:
     match judgement.ruling:
-        case Ruling.GONE:
+        case Ruling.MOVED | Ruling.SAMPLED | Ruling.WAIT | Ruling.GONE:
             done.waiting += 1
-            if now >= _gone_at(locked, read) + lag:
-                done.needs_orders = True
-        case Ruling.MOVED | Ruling.SAMPLED | Ruling.WAIT:
-            done.waiting += 1
-            sample = judgement.sample
-            if sample is not None and now >= sample.taken_until + lag and not is_auditable(sample, orders_read_at, lag):
-                done.needs_orders = True
         case Ruling.ADOPT:
             done.adopted += 1
         case Ruling.OVERRIDE:

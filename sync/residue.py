@@ -129,9 +129,9 @@ def offset_of_clock(told: datetime | None, asked_at: datetime, answered_at: date
     return told + timedelta(seconds=0.5) - (asked_at + (answered_at - asked_at) / 2)
 
 
-def is_auditable(sample: Sample, orders_read_at: datetime | None, lag: timedelta) -> bool:
-    """Whether the order list tells of everything up to the sample. `lag` is how late it may be."""
-    return orders_read_at is not None and orders_read_at >= sample.taken_until + lag
+def is_known_up_to(moment: datetime, orders_read_at: datetime | None, lag: timedelta) -> bool:
+    """Whether the order list tells of everything up to the moment. `lag` is how late it may be."""
+    return orders_read_at is not None and orders_read_at >= moment + lag
 
 
 def judge(level: Suspect, reading: Reading, audit: Audit | None, *, on_loss: str, on_gain: str) -> Judgement:

@@ -284,7 +284,7 @@ def _doubt_everything(judge: Any) -> Any:
 
 
 def _audit_at_once(_: Any) -> Any:
-    return lambda sample, orders_read_at, lag: True
+    return lambda moment, orders_read_at, lag: True
 
 
 # --- policies -------------------------------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("book what level webhooks show", ((WatchedBooks, "write_level_changes", _believe_webhooks),)),
     Mutant("forget that own orders move the counter", ((WatchedBooks, "write_order_effects", _forget_own_orders),)),
     Mutant("never release what is held", ((check, "_entries", _keep_holds),)),
-    Mutant("audit before the order list is complete", ((check, "is_auditable", _audit_at_once),)),
+    Mutant("audit before the order list is complete", ((check, "is_known_up_to", _audit_at_once),)),
     Mutant("take three times what is missing out of the pool", ((check, "judge", _lose_thrice),)),
     Mutant("give what a deleted variant showed to others at once", ((check, "judge", _let_go_at_once),)),
     Mutant("call every difference ambiguous", ((check, "judge", _doubt_everything),)),

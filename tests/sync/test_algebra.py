@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from channels.protocol import LineState, OrderState, RefundedUnits, Restock
 from sync.decide import Envelope, Level, ListingFacts, Outcome, World, decide
 from sync.register import taken_since
-from sync.residue import CLOCK_SKEW, Audit, Reading, Ruling, Sample, Suspect, is_auditable, judge
+from sync.residue import CLOCK_SKEW, Audit, Reading, Ruling, Sample, Suspect, is_known_up_to, judge
 from tests.factories import NOON
 
 MUG, MAIN, FLOOR, LISTING, STOCK_LEVEL, CHANNEL = 1, 11, 31, 21, 101, 1
@@ -173,7 +173,7 @@ class Shop:
         self.version += judgement.ruling not in (Ruling.SAMPLED, Ruling.WAIT)
 
     def audit(self) -> Audit | None:
-        if self.sample is None or not is_auditable(self.sample, self.orders_read_at, LAG):
+        if self.sample is None or not is_known_up_to(self.sample.taken_until, self.orders_read_at, LAG):
             return None
         told = [
             taken_since(line.register, self.sample.taken_from - CLOCK_SKEW, self.sample.taken_until + CLOCK_SKEW)
