@@ -326,7 +326,9 @@ class StockTables:
                 """
                 UPDATE channels_listinglevel level
                 SET order_effects = level.order_effects + told.added, version = level.version + 1,
-                    desired = CASE WHEN level.desired IS NOT NULL THEN greatest(0, level.desired + told.added) END,
+                    -- What comes back while it shows less than nothing is nothing that it could offer.
+                    desired = CASE WHEN level.desired IS NOT NULL THEN greatest(0, level.desired + CASE WHEN told.added > 0
+                        THEN least(told.added, greatest(0, level.reported + told.added)) ELSE told.added END) END,
                     rush_units = CASE WHEN told.added < 0 THEN -told.added + level.rush_units
                         -- Beyond that, PostgreSQL refuses to say that nothing is left.
                         * exp(-least(700, greatest(0, extract(epoch FROM %s - level.sold_at)) / %s))

@@ -103,6 +103,32 @@ def test_a_sale_commits_units_and_lowers_its_own_store_without_a_push(alder: Tra
     assert list(DirtySku.objects.values_list("sku__code", "correlation_id")) == [("MUG", event.correlation_id)]
 
 
+@pytest.mark.parametrize(
+    ("shown", "desired", "sold", "put_back", "expected"),
+    [
+        (2, 0, 3, 1, 0),  # it shows one less than nothing, then nothing: no unit of the pool was given to it
+        (2, 0, 3, 3, 2),
+        (5, 5, 2, 2, 5),
+        (5, 7, 6, 1, 1),  # one of the two that it was to get besides is sold
+    ],
+)
+def test_what_comes_back_to_a_store_is_offered_there_as_far_as_it_shows_it(
+    alder: Trade, shown: int, desired: int, sold: int, put_back: int, expected: int
+) -> None:
+    north = alder.shops["north"]
+    ListingLevel.objects.filter(pk=north.level("MUG").pk).update(base=shown, desired=desired)
+    deliver(north, "orders/create", order_body(north, 1, ("MUG", sold)))
+    apply(alder)
+    refund = refund_body(1, 0, put_back, "cancel")
+    left = order_body(north, 1, ("MUG", sold), at=40, current=(sold - put_back,), refunds=(refund,))
+
+    deliver(north, "orders/updated", left)
+    apply(alder)
+
+    level = north.level("MUG")
+    assert (level.reported, level.desired) == (shown - sold + put_back, expected)
+
+
 def test_the_same_event_under_new_ids_changes_nothing(alder: Trade) -> None:
     north = alder.shops["north"]
     body = order_body(north, 1001, ("MUG", 3))

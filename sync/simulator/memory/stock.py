@@ -383,7 +383,8 @@ class StockMemory(PublishMemory):
             level.order_effects += added
             level.version += 1
             if level.desired is not None:
-                level.desired = max(0, level.desired + added)
+                offered = min(added, max(0, level.reported)) if added > 0 else added
+                level.desired = max(0, level.desired + offered)
             if added < 0:
                 level.velocity = level.velocity.sold(-added, now, largest=moved.largest_sale)
             if explained(moved):
