@@ -24,6 +24,7 @@ from channels.connectors.shopify import auth
 from channels.models import Channel, ChannelKind, ChannelState, Credential, Listing, StoreLocation
 from merchants import trail
 from merchants.models import Merchant, User
+from synctec.lib import clock
 from synctec.lib.http import HttpError
 from synctec.lib.secret import Secret
 from synctec.lib.signing import is_myshopify_domain
@@ -185,7 +186,8 @@ _RETIRE_LEVELS_OF = """
          WHERE listing.id = ANY(%(listings)s) AND listing.deleted_at = %(now)s AND level.is_stocked AND level.gone_at IS NULL
          ORDER BY level.id FOR NO KEY UPDATE OF level)
     UPDATE channels_listinglevel AS level
-       SET is_stocked = false, gone_at = %(now)s, suspect_since = coalesce(level.suspect_since, %(now)s),
+       SET is_stocked = false, gone_at = %(now)s, version = level.version + 1,
+           suspect_since = coalesce(level.suspect_since, %(now)s),
            suspect_reason = CASE WHEN level.suspect_since IS NULL THEN 'deleted' ELSE level.suspect_reason END,
            next_check_at = least(%(now)s, now())
       FROM retired WHERE level.id = retired.id
@@ -232,7 +234,7 @@ def import_catalogue(channel: Channel, *, now: datetime) -> CatalogueReport:
         for variants in _batches(list({variant.variant_id: variant for variant in page}.values())):
             save_listings(channel, variants)
         seen.update(variant.variant_id for variant in page)
-    deleted = _retire_missing_listings(channel, connector, seen=seen, now=now)
+    deleted = _retire_missing_listings(channel, connector, seen=seen)
     mapped = map_listings(channel)
     listings = Listing.objects.filter(channel=channel)
     return CatalogueReport(
@@ -267,12 +269,12 @@ def import_levels(channel: Channel) -> LevelsReport:
 def save_listings(channel: Channel, variants: Sequence[protocol.VariantState]) -> None:
     """Write what the channel says of these variants; a listing that was taken for deleted is back.
 
-    Where the channel counts an item anew, or no longer, its levels are to be read.
+    Where the channel counts an item anew, or no longer, or has it again, its levels are to be read.
     """
     is_tracked = {variant.variant_id: variant.is_tracked for variant in variants}
     known = Listing.objects.filter(channel=channel, remote_variant_id__in=is_tracked)
     with transaction.atomic(), connection.cursor() as cursor:
-        before = list(known.values_list("pk", "remote_variant_id", "is_tracked"))
+        before = list(known.values_list("pk", "remote_variant_id", "is_tracked", "deleted_at"))
         cursor.execute(
             _UPSERT_LISTINGS,
             (
@@ -289,7 +291,11 @@ def save_listings(channel: Channel, variants: Sequence[protocol.VariantState]) -
                 [variant.sells_when_out_of_stock for variant in variants],
             ),
         )
-        changed = [pk for pk, variant_id, was_tracked in before if was_tracked != is_tracked[variant_id]]
+        changed = [
+            pk
+            for pk, variant_id, was_tracked, deleted_at in before
+            if was_tracked != is_tracked[variant_id] or deleted_at is not None
+        ]
         doubt_levels(changed, reason=COUNTED_OTHERWISE)
 
 
@@ -323,7 +329,7 @@ def map_listings(channel: Channel) -> int:
     return len(listing_ids)
 
 
-def _retire_missing_listings(channel: Channel, connector: protocol.Connector, *, seen: set[str], now: datetime) -> int:
+def _retire_missing_listings(channel: Channel, connector: protocol.Connector, *, seen: set[str]) -> int:
     """Mark listings deleted that the catalogue left out, after asking for their products one by one: a
     catalogue read in pages can skip what moves meanwhile, and a listing taken for deleted is no longer kept
     in step.
@@ -336,7 +342,9 @@ def _retire_missing_listings(channel: Channel, connector: protocol.Connector, *,
     deleted = 0
     for product_id, pks in missing.items():
         left = {variant.variant_id for variant in connector.read_variants(product_id)}
-        deleted += retire_listings(Listing.objects.filter(pk__in=pks).exclude(remote_variant_id__in=left), now=now)
+        gone = Listing.objects.filter(pk__in=pks).exclude(remote_variant_id__in=left)
+        # Up to here they may have been sold.
+        deleted += retire_listings(gone, now=clock.now())
     return deleted
 
 

@@ -143,10 +143,13 @@ def settle_readings(engine: Engine, *, channel: ChannelRef, readings: Mapping[in
             if judgement.ruling in ACTIONS:
                 drifts.append(_drift(locked, judgement, place, read, correlation_id, now))
             is_news = judgement.ruling not in UNSETTLED or judgement.hold != locked.held
-            if locked.sku_id is not None and (is_news or (judgement.ruling is Ruling.GONE and locked.gone_at is None)):
+            if judgement.ruling is Ruling.GONE:
+                # Others are to do without what it may have sold, and without what it shows again.
+                is_news = locked.gone_at is None or _counted(read) is not None
+            if locked.sku_id is not None and is_news:
                 dirty.add(locked.sku_id)
             _count(judgement, done)
-            awaited = _awaited(locked, judgement, read)
+            awaited = _awaited(locked, judgement, read, now)
             if awaited is not None and now >= awaited + engine.audit_lag:
                 done.needs_orders |= not is_known_up_to(awaited, orders_read_at, engine.audit_lag)
         books.write_findings(findings, now)
@@ -182,7 +185,7 @@ def _judge(
         is_first_reading=locked.is_first_reading,
         is_bundle=locked.is_bundle,
         is_gone=locked.gone_at is not None,
-        is_told=is_known_up_to(_gone_at(locked, read), orders_read_at, engine.audit_lag),
+        is_told=is_known_up_to(_gone_at(locked, read, engine.now()), orders_read_at, engine.audit_lag),
         sample=sample,
         open_delta=locked.open_push_delta,
         held=locked.held,
@@ -202,11 +205,15 @@ def _judge(
     return judge(suspect, reading, audit, on_loss=edits.losses, on_gain=edits.gains)
 
 
-def _gone_at(locked: LockedSuspect, read: Read) -> datetime:
+def _gone_at(locked: LockedSuspect, read: Read, now: datetime) -> datetime:
     """Since when the item has not been counted any more, at the latest. A moment that is still to come was noted before the
     clock was set back.
     """
-    return read.answered_at if locked.gone_at is None else min(locked.gone_at, read.answered_at)
+    return read.answered_at if locked.gone_at is None else min(locked.gone_at, now)
+
+
+def _counted(read: Read) -> int | None:
+    return read.state.available if read.state.is_stocked else None
 
 
 def _sample(locked: LockedSuspect, read: Read) -> Sample | None:
@@ -291,8 +298,13 @@ def _finding(locked: LockedSuspect, judgement: Judgement, place: int | None, rea
     if judgement.ruling is Ruling.MOVED:
         return Finding(level_id=locked.level_id, is_settled=False, next_check_at=now + LOOK_AGAIN_AT_ONCE)
     if judgement.ruling is Ruling.GONE:
-        gone_at = _gone_at(locked, read)
-        return Finding(level_id=locked.level_id, is_settled=False, gone_at=gone_at, next_check_at=now + LOOK_AGAIN)
+        return Finding(
+            level_id=locked.level_id,
+            is_settled=False,
+            gone_at=_gone_at(locked, read, now),
+            shows=_counted(read),
+            next_check_at=now + LOOK_AGAIN,
+        )
     if sample is None:
         return Finding(
             level_id=locked.level_id,
@@ -357,10 +369,10 @@ def _drift(
     )
 
 
-def _awaited(locked: LockedSuspect, judgement: Judgement, read: Read) -> datetime | None:
+def _awaited(locked: LockedSuspect, judgement: Judgement, read: Read, now: datetime) -> datetime | None:
     """Up to when the orders must be known before more can be told of the level; None: it waits for none."""
     if judgement.ruling is Ruling.GONE:
-        return _gone_at(locked, read)
+        return _gone_at(locked, read, now)
     return None if judgement.sample is None else judgement.sample.taken_until
 
 

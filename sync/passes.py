@@ -76,12 +76,9 @@ class Held:
         is_over = threading.Event()
 
         def keep() -> None:
-            try:
-                while not is_over.wait(RENEWED_EVERY.total_seconds()):
-                    if time.monotonic() - self.moved_at < PAGE_MAX.total_seconds():
-                        self._renew()
-            finally:
-                connection.close()
+            while not is_over.wait(RENEWED_EVERY.total_seconds()):
+                if time.monotonic() - self.moved_at < PAGE_MAX.total_seconds():
+                    self._renew()
 
         keeper = threading.Thread(target=keep, name="pass", daemon=True)
         keeper.start()
@@ -156,10 +153,13 @@ class Held:
         )
 
     def _renew(self) -> None:
+        """From a thread of its own, whose connection is needed for this statement alone."""
         try:
             self.rest(LEASE)
-        except sql.AWAY:
-            connection.close()  # the next time on a new one
+        except sql.AWAY as error:
+            log.warning("reconcile.not_renewed", channel_id=self.channel.pk, error=type(error).__name__)
+        finally:
+            connection.close()
 
     def end(self, state: RunState, error: str = "") -> None:
         """The pass is over; whoever has lost it has nothing to say about that."""

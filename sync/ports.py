@@ -563,6 +563,7 @@ class Finding:
     residue: int = 0
     is_stocked: bool = True
     gone_at: datetime | None = None  # not counted there any more, and what was sold before may not be known yet
+    shows: int | None = None  # while that is awaited: it is counted again
     sample: int | None = None
     sampled_from: datetime | None = None
     sampled_until: datetime | None = None

@@ -26,7 +26,8 @@ class CheckTables:
                 WITH due AS (
                     SELECT id FROM channels_listinglevel
                     WHERE channel_id = %s AND suspect_since IS NOT NULL AND next_check_at <= now()
-                    ORDER BY next_check_at, id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED
+                    -- Of what is gone there is nothing to learn but that its orders are known.
+                    ORDER BY gone_at IS NOT NULL, next_check_at, id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED
                 )
                 UPDATE channels_listinglevel level SET next_check_at = now() + %s
                 FROM due, channels_listing listing, channels_storelocation location
@@ -228,8 +229,11 @@ class CheckTables:
                 """
                 UPDATE channels_listinglevel level
                 SET next_check_at = least(told.next_check_at, now() + %s), gone_at = coalesce(told.gone_at, level.gone_at),
-                    is_stocked = level.is_stocked AND told.gone_at IS NULL
-                FROM unnest(%s::bigint[], %s::timestamptz[], %s::timestamptz[]) AS told (id, next_check_at, gone_at)
+                    is_stocked = level.is_stocked AND told.gone_at IS NULL,
+                    version = level.version + (told.gone_at IS NOT NULL AND level.gone_at IS NULL)::int,
+                    suspect_available = CASE WHEN told.gone_at IS NULL THEN level.suspect_available ELSE told.shows END
+                FROM unnest(%s::bigint[], %s::timestamptz[], %s::timestamptz[], %s::int[])
+                    AS told (id, next_check_at, gone_at, shows)
                 WHERE level.id = told.id
                 """,
                 [
@@ -237,6 +241,7 @@ class CheckTables:
                     [finding.level_id for finding in unknown],
                     [finding.next_check_at for finding in unknown],
                     [finding.gone_at for finding in unknown],
+                    [finding.shows for finding in unknown],
                 ],
             )
 

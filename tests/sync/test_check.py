@@ -18,8 +18,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from channels import mapping
-from channels.models import BatchState, Channel, InboxEvent, ListingLevel, Push, PushBatch, PushState
+from channels import mapping, onboarding
+from channels.models import BatchState, Channel, InboxEvent, Listing, ListingLevel, Push, PushBatch, PushState
 from channels.protocol import LevelState, OrderPage, Paced, PolledOrder, Unavailable
 from inventory.models import Movement, Shortage, StockLevel, Warehouse
 from locations.models import LocationGroup, Mapping
@@ -580,6 +580,49 @@ def test_what_a_store_no_longer_counts_is_given_to_others_once_it_is_known_what_
     assert (while_unknown, desired_after_publishing(alder, alder.shops["south"])) == (5, 8)
     assert desired_after_publishing(alder, north) is None
     assert list(violations(when_quiet=False)) == []
+
+
+def test_others_do_without_what_an_item_shows_that_is_back_before_its_orders_are_known(
+    alder: Trade, north: Shop, store: FakeChannel
+) -> None:
+    in_split(alder)
+    del store.levels[store.where(north, "MUG")]
+    suspect(north, "MUG")
+    check(north, store)
+    store.levels[store.where(north, "MUG")] = 8
+    check(north, store, later(5))
+
+    assert desired_after_publishing(alder, alder.shops["south"]) == 2
+    poll_orders(engine(later(62), {north.channel: store}), channel=ref(north.channel))
+    check(north, store, later(63))
+    level = north.level("MUG")
+    assert (level.gone_at, level.is_stocked, level.reported) == (None, True, 8)
+    assert (desired_after_publishing(alder, north), alder.shops["south"].level("MUG").desired) == (5, 5)
+
+
+def test_an_older_reading_does_not_make_a_deleted_level_one_that_is_counted(
+    alder: Trade, north: Shop, store: FakeChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_split(alder)
+    store.levels[store.where(north, "MUG")] = 5
+    suspect(north, "MUG")
+    read_levels = store.read_levels
+
+    def read_and_stand_still(items: Sequence[str]) -> tuple[LevelState, ...]:
+        shown = read_levels(items)
+        poll_orders(engine(later(65), {north.channel: store}), channel=ref(north.channel))
+        onboarding.retire_listings(Listing.objects.filter(pk=north.listings["MUG"].pk), now=later(67))
+        return shown
+
+    monkeypatch.setattr(store, "read_levels", read_and_stand_still)
+    times = chain([NOON, NOON], repeat(later(68)))
+
+    ListingLevel.objects.filter(suspect_since__isnull=False).update(next_check_at=Now())
+    check_channel(replace(engine(NOON, {north.channel: store}), now=lambda: next(times)), channel=ref(north.channel))
+
+    level = north.level("MUG")
+    assert (level.gone_at, level.is_stocked) == (later(67), False)
+    assert level.suspect_since is not None
 
 
 def test_holds_get_nothing_of_what_the_only_store_may_have_sold_before_it_was_gone(

@@ -20,13 +20,13 @@ class CheckMemory(Kept):
         self._commits_itself("a claim")
         now = self._now()
         due = [
-            (level.next_check_at, level.id, level)
+            (level.gone_at is not None, level.next_check_at, level.id, level)
             for level in self._stirring(channel_id)
             if level.suspect_since is not None and level.next_check_at is not None and level.next_check_at <= now
         ]
         due.sort()
         claimed = []
-        for _, level_id, level in due[:limit]:
+        for *_, level_id, level in due[:limit]:
             level.next_check_at = now + lease
             claimed.append(
                 Due(
@@ -164,7 +164,8 @@ class CheckMemory(Kept):
                 level.next_check_at = earlier(finding.next_check_at, self._now() + LOOK_AGAIN)
             else:
                 if finding.gone_at is not None:
-                    level.is_stocked, level.gone_at = False, finding.gone_at
+                    level.version += level.gone_at is None
+                    level.is_stocked, level.gone_at, level.suspect_available = False, finding.gone_at, finding.shows
                 level.next_check_at = earlier(finding.next_check_at, self._now() + LOOK_AGAIN)
             self._check_level(level)
 

@@ -54,6 +54,7 @@ class MappingMemory(OpeningMemory):
             for level in listing.levels:
                 if level.is_stocked and level.gone_at is None:
                     self._touch_level(level)
+                    level.version += 1
                     level.is_stocked, level.gone_at, level.next_check_at = False, now, now
                     level.suspect_reason = level.suspect_reason if level.suspect_since else "deleted"
                     level.suspect_since = level.suspect_since or now
