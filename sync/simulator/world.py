@@ -594,7 +594,7 @@ class World:
         """Reconcile everything twice and wait for rest."""
         scheduler = self.scheduler
         began = scheduler.time
-        deadline = began + CONVERGE_SECONDS
+        deadline = began + self._refused_seconds() + CONVERGE_SECONDS
         self.passes = dict.fromkeys(self.connectors, 0)
         asked = began
         while scheduler.time < deadline and self.auditor.is_clean:
@@ -611,6 +611,12 @@ class World:
             scheduler.run(scheduler.time + 5.0)
         if self.auditor.is_clean:
             self.auditor.blame("convergence", self.unrest or "never at rest")
+
+    def _refused_seconds(self) -> float:
+        """How long levels are left alone yet because their store has refused a write, which may have been told late."""
+        now = self.clock()
+        due = [level.next_push_at for level in self.books.levels.values() if level.desired not in (None, level.shown)]
+        return max(0.0, (max(due) - now).total_seconds()) if due else 0.0
 
     def place_of(self, sku: int, level_id: int) -> Where:
         """Where the units of a SKU are that a listing level sells."""
