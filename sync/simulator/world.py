@@ -613,10 +613,12 @@ class World:
             self.auditor.blame("convergence", self.unrest or "never at rest")
 
     def _refused_seconds(self) -> float:
-        """How long levels are left alone yet because their store has refused a write, which may have been told late."""
+        """How long levels are left alone yet because their store has refused a write, which may have been told late. What is
+        left alone for longer than a refusal is reason for is not waited for.
+        """
         now = self.clock()
         due = [level.next_push_at for level in self.books.levels.values() if level.desired not in (None, level.shown)]
-        return max(0.0, (max(due) - now).total_seconds()) if due else 0.0
+        return min(REFUSED_SECONDS, max(0.0, (max(due) - now).total_seconds())) if due else 0.0
 
     def place_of(self, sku: int, level_id: int) -> Where:
         """Where the units of a SKU are that a listing level sells."""
